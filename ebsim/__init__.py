@@ -1,0 +1,37 @@
+"""Early-Bird tickets with their training energy modelled beside their accuracy: the public API.
+
+Names are imported on first use, so that `import ebsim` does not cost an import of torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "channel_mask": "ebsim.tickets",
+    "ChannelMask": "ebsim.tickets",
+    "EarlyBird": "ebsim.tickets",
+    "apply_mask": "ebsim.tickets",
+    "compact": "ebsim.tickets",
+    "save_ticket": "ebsim.tickets",
+    "load_ticket": "ebsim.tickets",
+    "run": "ebsim.pipeline",
+}
+_PACKAGES = ("data", "models", "precision", "tickets", "training", "methods", "runs", "report")
+
+__all__ = ["__version__", *_HOME, *_PACKAGES]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    if name in _PACKAGES:
+        return importlib.import_module(f"ebsim.{name}")
+    raise AttributeError(f"module 'ebsim' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
