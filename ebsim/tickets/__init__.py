@@ -1,1 +1,27 @@
+"""Early-Bird tickets: channel masks, the rule that says when to draw one, and the shrinking of a
+network to it."""
 
+from ebsim.tickets.early_bird import EarlyBird, Emergence, distance_map, emergence
+from ebsim.tickets.mask import (
+    ChannelMask,
+    apply_mask,
+    bn_layers,
+    channel_mask,
+    gammas,
+    masks_from_gammas,
+    masks_from_scores,
+)
+
+__all__ = [
+    "ChannelMask",
+    "EarlyBird",
+    "Emergence",
+    "apply_mask",
+    "bn_layers",
+    "channel_mask",
+    "distance_map",
+    "emergence",
+    "gammas",
+    "masks_from_gammas",
+    "masks_from_scores",
+]

@@ -1,0 +1,176 @@
+"""When has the Early-Bird ticket emerged? Two rules, both over the masks drawn after each epoch.
+
+`paper` (You et al. 2020, Algorithm 1): a queue of the last `window` distances between consecutive
+epochs' masks; the ticket has emerged when the queue is full and every distance is below the
+threshold. Masks are those after epochs 1, 2, ..., so with a window of 5 the earliest epoch is 6.
+
+`authors` (their published code): a queue of the last `window` masks; emerged when it is full and
+the newest is within the threshold (equal counts) of each of the others. They draw before each
+epoch, which is after the epoch before it, so the untrained network's mask belongs to the queue, and
+they prune by threshold, ties included (see `mask.py`). With all scales equal at the start that
+first mask is all zeros and blocks emergence until it leaves the queue: epoch 5.
+
+The queue of `authors` sees the unfloored masks, as theirs does; the ticket handed out has the floor
+of `min_channels`.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import deque
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ebsim.errors import ConfigError
+from ebsim.tickets.mask import ChannelMask, masks_from_scores, named_gammas
+
+RULES = ("paper", "authors")
+
+
+class Emergence(NamedTuple):
+    """Outcome of a rule: epochs trained when it fired (None: not yet) and the distances it
+    judged."""
+
+    epoch: int | None
+    distances: list[float]
+
+
+class EarlyBird:
+    """Watches one training and says when its ticket at this prune ratio has emerged.
+
+    Call `update(model)` after every epoch. Calling `start(model)` once before the first epoch is
+    optional: only rule `authors` looks at the untrained mask, and without it the outcome is the
+    same whenever all scales start equal (that mask is then empty and can only delay; the queue
+    fills one epoch later instead).
+
+    ratio: fraction of channels to prune, [0, 1). threshold: of the mask distance, (0, 1]. window:
+    length of the queue.
+
+    ticket: the ChannelMask at emergence, else None. epoch: epochs trained at emergence, else None.
+    distances: one number per mask from the second on, the one compared with the threshold: to the
+    mask before (`paper`), or the largest to the masks in the queue (`authors`).
+    """
+
+    def __init__(
+        self,
+        ratio: float = 0.5,
+        threshold: float = 0.1,
+        window: int = 5,
+        rule: str = "paper",
+        min_channels: int = 1,
+        layers: Mapping[str, int] | None = None,
+    ) -> None:
+        if not 0 <= ratio < 1:
+            raise ConfigError(f"the prune ratio must be at least 0 and below 1, not {ratio}")
+        if not 0 < threshold <= 1:
+            raise ConfigError(f"the mask-distance threshold must be above 0 and at most 1, not {threshold}")
+        if rule not in RULES:
+            raise ConfigError(f"the emergence rule must be one of {', '.join(RULES)}, not {rule!r}")
+        if window < (2 if rule == "authors" else 1):
+            raise ConfigError(f"a window of {window} masks leaves nothing to compare; the paper uses 5")
+        if min_channels < 0:
+            raise ConfigError(f"min_channels must not be negative, not {min_channels}")
+        self.ratio, self.threshold, self.window, self.rule = ratio, threshold, window, rule
+        self.min_channels = min_channels
+        self.ticket: ChannelMask | None = None
+        self.epoch: int | None = None
+        self.distances: list[float] = []
+        self._epochs = 0
+        self._layers = None if layers is None else dict(layers)
+        self._model: weakref.ref[nn.Module] | None = None
+        self._queue: deque[ChannelMask] = deque(maxlen=window if rule == "authors" else 2)
+
+    def start(self, model_or_gammas: nn.Module | Tensor) -> None:
+        """Record the untrained network, before the first epoch (optional, see the class)."""
+        if self._epochs or self._queue:
+            raise ConfigError("EarlyBird.start comes once, before the first epoch; use a new EarlyBird")
+        flat = self._gammas(model_or_gammas)
+        if self.rule == "authors":
+            self._queue.append(self._mask(flat, floor=0))
+
+    def update(self, model_or_gammas: nn.Module | Tensor) -> bool:
+        """Look at the network after one more epoch; True once the ticket has emerged (and ever
+        after).
+
+        Takes the network or its flat scales [n]. ConfigError when it is not the network of the
+        earlier calls.
+        """
+        flat = self._gammas(model_or_gammas)
+        self._epochs += 1
+        if self.ticket is not None:
+            return True
+        mask = self._mask(flat, floor=0 if self.rule == "authors" else self.min_channels)
+        self._queue.append(mask)
+        older = list(self._queue)[:-1]
+        if older:
+            self.distances.append(max(mask.distance(m) for m in older))
+        if self._settled():
+            self.epoch, self.ticket = self._epochs, self._mask(flat, floor=self.min_channels)
+        return self.ticket is not None
+
+    def _settled(self) -> bool:
+        if self.rule == "authors":
+            return len(self._queue) == self.window and self.distances[-1] <= self.threshold
+        last = self.distances[-self.window :]
+        return len(last) == self.window and max(last) < self.threshold
+
+    def _mask(self, flat: Tensor, floor: int) -> ChannelMask:
+        ties = "threshold" if self.rule == "authors" else "order"
+        assert self._layers is not None
+        return masks_from_scores(flat.abs(), self._layers, [self.ratio], floor, ties=ties)[0]
+
+    def _gammas(self, source: nn.Module | Tensor) -> Tensor:
+        """The flat scales, after a check that they are those of the network watched so far."""
+        if isinstance(source, Tensor):
+            flat, layers = source.reshape(-1), self._layers or {"channels": source.numel()}
+            same = sum(layers.values()) == flat.numel()
+        else:
+            flat, layers = named_gammas(source)
+            same = self._layers in (None, layers) and (self._model is None or self._model() is source)
+            self._model = self._model or weakref.ref(source)
+        if not same:
+            raise ConfigError(
+                "this EarlyBird already watches another network. Use one EarlyBird per training; "
+                "give it gammas(model) when the same training goes on in a new model object."
+            )
+        self._layers = layers
+        return flat
+
+
+def emergence(
+    gamma_rows: Tensor,
+    layers: Mapping[str, int],
+    ratio: float,
+    rule: str = "paper",
+    *,
+    threshold: float = 0.1,
+    window: int = 5,
+    min_channels: int = 1,
+) -> Emergence:
+    """What EarlyBird would have said of a finished training.
+
+    gamma_rows: [E+1, n], row e = the scales after e epochs (row 0 = untrained). Distances end at emergence.
+    """
+    eb = EarlyBird(ratio, threshold, window, rule, min_channels, layers)
+    for e, row in enumerate(gamma_rows):
+        if e == 0:
+            eb.start(row)
+        elif eb.update(row):
+            break
+    return Emergence(eb.epoch, eb.distances)
+
+
+def distance_map(gamma_rows: Tensor, layers: Mapping[str, int], ratio: float, min_channels: int = 1) -> Tensor:
+    """Mask distance of every pair of epochs, float64 [E+1, E+1] (the paper's epoch x epoch figure).
+
+    With masks as +-1 the product of two is n - 2 * Hamming distance: the whole map is one matrix
+    product, exact in float32 for n < 2**24.
+    """
+    signs = torch.stack(
+        [masks_from_scores(row.abs(), layers, [ratio], min_channels)[0].bits.float() * 2 - 1 for row in gamma_rows]
+    )
+    n = signs.shape[1]
+    return (n - (signs @ signs.T).double()) / (2 * n)
