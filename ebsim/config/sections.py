@@ -1,0 +1,166 @@
+"""The experiment as data: one small frozen section per component, every key with its meaning and its default.
+
+The string under a key is its help text. A key marked `Free` says where or how something runs and not what comes
+out (a folder, a thread count): it is not part of the identity of a stage or run. A key that is added later must be
+marked `Since(noop)`: while it has its no-op value it is left out of the identity, so old results stay valid.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+
+@dataclass(frozen=True)
+class Free:
+    """Marks a key that does not change any result."""
+
+
+@dataclass(frozen=True)
+class Since:
+    """Marks a key added after the first release; left out of the identity while it equals `noop`."""
+
+    noop: Any
+
+
+def _as_tuple(value: Any) -> Any:
+    """TOML has lists, frozen sections have tuples; one value may stand for a list of one."""
+    if isinstance(value, list | tuple):
+        return tuple(value)
+    return (value,)
+
+
+Ratio = Annotated[float, Field(ge=0.0, lt=1.0)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+    def identity(self) -> dict[str, Any]:
+        """JSON-able values of the keys that define the result (no `Free` ones, no later no-ops)."""
+        out: dict[str, Any] = {}
+        for key, field in type(self).model_fields.items():
+            value = getattr(self, key)
+            if any(isinstance(mark, Free) for mark in field.metadata):
+                continue
+            if any(isinstance(mark, Since) and value == mark.noop for mark in field.metadata):
+                continue
+            out[key] = value.identity() if isinstance(value, Section) else _plain(value)
+        return out
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return value
+
+
+class Data(Section):
+    name: Name = "digits"
+    """Dataset: digits (embedded), cifar10, cifar100, imagefolder."""
+    root: Annotated[str, Free()] = "data"
+    """Folder that holds the dataset (not used by digits)."""
+    download: Annotated[bool, Free()] = False
+    """Fetch a missing dataset first (a run never opens a socket otherwise)."""
+    subset: Annotated[int, Field(ge=1)] | None = None
+    """Only the first n training and n test images, balanced over the classes; for quick trials."""
+    augment: bool = True
+    """The dataset's own augmentation in training (pad-crop, flip); see `data list`."""
+    workers: Annotated[int, Field(ge=0), Free()] = 0
+    """Decoding processes; used by large images (ImageNet) only."""
+
+
+class Model(Section):
+    name: Name = "preresnet"
+    """Network family: preresnet, vgg, resnet."""
+    depth: Annotated[int, Field(ge=1)] = 101
+    """preresnet 9n+2; vgg 11, 13, 16, 19; resnet 18, 34, 50."""
+    stem: Literal["auto", "imagenet", "small_images"] = "auto"
+    """Stem of resnet: 7x7 stride 2 and max-pool, or 3x3 stride 1; auto goes by the image size."""
+
+
+class Train(Section):
+    epochs: Annotated[int, Field(ge=1, le=100_000)] = 160
+    """N, the length of one full training; search and retrain together make N."""
+    batch_size: Annotated[int, Field(ge=2, le=1_000_000)] = 256
+    """Images per step; the last partial batch is kept."""
+    lr: Annotated[float, Field(gt=0)] = 0.1
+    """Learning rate at epoch 1."""
+    milestones: Annotated[tuple[int, ...], BeforeValidator(_as_tuple)] = (80, 120)
+    """Epochs after which the learning rate is multiplied by lr_decay (absolute, also in retraining)."""
+    lr_decay: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """Factor at each milestone."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """SGD momentum (no Nesterov)."""
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    """On every parameter, BatchNorm included, as in the paper."""
+    l1: Annotated[float, Field(ge=0)] = 1e-4
+    """Strength of the L1 sub-gradient on gamma, in search and retrain."""
+    amp: Literal["none", "bf16"] = "none"
+    """bf16: mixed precision by autocast (speed, not a simulated format)."""
+    tf32: bool = False
+    """Let a GPU round fp32 products to TF32; off means fp32 really is fp32."""
+    compile: bool = False
+    """torch.compile the network."""
+    eval_every: Annotated[int, Field(ge=1)] = 1
+    """Test-set evaluation every so many epochs (the last epoch always)."""
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$"), Free()] = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    threads: Annotated[int, Field(ge=0), Free()] = 0
+    """CPU threads; 0 leaves torch's choice. Bit-identical reruns need the same number."""
+
+
+class Prune(Section):
+    ratio: Annotated[tuple[Ratio, ...], BeforeValidator(_as_tuple), Field(min_length=1)] = (0.5,)
+    """Prune ratio p, or several: all are followed in one search."""
+    rule: Literal["paper", "authors"] = "paper"
+    """Emergence rule: the paper's text, or the authors' code."""
+    threshold: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """Mask distance under which a mask counts as settled."""
+    window: Annotated[int, Field(ge=2, le=1000)] = 5
+    """Length of the FIFO."""
+    min_channels: Annotated[int, Field(ge=0)] = 1
+    """Channels that every layer keeps at least; 0 makes a layer that would lose all an error."""
+
+
+class Precision(Section):
+    search: str = "fp32"
+    """Precision backend of the search (the dense network): see `precision list`."""
+    retrain: str = "fp32"
+    """Precision backend of the retraining (the ticket)."""
+    stats_every: Annotated[int, Field(ge=0), Free()] = 0
+    """Sample overflow, underflow and SQNR every so many steps; 0 is off."""
+    backends: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Backends of your own, by name: role -> format, with rules per layer and phase."""
+    plugins: tuple[str, ...] | list[str] = ()
+    """Number formats and backends of your own: "file.py:Name"."""
+
+
+class Hardware(Section):
+    profile: str = "horowitz-45nm"
+    """Accelerator that prices the run: a shipped name (`hw list`) or the path of a TOML."""
+    reuse: str = "closed"
+    """Reuse model: macs, compulsory, closed, search."""
+
+
+class Experiment(Section):
+    name: Name
+    """Name of the run folder (a hash of everything that defines the run is added)."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 1
+    """Everything random follows from it."""
+    methods: Annotated[tuple[str, ...], BeforeValidator(_as_tuple), Field(min_length=1)] = (
+        "dense", "eb-train")  # fmt: skip
+    """What is trained and compared: dense, eb-train, ..."""
+    data: Data = Field(default_factory=Data)
+    model: Model = Field(default_factory=Model)
+    train: Train = Field(default_factory=Train)
+    prune: Prune = Field(default_factory=Prune)
+    precision: Precision = Field(default_factory=Precision)
+    hardware: Hardware = Field(default_factory=Hardware)

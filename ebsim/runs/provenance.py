@@ -1,0 +1,67 @@
+"""What a result was made with: code, versions, machine, threads. Bit-identity holds only where these agree."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("ebsim", "torch", "torchvision", "fvcore", "numpy", "scipy", "scikit-learn", "safetensors", "pydantic")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _git(*words: str) -> str | None:
+    """Output of a git command in the source tree; None where there is no git or no checkout."""
+    try:
+        done = subprocess.run(
+            ["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def now() -> str:
+    """This moment in UTC, ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def environment(device: str) -> dict[str, Any]:
+    """The conditions under which CPU results are bit-identical, and the device."""
+    import torch
+
+    out: dict[str, Any] = {
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "device": device,
+    }
+    if device.startswith("cuda"):
+        out["device_name"] = torch.cuda.get_device_name(torch.device(device))
+    return out
+
+
+def collect(device: str) -> dict[str, Any]:
+    """Everything that `provenance.json` says of where and with what a run was made."""
+    status = _git("status", "--porcelain", "--untracked-files=no")
+    return {
+        "commit": _git("rev-parse", "HEAD"),
+        "dirty": None if status is None else bool(status),
+        "versions": {name: _version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+        "host_os": platform.platform(),
+        "cores": os.cpu_count(),
+        "argv": sys.argv,
+        **{("torch_build" if key == "torch" else key): value for key, value in environment(device).items()},
+    }
