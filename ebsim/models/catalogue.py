@@ -1,0 +1,153 @@
+"""Which networks there are and what each accepts: plain data, importable without torch.
+
+`resolve` turns a name and options into a checked `NetworkSpec`; the configuration and `build` both go through it, so
+a wrong depth is found before anything is loaded.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from ebsim.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Family:
+    """One kind of network: how it is labelled, which depths and stems it has, and how it starts.
+
+    `gamma_init` and `smallest_side` are given per stem; a family without a choice of stems has the one stem "".
+    `linear_init` is "uniform" (torch's default for a linear layer) or "normal" (N(0, 0.01), zero bias).
+    """
+
+    title: str
+    depths: tuple[int, ...]
+    depth_rule: str
+    default_depth: int
+    gamma_init: dict[str, float]
+    smallest_side: dict[str, int]
+    linear_init: str
+
+    @property
+    def stems(self) -> tuple[str, ...]:
+        return tuple(self.gamma_init)
+
+
+FAMILIES: dict[str, Family] = {
+    "preresnet": Family(
+        title="PreResNet",
+        depths=tuple(range(11, 1002, 9)),
+        depth_rule="9n+2, n >= 1 (bottleneck blocks; 101 is the paper's)",
+        default_depth=101,
+        gamma_init={"": 0.5},
+        smallest_side={"": 4},
+        linear_init="uniform",
+    ),
+    "vgg": Family(
+        title="VGG",
+        depths=(11, 13, 16, 19),
+        depth_rule="11, 13, 16 or 19",
+        default_depth=16,
+        gamma_init={"": 0.5},
+        smallest_side={"": 4},
+        linear_init="normal",
+    ),
+    "resnet": Family(
+        title="ResNet",
+        depths=(18, 34, 50),
+        depth_rule="18, 34 or 50",
+        default_depth=18,
+        gamma_init={"imagenet": 1.0, "small_images": 0.5},
+        smallest_side={"imagenet": 32, "small_images": 8},
+        linear_init="uniform",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """A network that can be built: every field checked, every default filled in."""
+
+    name: str
+    depth: int
+    classes: int
+    input_shape: tuple[int, int, int]
+    stem: str
+    gamma_init: float
+
+    @property
+    def label(self) -> str:
+        """What tables call it, for example "PreResNet101"."""
+        return f"{FAMILIES[self.name].title}{self.depth}"
+
+    def describe(self) -> dict[str, object]:
+        """Plain JSON: enough to build the same architecture again with `build(**describe())`."""
+        plain: dict[str, object] = {
+            "name": self.name,
+            "depth": self.depth,
+            "classes": self.classes,
+            "input_shape": list(self.input_shape),
+            "gamma_init": self.gamma_init,
+        }
+        return {**plain, "stem": self.stem} if self.stem else plain
+
+
+def resolve(
+    name: str,
+    *,
+    classes: int,
+    input_shape: Iterable[int] = (3, 32, 32),
+    depth: int | None = None,
+    stem: str | None = None,
+    gamma_init: float | None = None,
+) -> NetworkSpec:
+    """Check a network's name and options and fill in the defaults; raises `ConfigError` naming the choices."""
+    if name not in FAMILIES:
+        raise ConfigError(f"unknown network {name!r}{_hint(name)}; there are {', '.join(FAMILIES)}")
+    family = FAMILIES[name]
+    depth = family.default_depth if depth is None else depth
+    if depth not in family.depths:
+        nearest = min(family.depths, key=lambda known: (abs(known - depth), known))
+        raise ConfigError(f"{family.title} has no depth {depth}; it comes in {family.depth_rule}; nearest: {nearest}")
+    stem = _resolve_stem(family, stem)
+    if classes < 1:
+        raise ConfigError(f"{family.title}{depth} needs at least 1 class, not {classes}")
+    gamma_init = family.gamma_init[stem] if gamma_init is None else float(gamma_init)
+    if not 0 < gamma_init < float("inf"):
+        raise ConfigError(f"gamma_init must be a positive number, not {gamma_init}")
+    shape = _resolve_shape(family, depth, stem, tuple(input_shape))
+    return NetworkSpec(name, depth, classes, shape, stem, gamma_init)
+
+
+def _resolve_stem(family: Family, stem: str | None) -> str:
+    if stem is None:
+        return family.stems[0]
+    if stem in family.stems:
+        return stem
+    choices = ", ".join(map(repr, family.stems)) if all(family.stems) else "no choice of stem"
+    raise ConfigError(f"{family.title} has no stem {stem!r}; it has {choices}")
+
+
+def _resolve_shape(family: Family, depth: int, stem: str, shape: tuple[int, ...]) -> tuple[int, int, int]:
+    if len(shape) != 3 or min(shape) < 1:
+        raise ConfigError(f"input_shape must be (channels, height, width), not {shape}")
+    channels, height, width = shape
+    smallest = family.smallest_side[stem]
+    if min(height, width) < smallest:
+        cure = "; use stem = 'small_images'" if stem == "imagenet" and min(shape[1:]) >= 8 else ""
+        raise ConfigError(
+            f"{family.title}{depth} needs images of at least {smallest}x{smallest}, not {height}x{width}{cure}"
+        )
+    return channels, height, width
+
+
+def _hint(name: str) -> str:
+    """A family whose name begins or resembles what was typed, with the depth that may be glued to it."""
+    stripped = name.rstrip("0123456789").lower().replace("-", "").replace("_", "")
+    close = difflib.get_close_matches(stripped, FAMILIES, n=1, cutoff=0.6)
+    if not close:
+        return ""
+    digits = name[len(name.rstrip("0123456789")) :]
+    depth = f" with depth = {digits}" if digits else ""
+    return f" (did you mean {close[0]!r}{depth}?)"
