@@ -84,6 +84,8 @@ class Model(Section):
     """preresnet 9n+2; vgg 11, 13, 16, 19; resnet 18, 34, 50."""
     stem: Literal["auto", "imagenet", "small_images"] = "auto"
     """Stem of resnet: 7x7 stride 2 and max-pool, or 3x3 stride 1; auto goes by the image size."""
+    gamma_init: Annotated[float, Field(gt=0)] | None = None
+    """Start of every gamma; left out: 0.5 for CIFAR networks, 1.0 for ImageNet ones."""
 
 
 class Train(Section):

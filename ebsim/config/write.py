@@ -1,0 +1,43 @@
+"""An experiment back to TOML text, every key written out: the resolved file that a run folder keeps."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from ebsim.config.sections import Experiment
+
+
+def to_toml(experiment: Experiment) -> str:
+    """Canonical TOML: keys in the order of the schema; keys that are unset (None) are left out."""
+    values = experiment.model_dump(mode="python")
+    return "\n".join(_table(values, ())).strip() + "\n"
+
+
+def _table(values: dict[str, Any], path: tuple[str, ...]) -> list[str]:
+    plain = {key: value for key, value in values.items() if not isinstance(value, dict) and value is not None}
+    lines = [f"{_key(key)} = {_value(value)}" for key, value in plain.items()]
+    if path and (plain or not values):
+        lines = ["", f"[{'.'.join(_key(part) for part in path)}]", *lines]
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            lines += _table(value, (*path, key))
+    return lines
+
+
+def _key(key: str) -> str:
+    bare = key and all(char.isascii() and (char.isalnum() or char in "_-") for char in key)
+    return key if bare else _value(key)
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        # JSON's escapes are TOML's, but TOML also wants DEL escaped and has no \/ or surrogate pairs.
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_value(item) for item in value) + "]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_key(key)} = {_value(item)}" for key, item in value.items()) + "}"
+    return repr(value)

@@ -1,0 +1,160 @@
+"""An experiment from its TOML to its report: what `cli.py run` calls, and `ebsim.run`.
+
+config -> data -> methods over shared stages -> ledger -> hardware model -> run folder -> report. Every step looks
+first at what is there, so the same call continues an interrupted run and says so of a finished one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ebsim import config
+from ebsim.config import Experiment
+from ebsim.config.write import to_toml
+from ebsim.errors import ConfigError, EbsimError
+from ebsim.files import read_json, write_atomic, write_json
+from ebsim.methods import METHODS
+from ebsim.runs import folder as folders
+from ebsim.runs.store import Store, exclusive
+
+if TYPE_CHECKING:
+    from ebsim.methods.lab import Lab
+    from ebsim.methods.row import Row
+    from ebsim.training.progress import Progress
+
+Note = Callable[[str], None]
+
+
+def choices() -> dict[str, Callable[[], Iterable[str]]]:
+    """Which names each key may have; none of these imports torch."""
+    import hw_models
+    from ebsim import precision
+    from ebsim.data import catalogue
+    from ebsim.models import FAMILIES
+
+    return {
+        "data.name": lambda: catalogue.DATASETS,
+        "model.name": lambda: FAMILIES,
+        "methods": lambda: METHODS,
+        "precision.search": precision.list_backends,
+        "precision.retrain": precision.list_backends,
+        "hardware.profile": hw_models.profiles,
+    }
+
+
+def load(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Experiment:
+    """Read and validate an experiment file, names included. Raises `ConfigError`."""
+    return config.load(path, overrides, choices())
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its folder and its results (see docs/run-folder.md)."""
+
+    path: Path
+    results: dict[str, Any]
+    reused: bool = False
+
+
+def run(
+    path: str | Path,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    runs_dir: str | Path = "runs",
+    progress: Progress | None = None,
+) -> Run:
+    """Run an experiment file; continues or reuses what is there. Raises an `EbsimError` (see `ebsim.errors`).
+
+    overrides: dotted keys, {"train.epochs": 40}. runs_dir: where run folders and the store of stages live.
+    """
+    return run_experiment(load(path, overrides), Path(runs_dir), progress)
+
+
+def run_experiment(experiment: Experiment, runs_dir: Path, progress: Progress | None = None) -> Run:
+    """Run a validated experiment."""
+    import hw_models
+
+    chip = hw_models.load(experiment.hardware.profile)
+    lab = open_lab(experiment, runs_dir, progress)
+    identity = {**experiment.identity(), "dataset_digest": lab.data.digest}
+    folder = folders.run_folder(runs_dir, experiment.name, identity)
+    if folders.is_done(folder):
+        folders.verify(folder)
+        return Run(folder, read_json(folder / "results.json"), reused=True)
+    with exclusive(folder):
+        write_atomic(folder / "experiment.toml", to_toml(experiment))
+        started = time.time()
+        rows = [row for name in experiment.methods for row in METHODS[name].rows(lab)]
+        return _finish(folder, lab, rows, chip, started)
+
+
+def open_lab(experiment: Experiment, runs_dir: Path, progress: Progress | None = None) -> Lab:
+    """Device, dataset and store of an experiment. Raises `DataError` before anything is written."""
+    import torch
+
+    from ebsim import data
+    from ebsim.methods.lab import Lab
+    from ebsim.training import Silent
+
+    device = pick_device(experiment.train.device)
+    if experiment.train.threads:
+        torch.set_num_threads(experiment.train.threads)
+    section = experiment.data
+    dataset = data.load(
+        section.name,
+        root=section.root,
+        device=device,
+        download=section.download,
+        subset=section.subset,
+        augment=section.augment,
+        workers=section.workers,
+    )
+    return Lab(experiment, dataset, Store(runs_dir / "stages"), device, progress or Silent())
+
+
+def pick_device(name: str) -> Any:
+    """`torch.device` of `train.device`; auto takes a GPU where there is one."""
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f'train.device = "{name}": this torch sees no GPU; use auto or cpu.')
+    return torch.device(name)
+
+
+def _finish(folder: Path, lab: Lab, rows: list[Row], chip: Any, started: float) -> Run:
+    """Price the ledgers, write the run's files and its report, then the manifest."""
+    from ebsim import report
+    from ebsim.runs import provenance, results
+
+    trained = sum(trajectory.trained for trajectory in lab.trajectories.values())
+    used = sum(len(trajectory.curve) for trajectory in lab.trajectories.values())
+    content = results.build(lab, rows, chip)
+    content["seconds"] = round(time.time() - started, 3)
+    content["epochs_trained"] = trained
+    content["epochs_reused"] = max(0, used - trained)
+    write_json(folder / "results.json", content)
+    write_json(folder / "networks.json", lab.networks)
+    write_json(folder / "curves.json", {t.stage.id: t.curve for t in lab.trajectories.values()})
+    write_json(folder / "masks.json", results.masks(lab))
+    write_json(
+        folder / "provenance.json",
+        {
+            **provenance.collect(str(lab.device)),
+            "dataset_digest": lab.data.digest,
+            "hardware_digest": chip.digest,
+            "finished": provenance.now(),
+        },
+    )
+    try:
+        report.write_report(folder)
+    except EbsimError:
+        raise
+    files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
+    folders.finish(folder, files)
+    return Run(folder, content)

@@ -1,0 +1,44 @@
+"""The ledger: what was executed, as plain data that a hardware model can price without training.
+
+One entry per stage of a method: which network, which precision, how many epochs, images, evaluations and mask
+draws. Counts come from the curve, that is from what the training loop really did.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+
+def entry(
+    stage: str,
+    network: str,
+    curve: Sequence[dict[str, Any]],
+    precision: Any,
+    *,
+    batch_size: int,
+    draws: int,
+    channels: int,
+    l1: bool,
+    masked: bool = False,
+) -> dict[str, Any]:
+    """A ledger entry for the epochs in `curve` (rows of a trajectory).
+
+    images and steps are totals over those epochs; eval_images counts every image of every evaluation.
+    """
+    return {
+        "stage": stage,
+        "network": network,
+        "precision": precision,
+        "epochs": len(curve),
+        "batch_size": batch_size,
+        "images": sum(row["images"] for row in curve),
+        "steps": sum(row["steps"] for row in curve),
+        "images_per_epoch": curve[0]["images"] if curve else 0,
+        "steps_per_epoch": curve[0]["steps"] if curve else 0,
+        "eval_images": sum(row.get("test_images", 0) for row in curve),
+        "mask_draws": draws,
+        "channels": channels,
+        "l1": l1,
+        "masked": masked,
+    }

@@ -1,0 +1,192 @@
+"""Strict configuration: every mistake at once, each with its place and its cure; nothing else gets through."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ebsim import config
+from ebsim.config.sections import Data, Experiment, Since
+from ebsim.config.source import key_lines, parse_value
+from ebsim.config.write import to_toml
+from ebsim.errors import ConfigError
+
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
+
+BROKEN = """\
+name = "broken"
+methods = ["dense"]
+
+[train]
+epohcs = 3
+lr = -1
+batch_size = "many"
+milestones = [1, "b"]
+
+[prune]
+ratio = [0.3, 1.5]
+rule = "papr"
+
+[extra]
+a = 1
+"""
+
+
+def write(folder: Path, text: str | bytes) -> Path:
+    path = folder / "experiment.toml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+def refusal(path: Path, overrides: dict | None = None, choices: dict | None = None) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        config.load(path, overrides, choices)
+    assert caught.value.exit_code == 2
+    return str(caught.value).splitlines()
+
+
+def test_all_mistakes_at_once_with_line_and_cure(tmp_path: Path) -> None:
+    path = write(tmp_path, BROKEN)
+    lines = refusal(path)
+    assert sorted(lines[:-1]) == sorted(
+        [
+            f"{path}:5: train.epohcs: unknown key. Did you mean train.epochs?",
+            f"{path}:6: train.lr = -1: must be greater than 0",
+            f"{path}:7: train.batch_size = 'many': must be a valid integer",
+            f"{path}:8: train.milestones = 'b': must be a valid integer",
+            f"{path}:11: prune.ratio = 1.5: must be less than 1",
+            f"{path}:12: prune.rule = 'papr': must be 'paper' or 'authors'",
+            f"{path}:14: extra: unknown key.",
+        ]
+    )
+    assert lines[-1] == "7 errors. Nothing was run."
+
+
+def test_rules_between_keys_and_names(tmp_path: Path) -> None:
+    path = write(tmp_path, 'name = "a"\n[train]\nepochs = 20\nmilestones = [80]\n[data]\nname = "digts"\n')
+    lines = refusal(path, choices={"data.name": lambda: ["digits", "cifar10"]})
+    assert lines[0].startswith(f"{path}:4: train.milestones = [80]: must lie before train.epochs = 20")
+    assert lines[1] == f'{path}:6: data.name = "digts": not one of cifar10, digits. Did you mean digits?'
+
+
+def test_an_override_wins_and_is_named_in_its_error(tmp_path: Path) -> None:
+    path = write(tmp_path, 'name = "a"\n[train]\nlr = 0.2\n')
+    assert config.load(path, {"train.lr": 0.5}).train.lr == 0.5
+    assert refusal(path, {"train.lr": 0})[0] == "--set train.lr: train.lr = 0: must be greater than 0"
+    assert "Did you mean train.epochs?" in refusal(path, {"train.epoch": 3})[0]
+    assert "is a value, not a table" in refusal(path, {"name.x": 3})[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("40", 40), ("1e-4", 1e-4), ("true", True), ("[0.3, 0.5]", [0.3, 0.5]), ('"x"', "x"), ("digits", "digits")],
+)
+def test_override_values_are_toml(text: str, value: object) -> None:
+    parsed = parse_value(text, "--set k")
+    assert parsed == value
+    assert type(parsed) is type(value)
+
+
+@pytest.mark.parametrize("text", ["", "[1", "1 2", "a b", "= 3", "\x00"])
+def test_override_values_that_are_nothing(text: str) -> None:
+    with pytest.raises(ConfigError, match="is not a TOML value"):
+        parse_value(text, "--set k")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xff\xfe\x00",
+        b"name = ",
+        b"name = 'a'\nname = 'b'",
+        b"a = " + b"[" * 3000,
+        b"a = " + b"1" * 5000,
+        b"[" + b".".join([b"a"] * 500) + b"]",
+        b"#" * (1 << 21),
+        b"name = \"a\\u0000\"",
+        b"",
+    ],
+)
+def test_hostile_files_are_refused_by_name(tmp_path: Path, content: bytes) -> None:
+    path = write(tmp_path, content)
+    assert refusal(path)[0].startswith(str(path))
+
+
+def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
+    assert "not there" in refusal(tmp_path / "none.toml")[0]
+    assert "a folder" in refusal(tmp_path)[0]
+
+
+def test_not_a_number_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, 'name = "a"\n[train]\nlr = nan\nl1 = inf\nweight_decay = true\n')
+    assert len(refusal(path)) == 4
+
+
+VALUES = st.recursive(
+    st.one_of(st.booleans(), st.integers(-3, 200), st.floats(allow_nan=True), st.text(max_size=8)),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["a", "epochs"]), inner, max_size=2),
+    max_leaves=4,
+)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.dictionaries(st.sampled_from(config.all_keys()), VALUES, max_size=5))
+def test_any_values_give_an_experiment_or_a_config_error(values: dict) -> None:
+    source = config.Source("here", {"name": "a"})
+    try:
+        from ebsim.config.source import override
+
+        override(source, values)
+        config.validate(source)
+    except ConfigError as error:
+        assert str(error).strip()
+
+
+def test_a_resolved_experiment_reads_back_as_itself(tmp_path: Path) -> None:
+    for source in sorted(EXPERIMENTS.rglob("*.toml")):
+        experiment = config.load(source)
+        again = config.load(write(tmp_path, to_toml(experiment)))
+        assert again.identity() == experiment.identity()
+    odd = {"name": "a", "precision": {"backends": {"x y": {"weight": 'e"4\n\x7f'}}}}
+    experiment = config.validate(config.Source("here", odd))
+    assert tomllib.loads(to_toml(experiment))["precision"]["backends"] == odd["precision"]["backends"]
+
+
+def test_where_a_thing_runs_is_not_part_of_what_it_is() -> None:
+    base = config.validate(config.Source("here", {"name": "a"}))
+    moved = {"name": "a", "data": {"root": "elsewhere", "workers": 3}, "train": {"device": "cpu", "threads": 2}}
+    assert config.validate(config.Source("here", moved)).identity() == base.identity()
+    changed = {"name": "a", "train": {"lr": 0.2}}
+    assert config.validate(config.Source("here", changed)).identity() != base.identity()
+
+
+def test_a_later_key_leaves_old_identities_alone() -> None:
+    from typing import Annotated
+
+    class Newer(Data):
+        shuffle: Annotated[bool, Since(noop=True)] = True
+
+    assert Newer().identity() == Data().identity()
+    assert Newer(shuffle=False).identity() == {**Data().identity(), "shuffle": False}
+
+
+def test_every_key_is_explained() -> None:
+    def walk(section: type) -> list[str]:
+        out = []
+        for name, field in section.model_fields.items():
+            if isinstance(field.annotation, type) and hasattr(field.annotation, "model_fields"):
+                out += walk(field.annotation)
+            elif not field.description:
+                out.append(f"{section.__name__}.{name}")
+        return out
+
+    assert walk(Experiment) == []
+
+
+def test_the_locator_finds_tables_dotted_and_quoted_keys() -> None:
+    text = 'a = 1\n[b]\n"c d" = 2\ne.f = 3\n[[g]]\nh = 4\n'
+    assert key_lines(text) == {"a": 1, "b": 2, "b.c d": 3, "b.e.f": 4, "g": 5, "g.h": 6}
