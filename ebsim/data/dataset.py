@@ -1,0 +1,98 @@
+"""What every dataset offers: facts about itself, and batches whose order is a pure function of (seed, epoch).
+
+All randomness of an epoch comes from fresh CPU generators seeded by a hash of (seed, epoch, stream), never from the
+state of an iterator or of torch's global generator. So a run that resumes at epoch 7 sees what it would have seen, and
+neither the device, nor worker processes, nor other draws can change it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+Batches = Iterator[tuple[torch.Tensor, torch.Tensor]]
+
+
+def derive_seed(*parts: int | str) -> int:
+    """A 63-bit seed from a hash of the parts, equal on every machine: derive_seed(seed, epoch, "order")."""
+    text = "\0".join(map(repr, parts)).encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1
+
+
+def generator(*parts: int | str) -> torch.Generator:
+    return torch.Generator().manual_seed(derive_seed(*parts))
+
+
+def epoch_order(images: int, *, seed: int, epoch: int) -> torch.Tensor:
+    """A permutation of 0 .. images-1 (int64, CPU): the order in which an epoch visits the training images."""
+    return torch.randperm(images, generator=generator(seed, epoch, "order"))
+
+
+def normalise(pixels: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
+    """uint8 [N, 3, H, W] -> float32 (x / 255 - mean) / std, in torchvision's order of operations, so bit for bit."""
+    return pixels.to(torch.float32).div_(255).sub_(mean).div_(std)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Dataset:
+    """Facts about one dataset; `shape` is (channels, height, width), `digest` the SHA-256 of its content."""
+
+    name: str
+    label: str
+    class_names: tuple[str, ...]
+    shape: tuple[int, int, int]
+    train_images: int
+    test_images: int
+    digest: str
+    digest_of: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    augmentation: str
+    test_transform: str
+    split: str
+
+    @property
+    def classes(self) -> int:
+        return len(self.class_names)
+
+    def describe(self) -> dict[str, Any]:
+        """Plain JSON for the run's record: what was loaded, how it is normalised, augmented and split."""
+        return {
+            "name": self.name,
+            "label": self.label,
+            "classes": self.classes,
+            "shape": list(self.shape),
+            "train_images": self.train_images,
+            "test_images": self.test_images,
+            "digest": self.digest,
+            "digest_of": self.digest_of,
+            "normalisation": {"mean": list(self.mean), "std": list(self.std)},
+            "augmentation": self.augmentation,
+            "test_transform": self.test_transform,
+            "split": self.split,
+        }
+
+    def train_batches(
+        self, batch_size: int, *, seed: int, epoch: int, memory_format: torch.memory_format = torch.contiguous_format
+    ) -> Batches:
+        """One epoch of (x float32 [b, *shape], normalised and augmented; y int64 [b]); the last batch may be smaller."""
+        raise NotImplementedError
+
+    def test_batches(
+        self, batch_size: int, *, memory_format: torch.memory_format = torch.contiguous_format
+    ) -> Batches:
+        """The test images in stored order, normalised only; the last batch may be smaller."""
+        raise NotImplementedError
+
+
+def balanced_subset(labels: torch.Tensor, images: int) -> torch.Tensor:
+    """Indices (ascending) of `images` images: the first of every class, then the second of every class, and so on."""
+    by_class = labels.argsort(stable=True)
+    first_of_class = torch.searchsorted(labels[by_class], labels[by_class])
+    rank = torch.empty_like(by_class)
+    rank[by_class] = torch.arange(len(labels)) - first_of_class
+    return rank.argsort(stable=True)[:images].sort().values
