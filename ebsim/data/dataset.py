@@ -82,9 +82,7 @@ class Dataset:
         """One epoch of (x float32 [b, *shape], normalised and augmented; y int64 [b]); the last batch may be smaller."""
         raise NotImplementedError
 
-    def test_batches(
-        self, batch_size: int, *, memory_format: torch.memory_format = torch.contiguous_format
-    ) -> Batches:
+    def test_batches(self, batch_size: int, *, memory_format: torch.memory_format = torch.contiguous_format) -> Batches:
         """The test images in stored order, normalised only; the last batch may be smaller."""
         raise NotImplementedError
 

@@ -83,13 +83,9 @@ class TensorDataset(Dataset):
                 pixels = torch.where(mirrored.bool()[:, None, None, None], pixels.flip(3), pixels)
             yield normalise(pixels, mean, std).contiguous(memory_format=memory_format), self.train_labels[index]
 
-    def test_batches(
-        self, batch_size: int, *, memory_format: torch.memory_format = torch.contiguous_format
-    ) -> Batches:
+    def test_batches(self, batch_size: int, *, memory_format: torch.memory_format = torch.contiguous_format) -> Batches:
         mean, std = self._constants()
-        for pixels, labels in zip(
-            self.test.pixels.split(batch_size), self.test.labels.split(batch_size), strict=True
-        ):
+        for pixels, labels in zip(self.test.pixels.split(batch_size), self.test.labels.split(batch_size), strict=True):
             yield normalise(pixels, mean, std).contiguous(memory_format=memory_format), labels
 
     def _constants(self) -> tuple[torch.Tensor, torch.Tensor]:

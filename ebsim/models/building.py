@@ -19,14 +19,14 @@ def build(
     classes: int,
     input_shape: Iterable[int] = (3, 32, 32),
     depth: int | None = None,
-    stem: str | None = None,
+    stem: str = "auto",
     gamma_init: float | None = None,
     seed: int | None = None,
 ) -> nn.Module:
     """Build and initialise a network that maps [N, *input_shape] to logits [N, classes].
 
-    name: "preresnet" (depth 9n+2), "vgg" (11, 13, 16, 19) or "resnet" (18, 34, 50; stem "imagenet" or
-    "small_images"). With a `seed` the weights depend on nothing else and torch's global generator is left as it was.
+    name: "preresnet" (depth 9n+2), "vgg" (11, 13, 16, 19) or "resnet" (18, 34, 50; stem "imagenet",
+    "small_images" or "auto", by the image size). With a `seed` the weights depend on nothing else and torch's global generator is left as it was.
     Raises `ConfigError` for a name, depth, stem or image size that does not exist, naming the choices.
     """
     spec = resolve(

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from ebsim.errors import ConfigError
 
 
+LARGE_SIDE = 64  # from this many pixels a side on, stem "auto" is ImageNet's
+
+
 @dataclass(frozen=True)
 class Family:
     """One kind of network: how it is labelled, which depths and stems it has, and how it starts.
@@ -99,10 +102,13 @@ def resolve(
     classes: int,
     input_shape: Iterable[int] = (3, 32, 32),
     depth: int | None = None,
-    stem: str | None = None,
+    stem: str = "auto",
     gamma_init: float | None = None,
 ) -> NetworkSpec:
-    """Check a network's name and options and fill in the defaults; raises `ConfigError` naming the choices."""
+    """Check a network's name and options and fill in the defaults; raises `ConfigError` naming the choices.
+
+    stem "auto" goes by the image size: ImageNet's from 64 pixels a side on, that for small images below.
+    """
     if name not in FAMILIES:
         raise ConfigError(f"unknown network {name!r}{_hint(name)}; there are {', '.join(FAMILIES)}")
     family = FAMILIES[name]
@@ -110,36 +116,32 @@ def resolve(
     if depth not in family.depths:
         nearest = min(family.depths, key=lambda known: (abs(known - depth), known))
         raise ConfigError(f"{family.title} has no depth {depth}; it comes in {family.depth_rule}; nearest: {nearest}")
-    stem = _resolve_stem(family, stem)
     if classes < 1:
         raise ConfigError(f"{family.title}{depth} needs at least 1 class, not {classes}")
+    shape = tuple(input_shape)
+    if len(shape) != 3 or min(shape) < 1:
+        raise ConfigError(f"input_shape must be (channels, height, width), not {shape}")
+    side = min(shape[1:])
+    stem = _resolve_stem(family, stem, side)
+    smallest = family.smallest_side[stem]
+    if side < smallest:
+        cure = "; use stem = 'small_images'" if stem == "imagenet" else ""
+        raise ConfigError(
+            f"{family.title}{depth} needs images of at least {smallest}x{smallest}, not {shape[1]}x{shape[2]}{cure}"
+        )
     gamma_init = family.gamma_init[stem] if gamma_init is None else float(gamma_init)
     if not 0 < gamma_init < float("inf"):
         raise ConfigError(f"gamma_init must be a positive number, not {gamma_init}")
-    shape = _resolve_shape(family, depth, stem, tuple(input_shape))
     return NetworkSpec(name, depth, classes, shape, stem, gamma_init)
 
 
-def _resolve_stem(family: Family, stem: str | None) -> str:
-    if stem is None:
-        return family.stems[0]
+def _resolve_stem(family: Family, stem: str, side: int) -> str:
+    if stem == "auto":
+        return family.stems[0] if side >= LARGE_SIDE else family.stems[-1]
     if stem in family.stems:
         return stem
-    choices = ", ".join(map(repr, family.stems)) if all(family.stems) else "no choice of stem"
+    choices = ", ".join(map(repr, ("auto", *family.stems))) if all(family.stems) else "no choice of stem"
     raise ConfigError(f"{family.title} has no stem {stem!r}; it has {choices}")
-
-
-def _resolve_shape(family: Family, depth: int, stem: str, shape: tuple[int, ...]) -> tuple[int, int, int]:
-    if len(shape) != 3 or min(shape) < 1:
-        raise ConfigError(f"input_shape must be (channels, height, width), not {shape}")
-    channels, height, width = shape
-    smallest = family.smallest_side[stem]
-    if min(height, width) < smallest:
-        cure = "; use stem = 'small_images'" if stem == "imagenet" and min(shape[1:]) >= 8 else ""
-        raise ConfigError(
-            f"{family.title}{depth} needs images of at least {smallest}x{smallest}, not {height}x{width}{cure}"
-        )
-    return channels, height, width
 
 
 def _hint(name: str) -> str:

@@ -27,6 +27,12 @@ def test_defaults_are_filled_in() -> None:
     assert models.resolve("resnet", classes=10, stem="small_images").gamma_init == 0.5
 
 
+def test_automatic_stem_goes_by_the_image_size() -> None:
+    for side, stem in ((8, "small_images"), (32, "small_images"), (64, "imagenet"), (224, "imagenet")):
+        assert models.resolve("resnet", classes=10, input_shape=(3, side, side)).stem == stem
+    assert models.resolve("vgg", classes=10, stem="auto").stem == ""
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -38,7 +44,8 @@ def test_defaults_are_filled_in() -> None:
         ({"name": "resnet", "depth": 101}, ("18, 34 or 50", "nearest: 50")),
         ({"name": "resnet", "stem": "cifar"}, ("'imagenet', 'small_images'",)),
         ({"name": "vgg", "stem": "imagenet"}, ("no choice of stem",)),
-        ({"name": "resnet", "input_shape": (3, 8, 8)}, ("32x32", "8x8", "small_images")),
+        ({"name": "resnet", "stem": "imagenet", "input_shape": (3, 8, 8)}, ("32x32", "8x8", "small_images")),
+        ({"name": "resnet", "input_shape": (3, 7, 7)}, ("8x8", "7x7")),
         ({"name": "vgg", "input_shape": (3, 3, 3)}, ("4x4", "3x3")),
         ({"name": "vgg", "input_shape": (32, 32)}, ("(channels, height, width)",)),
         ({"name": "vgg", "classes": 0}, ("at least 1 class",)),
