@@ -1,1 +1,28 @@
+"""The report of a finished run: tables, figures, an HTML page and Markdown, from its files alone.
 
+    run = ebsim.report.load_run("runs/preresnet101-0123abcd")     # checked; DamagedError names what is wrong
+    ebsim.report.write_report("runs/preresnet101-0123abcd")       # report.html, report.md, figures/, tables/
+    console.print(ebsim.report.terminal(ebsim.report.summary(run), console.width))
+
+Reads run files and `hw_models`, never torch; matplotlib and jinja2 are imported when a figure or page is made.
+"""
+
+from __future__ import annotations
+
+from ebsim.report.load import Run, load_run
+from ebsim.report.render import terminal, to_latex, to_markdown
+from ebsim.report.tables import Table, detail, energy_split, summary
+from ebsim.report.write import write_report
+
+__all__ = [
+    "Run",
+    "Table",
+    "detail",
+    "energy_split",
+    "load_run",
+    "summary",
+    "terminal",
+    "to_latex",
+    "to_markdown",
+    "write_report",
+]

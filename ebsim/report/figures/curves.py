@@ -1,0 +1,126 @@
+"""Test accuracy and training loss over the epochs: each ticket leaves the dense line where it was drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ebsim.report import names
+from ebsim.report.figures import style
+from ebsim.report.load import Run
+from ebsim.report.schema import Point
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_MANY = 6
+"""More lines than this are split into one pair of panels per prune ratio."""
+
+
+@dataclass(frozen=True)
+class Line:
+    name: str
+    points: list[Point]
+    ratio: float | None
+    drawn: int | None = None
+    start: Point | None = None
+    """The point of the dense trajectory at which the ticket was drawn."""
+
+
+def lines(run: Run) -> list[Line]:
+    """Dense trajectories first, then one line per retrained ticket, in the order of the table."""
+    labels = dict(zip(map(id, run.rows), names.short(run.rows), strict=True))
+    own = {row.curve: labels[id(row)] for row in reversed(run.rows) if row.curve and row.epoch_drawn is None}
+    searched = {row.trajectory: row for row in reversed(run.rows) if row.trajectory in run.curves}
+    out = [Line(name, run.curves[key], _ratio_of(run, key)) for key, name in reversed(own.items()) if key]
+    for key, row in reversed(searched.items()):
+        if key is not None and key not in own:
+            name = f"dense search, {names.precision(row)}" if len(searched) > 1 else "dense search"
+            out.append(Line(name, run.curves[key], None))
+    for row in run.rows:
+        if row.curve is None or row.curve in own:
+            continue
+        before = run.curves.get(row.trajectory or "", [])
+        start = next((point for point in before if point.epoch == row.epoch_drawn), None)
+        out.append(Line(labels[id(row)], run.curves[row.curve], row.ratio, row.epoch_drawn, start))
+    return out
+
+
+def _ratio_of(run: Run, key: str) -> float | None:
+    return next((row.ratio for row in run.rows if row.curve == key), None)
+
+
+def data(run: Run) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
+    header = ("line", "epoch_drawn", "epoch", "lr", "train_loss", "train_accuracy", "test_loss", "test_accuracy")
+    return header, [
+        (line.name, line.drawn, p.epoch, p.lr, p.loss, p.accuracy, p.test_loss, p.test_accuracy)
+        for line in lines(run) for p in line.points
+    ]
+
+
+def draw(run: Run) -> Figure:
+    every = lines(run)
+    groups = _groups(every)
+    paint = style.colours([line.name for line in every])
+    figure, grid = style.canvas(style.PAGE, 2.3 * len(groups), len(groups), 2, sharex=True)
+    for (left, right), group in zip(grid, groups, strict=True):
+        _panel(left, group, paint, run, "test_accuracy")
+        _panel(right, group, paint, run, "loss")
+    for axes, name in zip(grid[0], ("Test accuracy [%]", "Training loss"), strict=True):
+        axes.set_title(name)
+    for axes in grid[-1]:
+        axes.set_xlabel("epoch")
+    return figure
+
+
+def _groups(every: list[Line]) -> list[list[Line]]:
+    ratios = sorted({line.ratio for line in every if line.ratio is not None})
+    if len(every) <= _MANY or len(ratios) < 2:
+        return [every]
+    return [[line for line in every if line.ratio in (None, ratio)] for ratio in ratios]
+
+
+def _panel(axes: Axes, group: Sequence[Line], paint: dict[str, Any], run: Run, key: str) -> None:
+    factor = 100.0 if key == "test_accuracy" else 1.0
+    ends = []
+    for line in group:
+        colour, dash = paint[line.name]
+        shown = [line.start, *line.points] if line.start else line.points
+        points = [(p.epoch, factor * value) for p in shown if (value := getattr(p, key)) is not None]
+        if not points:
+            continue
+        xs, ys = zip(*points, strict=True)
+        axes.plot(xs, ys, color=colour, linestyle=dash, zorder=2 if line.drawn is None else 3)
+        if line.start is not None and getattr(line.start, key) is not None:
+            axes.plot(xs[:1], ys[:1], "o", color=colour, markersize=4.5, markeredgecolor="white",
+                      markeredgewidth=0.7, zorder=4)
+        ends.append((ys[-1], line.name, colour))
+    last = run.results.train.epochs
+    axes.set_xlim(0, last)
+    _limits(axes, [factor * value for line in group for p in line.points
+                   if (value := getattr(p, key)) is not None and p.epoch > last / 5], key)
+    for epoch in run.results.train.milestones:
+        if epoch < last:
+            axes.axvline(epoch, color=style.GRID, linewidth=0.8, zorder=0)
+            axes.annotate("lr ↓", (epoch, 0), xycoords=("data", "axes fraction"), xytext=(2, 3),
+                          textcoords="offset points", fontsize=6, color=style.FAINT)
+    if key == "test_accuracy":
+        style.end_labels(axes, ends, last)
+
+
+def _limits(axes: Axes, settled: list[float], key: str) -> None:
+    """Accuracy: from just under what is seen after the first fifth of the training. Loss: logarithmic."""
+    if key == "loss":
+        if settled and min(settled) > 0:
+            axes.set_yscale("log")
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter("")
+        axes.grid(axis="y")
+        return
+    if settled:
+        low, high = min(settled), max(settled)
+        margin = max(0.06 * (high - low), 0.5)
+        axes.set_ylim(max(0.0, low - margin), min(100.5, high + margin))
+    axes.grid(axis="y")

@@ -1,0 +1,177 @@
+"""Where the modelled joules go: by stage, by layer and component, and against accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ebsim.report import names
+from ebsim.report.figures import style
+from ebsim.report.layers import LayerCost, per_layer
+from ebsim.report.load import Run
+from ebsim.report.tables import part_names, split
+from ebsim.report.text import plain
+from ebsim.report.units import percent, scale
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_STAGES = {"search": "#E69F00", "retrain": "#0072B2", "dense": "#999999"}
+_COMPONENTS = {"mac": "#0072B2", "register": "#56B4E9", "noc": "#CC79A7", "buffer": "#E69F00", "dram": "#D55E00"}
+_SPARE = ("#009E73", "#F0E442", "#CC79A7", "#56B4E9", "#8c564b", "#7f7f7f")
+
+
+def _paint(keys: Sequence[str], known: Mapping[str, str]) -> dict[str, str]:
+    spare = iter([c for c in _SPARE if c not in {known.get(key) for key in keys}] * 4)
+    return {key: known.get(key) or next(spare) for key in keys}
+
+
+def stage_data(run: Run) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
+    header = ("row", "stage", "joules")
+    return header, [
+        (name, stage, joules)
+        for row, name in zip(run.rows, names.short(run.rows), strict=True)
+        for stage, joules in split(row, "stage").items()
+    ]
+
+
+def draw_stages(run: Run) -> Figure:
+    """One bar per row, the search cost inside the total; the saving against dense at its end."""
+    parts = [split(row, "stage") for row in run.rows]
+    keys = part_names(parts)
+    paint = _paint(keys, _STAGES)
+    own = scale((row.energy.joules for row in run.rows), "J")
+    figure, grid = style.canvas(style.COLUMN, 0.75 + 0.27 * len(run.rows))
+    axes = grid[0][0]
+    for key in keys:
+        lefts = [sum(part.get(k, 0.0) for k in keys[: keys.index(key)]) / own.factor for part in parts]
+        axes.barh(range(len(parts)), [part.get(key, 0.0) / own.factor for part in parts], left=lefts, height=0.72,
+                  color=paint[key], edgecolor="white", linewidth=0.5, label=plain(key))
+    longest = max(row.energy.joules for row in run.rows) / own.factor or 1.0
+    for place, row in enumerate(run.rows):
+        saving = row.saving_vs_dense
+        text = f"{own.value(row.energy.joules)}" + (f"  −{percent(saving, 0)}" if saving and saving > 0 else "")
+        axes.annotate(text, (row.energy.joules / own.factor, place), xytext=(3, 0), textcoords="offset points",
+                      va="center", fontsize=7)
+    axes.set_yticks(range(len(parts)), names.short(run.rows))
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.22 * longest)
+    axes.set_xlabel(f"modelled training energy [{own.unit}]")
+    axes.grid(axis="x")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper right", ncols=len(keys),
+                  handlelength=1, columnspacing=1)
+    return figure
+
+
+def layer_data(run: Run) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
+    header = ("row", "layer", "component", "joules_per_image")
+    return header, [
+        (name, cost.layer, component, joules)
+        for name, costs in per_layer(run).items()
+        for cost in costs
+        for component, joules in cost.joules.items()
+    ]
+
+
+def draw_layers(run: Run) -> Figure:
+    """One stacked bar per convolution or linear layer, in network order; dense on top, tickets below it."""
+    every = per_layer(run)
+    order = _layer_order(every)
+    keys = part_names(cost.joules for costs in every.values() for cost in costs)
+    paint = _paint(keys, _COMPONENTS)
+    own = scale((sum(cost.joules.values()) for costs in every.values() for cost in costs), "J")
+    figure, grid = style.canvas(style.PAGE, 0.9 + 1.0 * len(every), len(every), 1, sharex=True, sharey=True)
+    for axes, (name, costs) in zip(grid[:, 0], every.items(), strict=True):
+        _layer_panel(axes, costs, order, keys, paint, own.factor)
+        total = scale([sum(sum(cost.joules.values()) for cost in costs)], "J")
+        whole = total.value(sum(sum(cost.joules.values()) for cost in costs))
+        axes.set_title(f"{name}: {whole} {total.unit} per training image", pad=2)
+        axes.grid(axis="y")
+    bottom = grid[-1][0]
+    _layer_ticks(grid[:, 0], order)
+    bottom.set_xlim(-0.7, len(order) - 0.3)
+    figure.supylabel(f"energy per training image [{own.unit}]", fontsize=8)
+    figure.legend(*grid[0][0].get_legend_handles_labels(), loc="outside upper right", ncols=len(keys),
+                  handlelength=1, columnspacing=1)
+    return figure
+
+
+def _layer_order(every: Mapping[str, Sequence[LayerCost]]) -> list[str]:
+    """Layers of the largest network, in its order; a ticket's layers are among them."""
+    longest = max(every.values(), key=len)
+    order = dict.fromkeys(cost.layer for cost in longest)
+    for costs in every.values():
+        order.update(dict.fromkeys(cost.layer for cost in costs))
+    return list(order)
+
+
+def _layer_panel(axes: Axes, costs: Sequence[LayerCost], order: Sequence[str], keys: Sequence[str],
+                 paint: Mapping[str, str], factor: float) -> None:
+    places = [order.index(cost.layer) for cost in costs]
+    floor = [0.0] * len(costs)
+    for key in keys:
+        heights = [cost.joules.get(key, 0.0) / factor for cost in costs]
+        axes.bar(places, heights, bottom=floor, width=0.86, color=paint[key], label=plain(key), linewidth=0)
+        floor = [low + height for low, height in zip(floor, heights, strict=True)]
+
+
+def _layer_ticks(column: Sequence[Axes], order: Sequence[str]) -> None:
+    """Every layer's name where there is room for it, else the names of the groups that layers share."""
+    if len(order) <= 36:
+        column[-1].set_xticks(range(len(order)), list(map(plain, order)), rotation=90)
+        return
+    groups: dict[str, list[int]] = {}
+    for place, name in enumerate(order):
+        groups.setdefault(plain(name).split(".")[0], []).append(place)
+    wide = {name: places for name, places in groups.items() if len(places) >= len(order) / 25}
+    column[-1].set_xticks([(places[0] + places[-1]) / 2 for places in wide.values()],
+                          [f"{name} ({len(places)} layers)" for name, places in wide.items()])
+    column[-1].tick_params(axis="x", length=0)
+    for axes in column:
+        for places in wide.values():
+            axes.axvline(places[0] - 0.5, color=style.FAINT, linewidth=0.5, linestyle=(0, (2, 2)))
+
+
+def plane_data(run: Run) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
+    header = ("row", "joules", "low_joules", "high_joules", "accuracy", "best_accuracy", "on_front")
+    front = pareto([(row.energy.joules, row.accuracy) for row in run.rows])
+    return header, [
+        (name, row.energy.joules, row.energy.low, row.energy.high, row.accuracy, row.best_accuracy, kept)
+        for row, name, kept in zip(run.rows, names.short(run.rows), front, strict=True)
+    ]
+
+
+def pareto(points: Sequence[tuple[float, float]]) -> list[bool]:
+    """Which (energy, accuracy) points no other one beats: none is as cheap and as accurate and better in one."""
+    return [
+        not any(e <= energy and a >= accuracy and (e, a) != (energy, accuracy) for e, a in points)
+        for energy, accuracy in points
+    ]
+
+
+def draw_plane(run: Run) -> Figure:
+    labels = names.short(run.rows)
+    paint = style.colours(labels)
+    own = scale((row.energy.joules for row in run.rows), "J")
+    points = [(row.energy.joules / own.factor, 100 * row.accuracy) for row in run.rows]
+    figure, grid = style.canvas(style.COLUMN, 2.5)
+    axes = grid[0][0]
+    front = sorted(point for point, kept in zip(points, pareto(points), strict=True) if kept)
+    axes.plot(*zip(*front, strict=True), color=style.FAINT, linewidth=0.8, zorder=1, drawstyle="steps-post")
+    xs, ys = zip(*points, strict=True)
+    if min(xs) > 0 and max(xs) / min(xs) > 12:
+        axes.set_xscale("log")
+    else:
+        axes.set_xlim(0, 1.12 * max(xs))
+    margin = max(0.15 * (max(ys) - min(ys)), 0.25)
+    axes.set_ylim(min(ys) - margin, max(ys) + margin)
+    for (x, y), name in zip(points, labels, strict=True):
+        axes.plot([x], [y], "o", color=paint[name][0], markersize=5.5, markeredgecolor="white", zorder=3)
+    axes.set_xlabel(f"modelled training energy [{own.unit}]")
+    axes.set_ylabel("test accuracy, last epoch [%]")
+    axes.grid()
+    style.point_labels(axes, [(x, y, name, paint[name][0]) for (x, y), name in zip(points, labels, strict=True)])
+    return figure

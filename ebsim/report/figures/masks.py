@@ -1,0 +1,147 @@
+"""How the mask settles: its distance from epoch to epoch against the threshold, and between any two epochs.
+
+The maps follow the paper's figure: viridis reversed (0 = yellow), dashed red lines at the identified epoch.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ebsim.report.figures import style
+from ebsim.report.load import Run
+from ebsim.report.schema import RatioMasks
+from ebsim.report.text import plain
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Panel:
+    title: str
+    trajectory: str
+    ratio: float
+    masks: RatioMasks
+
+
+def panels(run: Run) -> list[Panel]:
+    """One per trajectory and ratio; the search precision is named where there are several trajectories."""
+    out = []
+    for key, masks in run.masks.items():
+        row = next((row for row in run.rows if row.trajectory == key and row.search_precision), None)
+        search = f", {plain(row.search_precision)} search" if row and len(run.masks) > 1 else ""
+        for text, one in sorted(masks.ratios.items(), key=lambda item: float(item[0])):
+            out.append(Panel(f"p = {float(text):g}{search}", key, float(text), one))
+    return out
+
+
+def criterion(run: Run, masks: RatioMasks) -> list[float | None]:
+    """What the rule compares with the threshold, per epoch: the largest distance in its window.
+
+    Rule `paper`: the last `window` consecutive distances. Rule `authors`: the newest of `window` masks against
+    each older one. None while the window is not full.
+    """
+    window, out = run.results.prune.window, []
+    for epoch in range(1, len(masks.distances) + 1):
+        if run.results.prune.rule == "authors":
+            known = len(masks.map) > epoch >= window - 1
+            out.append(max(masks.map[epoch][epoch - window + 1 : epoch]) if known else None)
+        else:
+            out.append(max(masks.distances[epoch - window : epoch]) if epoch >= window else None)
+    return out
+
+
+def _grid(run: Run, height: float, **options: Any) -> tuple[Figure, list[tuple[Any, Panel]]]:
+    every = panels(run)
+    columns = min(4, max(1, len(every)))
+    rows = max(1, math.ceil(len(every) / columns))
+    width = style.PAGE if columns > 1 else style.COLUMN
+    figure, grid = style.canvas(width, height * rows, rows, columns, **options)
+    flat = list(grid.flat)
+    for axes in flat[len(every):]:
+        axes.set_visible(False)
+    return figure, list(zip(flat, every, strict=False))
+
+
+def distance_data(run: Run) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
+    header = ("trajectory", "ratio", "epoch", "distance", "largest_in_window", "threshold", "emerged")
+    return header, [
+        (panel.trajectory, panel.ratio, number, distance, largest, run.results.prune.threshold, panel.masks.emerged)
+        for panel in panels(run)
+        for number, (distance, largest) in enumerate(
+            zip(panel.masks.distances, criterion(run, panel.masks), strict=True), start=1)
+    ]
+
+
+def draw_distance(run: Run) -> Figure:
+    prune = run.results.prune
+    figure, grid = _grid(run, 2.0, sharex=True, sharey=True)
+    top = max([prune.threshold, *(d for _, panel in grid for d in panel.masks.distances)])
+    for number, (axes, panel) in enumerate(grid):
+        epochs = range(1, len(panel.masks.distances) + 1)
+        largest = criterion(run, panel.masks)
+        axes.plot(epochs, panel.masks.distances, ".", color=style.FAINT, markersize=3, label="to the epoch before")
+        axes.plot(epochs, [math.nan if v is None else v for v in largest], color=style.CYCLE[0],
+                  drawstyle="steps-mid", label=_criterion_name(prune.rule, prune.window))
+        axes.axhline(prune.threshold, color=style.INK, linewidth=0.8, linestyle=(0, (4, 2)))
+        emerged = panel.masks.emerged
+        if emerged is not None:
+            axes.axvline(emerged, color=style.RED, linewidth=0.9, linestyle=(0, (4, 2)))
+            axes.annotate(f"epoch {emerged}", (emerged, 1), xycoords=("data", "axes fraction"), xytext=(3, -3),
+                          textcoords="offset points", color=style.RED, fontsize=7, va="top")
+        axes.set_title(panel.title if emerged is not None else f"{panel.title} (not emerged)")
+        axes.set_ylim(0, 1.08 * top)
+        axes.set_xlim(0, max(2, len(panel.masks.distances)))
+        axes.grid(axis="y")
+        axes.set_xlabel("epoch")
+        if number == 0:
+            axes.set_ylabel("mask distance")
+            axes.annotate(f"threshold {prune.threshold:g}", (1, prune.threshold), fontsize=6,
+                          xycoords=("axes fraction", "data"), xytext=(0, 2), textcoords="offset points", ha="right")
+    if grid:
+        handles, labels = grid[0][0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper right", ncols=2)
+    return figure
+
+
+def _criterion_name(rule: str, window: int) -> str:
+    return f"newest of {window} against the others" if rule == "authors" else f"largest of the last {window}"
+
+
+def map_data(run: Run) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
+    """The upper triangle: the maps are symmetric with a zero diagonal."""
+    header = ("trajectory", "ratio", "epoch_a", "epoch_b", "distance")
+    return header, [
+        (panel.trajectory, panel.ratio, a, b, panel.masks.map[a][b])
+        for panel in panels(run)
+        for a in range(len(panel.masks.map))
+        for b in range(a + 1, len(panel.masks.map))
+    ]
+
+
+def draw_map(run: Run) -> Figure:
+    every = panels(run)
+    largest = max((value for panel in every for line in panel.masks.map for value in line), default=1.0)
+    top = min(1.0, max(0.1, math.ceil(10 * largest) / 10))
+    figure, grid = _grid(run, 2.25 if len(every) > 1 else 3.0, sharex=True, sharey=True)
+    image = None
+    for number, (axes, panel) in enumerate(grid):
+        image = axes.imshow(panel.masks.map, cmap="viridis_r", vmin=0, vmax=top, origin="upper",
+                            interpolation="none")
+        axes.spines[:].set_visible(True)
+        emerged = panel.masks.emerged
+        if emerged is not None:
+            for line in (axes.axhline, axes.axvline):
+                line(emerged, color="red", linewidth=1.0, linestyle=(0, (4, 2)))
+        axes.set_title(f"{panel.title}: " + ("no ticket" if emerged is None else f"ticket at epoch {emerged}"))
+        axes.set_xlabel("epoch")
+        if number % 4 == 0:
+            axes.set_ylabel("epoch")
+    if image is not None:
+        bar = figure.colorbar(image, ax=[axes for axes, _ in grid], shrink=0.8, aspect=18, pad=0.02)
+        bar.set_label("mask distance")
+        bar.outline.set_linewidth(0.4)
+        bar.ax.axhline(run.results.prune.threshold, color=style.RED, linewidth=1.0)
+    return figure

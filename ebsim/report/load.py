@@ -1,0 +1,130 @@
+"""A finished run folder -> one `Run`, or a `DamagedError` that names the file and what is wrong with it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from ebsim.errors import DamagedError
+from ebsim.report.schema import Masks, Point, Provenance, Results, Row
+
+FILES = ("experiment.toml", "results.json", "networks.json", "curves.json", "masks.json", "provenance.json")
+_CURE = "Run the same command again to rebuild it, or restore the folder."
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a report is made of; nothing else is read."""
+
+    path: Path
+    experiment: str
+    """The resolved experiment, TOML."""
+    results: Results
+    networks: Mapping[str, list[dict[str, Any]]]
+    """Layer dicts of `hw_models.Layer`, by the network keys of the ledger."""
+    curves: Mapping[str, list[Point]]
+    masks: Mapping[str, Masks]
+    provenance: Provenance
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        return self.results.rows
+
+    @property
+    def dense(self) -> Row | None:
+        """The dense baseline, where the run has one."""
+        return next((row for row in self.rows if row.method == "dense"), None)
+
+
+def load_run(run_dir: str | Path) -> Run:
+    """Read and check a run folder (format: docs/report.md).
+
+    Raises `DamagedError` for a missing, truncated or foreign file, a value of the wrong type or range, a curve or
+    network that a row names and no file holds, and a file that MANIFEST.json lists with another digest. A folder
+    without a manifest is read as well: the report is built before the manifest is written.
+    """
+    folder = Path(run_dir)
+    if not folder.is_dir():
+        raise DamagedError(f"{folder}: not a run folder (no such directory).")
+    content = {name: _read(folder / name) for name in FILES}
+    _check_manifest(folder, content)
+    run = Run(
+        path=folder,
+        experiment=_decode(folder / "experiment.toml", content["experiment.toml"]),
+        results=_parse(folder, content, "results.json", Results),
+        networks=_parse(folder, content, "networks.json", dict[str, list[dict[str, Any]]]),
+        curves=_parse(folder, content, "curves.json", dict[str, list[Point]]),
+        masks=_parse(folder, content, "masks.json", dict[str, Masks]),
+        provenance=_parse(folder, content, "provenance.json", Provenance),
+    )
+    _check_references(run)
+    return run
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise DamagedError(f"{path}: missing, so this is not a finished run. {_CURE}") from error
+    except OSError as error:
+        raise DamagedError(f"{path}: cannot be read ({error.strerror}). {_CURE}") from error
+
+
+def _decode(path: Path, data: bytes) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise DamagedError(f"{path}: not UTF-8 text. {_CURE}") from error
+
+
+def _json(path: Path, data: bytes) -> Any:
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise DamagedError(f"{path}: not valid JSON, perhaps cut short ({error}). {_CURE}") from error
+
+
+def _parse(folder: Path, content: Mapping[str, bytes], name: str, kind: Any) -> Any:
+    value = _json(folder / name, content[name])
+    try:
+        return TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        first, *others = error.errors(include_url=False, include_input=False)
+        place = ".".join(str(part) for part in first["loc"]) or "top level"
+        more = f" ({len(others)} more)" if others else ""
+        raise DamagedError(f"{folder / name}: {place}: {first['msg']}{more}. {_CURE}") from None
+
+
+def _check_manifest(folder: Path, content: Mapping[str, bytes]) -> None:
+    """Only the files read here are compared; those of the report itself may be rebuilt at any time."""
+    path = folder / "MANIFEST.json"
+    if not path.exists():
+        return
+    manifest = _json(path, _read(path))
+    files = manifest.get("files") if isinstance(manifest, dict) else None
+    if not isinstance(files, dict):
+        raise DamagedError(f'{path}: has no table "files". {_CURE}')
+    for name, data in content.items():
+        expected, found = files.get(name), hashlib.sha256(data).hexdigest()
+        if expected != found:
+            was = "is not listed" if expected is None else f"should be {str(expected)[:12]}"
+            raise DamagedError(
+                f"{folder / name}: does not match MANIFEST.json (SHA-256 {found[:12]}, {was}): "
+                f"changed after the run. {_CURE}"
+            )
+
+
+def _check_references(run: Run) -> None:
+    for number, row in enumerate(run.rows):
+        where = f"{run.path / 'results.json'}: rows.{number} ({row.method})"
+        if row.curve is not None and row.curve not in run.curves:
+            raise DamagedError(f"{where}: its curve {row.curve} is not in curves.json. {_CURE}")
+        for entry in row.ledger:
+            if entry.network not in run.networks:
+                raise DamagedError(f"{where}: network {entry.network} is not in networks.json. {_CURE}")

@@ -1,0 +1,241 @@
+"""Results -> tables, as pure functions; how a table is printed is `render.py`'s business.
+
+MACs and FLOPs: FLOPs = 2 x MAC (exact counts); the authors' own counting (forward FLOPs rounded to 0.01 G as their
+script prints them, times 3) has a column of its own in the detailed table and is never mixed in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from ebsim.report import names
+from ebsim.report.load import Run
+from ebsim.report.schema import Row
+from ebsim.report.text import plain
+from ebsim.report.units import Value, count, quantity, scale
+
+Cell = tuple[Value | str, ...]
+NONE = "–"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A heading and its cells; `priority` 0 is shown even in the narrowest terminal."""
+
+    heading: str
+    cells: tuple[Cell, ...]
+    numeric: bool = True
+    priority: int = 0
+
+
+@dataclass(frozen=True)
+class Table:
+    name: str
+    caption: str
+    columns: tuple[Column, ...]
+    notes: tuple[Cell, ...] = ()
+
+    @property
+    def rows(self) -> list[tuple[Cell, ...]]:
+        return list(zip(*(column.cells for column in self.columns), strict=True))
+
+
+Get = Callable[[Row], float | None]
+Show = Callable[[float], Value | str]
+
+
+def _column(heading: str, rows: Sequence[Row], get: Get, show: Show, priority: int = 0) -> Column:
+    found = [get(row) for row in rows]
+    cells = tuple((NONE,) if number is None else (show(number),) for number in found)
+    return Column(heading, cells, priority=priority)
+
+
+def _scaled(heading: str, unit: str, rows: Sequence[Row], get: Get, priority: int = 0) -> Column:
+    """One unit for the whole column, so that its numbers can be compared at a glance."""
+    own = scale((get(row) for row in rows), unit)
+    return _column(_with_unit(heading, own.unit), rows, get, own.value, priority)
+
+
+def _text(heading: str, rows: Iterable[Row], get: Callable[[Row], str], priority: int = 0) -> Column:
+    return Column(heading, tuple((get(row),) for row in rows), numeric=False, priority=priority)
+
+
+def _row_names(rows: Sequence[Row]) -> Column:
+    return Column("Row", tuple((name,) for name in names.short(rows)), numeric=False)
+
+
+def _points(fraction: float) -> Value:
+    return Value(fraction, f"{100 * fraction:.2f}")
+
+
+def _with_unit(heading: str, unit: str) -> str:
+    return f"{heading} ({unit})" if unit else heading
+
+
+def _energy(rows: Sequence[Row]) -> list[Column]:
+    own = scale((row.energy.joules for row in rows), "J")
+    bands = tuple((own.value(e.low, 2), "–", own.value(e.high, 2)) for e in (row.energy for row in rows))
+    return [
+        _column(f"Modelled energy ({own.unit})", rows, lambda row: row.energy.joules, own.value),
+        Column(f"Band ({own.unit})", bands, priority=2),
+    ]
+
+
+def _drawn(row: Row) -> Cell:
+    if row.epoch_drawn is None:
+        return (NONE,)
+    drawn = Value(row.epoch_drawn, str(row.epoch_drawn))
+    return (drawn, " (not emerged)") if row.emerged is False else (drawn,)
+
+
+def summary(run: Run) -> Table:
+    """The table that a researcher reads first: one row per method, ratio and precision."""
+    rows = run.rows
+    columns = [
+        _text("Method", rows, lambda row: plain(row.label)),
+        _column("p", rows, lambda row: row.ratio, lambda number: Value(number, f"{number:g}")),
+        Column("Epoch drawn", tuple(map(_drawn, rows))),
+        _column("Accuracy (%)", rows, lambda row: row.accuracy, _points),
+        _column("Best on test (%)", rows, lambda row: row.best_accuracy, _points, priority=3),
+        _scaled("Params", "", rows, lambda row: row.parameters, priority=1),
+        _scaled("MACs", "", rows, lambda row: row.macs, priority=1),
+        _scaled("Training", "FLOPs", rows, lambda row: row.train_flops, priority=2),
+        *_energy(rows),
+        _column("Saving (%)", rows, lambda row: row.saving_vs_dense,
+                lambda number: Value(number, f"{100 * number:.1f}")),
+    ]
+    if len({names.precision(row) for row in rows}) > 1:
+        columns.insert(2, _text("Precision", rows, names.precision))
+    if any(row.accuracy_top5 is not None for row in rows):
+        columns.insert(-7, _column("Top-5 (%)", rows, lambda row: row.accuracy_top5, _points, 2))
+    results = run.results
+    caption = (f"{plain(results.network.label)} on {plain(results.dataset.label)}; "
+               f"energies modelled on {plain(results.hardware)}, not measured")
+    return Table("results", caption, tuple(columns), _notes(run))
+
+
+def _notes(run: Run) -> tuple[Cell, ...]:
+    one_image = 1 / run.results.dataset.test_images
+    notes: list[Cell] = [
+        ("n = 1 (one seed, ", count(run.results.seed), "): no spread is known; one test image is ",
+         Value(one_image, f"{100 * one_image:.2f}"), " points of accuracy."),
+        ("Accuracy is that of the last epoch. Best on test is picked by looking at the test set, as the paper "
+         "does, and flatters.",),
+        ("MACs: forward, one image. Training FLOPs = 2 x MAC, forward and both backward passes, exact. "
+         "Saving: modelled energy against dense; the band moves all rows together.",),
+    ]
+    for row, name in zip(run.rows, names.short(run.rows), strict=True):
+        if row.kept_floor:
+            some = ", ".join(map(plain, row.kept_floor[:4]))
+            rest = f", … ({len(row.kept_floor)} in all)" if len(row.kept_floor) > 4 else ""
+            notes.append((f"{name}: min_channels kept channels alive in {some}{rest}.",))
+    return tuple(notes)
+
+
+def detail(run: Run) -> Table:
+    """Counts in full, channels, both FLOPs conventions, modelled time."""
+    rows = run.rows
+    columns = (
+        _row_names(rows),
+        _text("Precision", rows, names.precision),
+        _column("Channels kept", rows, lambda row: row.channels_kept, count),
+        _column("Parameters", rows, lambda row: row.parameters, count),
+        _column("MACs per image (forward)", rows, lambda row: row.macs, count),
+        _scaled("Training MACs", "", rows, lambda row: row.train_macs),
+        _scaled("Training, exact", "FLOPs", rows, lambda row: row.train_flops),
+        _scaled("Training, authors' convention", "FLOPs", rows, _authors_flops),
+        _scaled("Modelled time, at least", "s", rows, lambda row: row.energy.seconds),
+    )
+    return Table("detail", "Counts in full", columns, (
+        ("The authors' convention rounds the forward FLOPs of one image to 0.01 G and multiplies by 3; it is "
+         "there to compare with their tables only.",),
+    ))
+
+
+def _authors_flops(row: Row) -> float | None:
+    return None if row.train_pflops_paper is None else 1e15 * row.train_pflops_paper
+
+
+def energy_split(run: Run, kind: str) -> Table:
+    """Joules of each row by `stage` (search, retrain, ...) or by hardware `component` (mac, dram, ...)."""
+    rows = run.rows
+    parts = [split(row, kind) for row in rows]
+    keys = part_names(parts)
+    own = scale((row.energy.joules for row in rows), "J")
+    columns = [_row_names(rows)]
+    for key in keys:
+        cells = tuple((own.value(part[key]),) if key in part else (NONE,) for part in parts)
+        columns.append(Column(_with_unit(plain(key), own.unit), cells))
+    columns.append(Column(_with_unit("total", own.unit), tuple((own.value(row.energy.joules),) for row in rows)))
+    return Table(f"energy_by_{kind}", f"Modelled training energy by {kind}", tuple(columns))
+
+
+def split(row: Row, kind: str) -> dict[str, float]:
+    """{part: joules}; a stage that occurs more than once is summed."""
+    if kind == "component":
+        return dict(row.energy.components)
+    out: dict[str, float] = {}
+    for stage in row.energy.stages:
+        out[stage.stage] = out.get(stage.stage, 0.0) + stage.joules
+    return out
+
+
+def factor_vs_dense(run: Run, row: Row) -> float | None:
+    """How many times less energy than the dense baseline; None without a baseline."""
+    if run.dense is None or row.energy.joules == 0:
+        return None
+    return run.dense.energy.joules / row.energy.joules
+
+
+def conservation(run: Run) -> list[Cell]:
+    """Whether stages and components sum to each row's total; a mismatch is shown, not hidden."""
+    wrong: list[Cell] = []
+    for row, name in zip(run.rows, names.short(run.rows), strict=True):
+        for kind in ("stage", "component"):
+            total = sum(split(row, kind).values())
+            if abs(total - row.energy.joules) > 1e-9 * max(total, row.energy.joules):
+                wrong.append((f"{name}: the parts by {kind} sum to ", quantity(total, "J"), ", not to ",
+                              quantity(row.energy.joules, "J"), "."))
+    return wrong or [("Checked: stages and components sum to the total of every row.",)]
+
+
+ORDER = ("search", "mask_draws", "retrain", "dense", "mac", "register", "noc", "buffer", "dram")
+
+
+def part_names(parts: Iterable[Mapping[str, float]]) -> list[str]:
+    """Known stages and components in the order of the pipeline and of the chip, others as they come."""
+    found = dict.fromkeys(key for part in parts for key in part)
+    return sorted(found, key=lambda key: ORDER.index(key) if key in ORDER else len(ORDER))
+
+
+RECORD = (
+    "method", "label", "ratio", "precision", "search_precision", "retrain_precision", "epoch_drawn", "emerged",
+    "accuracy", "best_accuracy", "accuracy_top5", "parameters", "macs", "channels_kept", "train_macs",
+    "train_flops", "train_pflops_paper",
+)
+
+
+def records(run: Run) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
+    """Every figure of every row, unrounded and in base units, for CSV."""
+    header = (*RECORD, "kept_floor", "energy_joules", "energy_low_joules", "energy_high_joules",
+              "modelled_seconds", "saving_vs_dense", "factor_vs_dense", "one_test_image")
+    rows = [
+        (*(getattr(row, key) for key in RECORD), " ".join(row.kept_floor), row.energy.joules, row.energy.low,
+         row.energy.high, row.energy.seconds, row.saving_vs_dense, factor_vs_dense(run, row),
+         1 / run.results.dataset.test_images)
+        for row in run.rows
+    ]
+    return header, rows
+
+
+def energy_records(run: Run) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
+    header = ("method", "ratio", "precision", "split_by", "part", "joules")
+    rows: list[tuple[object, ...]] = [
+        (row.method, row.ratio, row.precision, kind, part, joules)
+        for row in run.rows
+        for kind in ("stage", "component")
+        for part, joules in split(row, kind).items()
+    ]
+    return header, rows
+

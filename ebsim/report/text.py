@@ -1,0 +1,79 @@
+"""Free text from a run (labels, names, argv) made harmless in each place it is shown.
+
+Everything that prints text taken from a file goes through one of these; HTML is left to jinja2's autoescape.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+# C0 and C1 controls, and the invisible marks that reorder text (bidi) or hide it (zero width).
+_INVISIBLE = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "$": r"\$",
+    "&": r"\&",
+    "#": r"\#",
+    "_": r"\_",
+    "%": r"\%",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    '"': r"\textquotedbl{}",
+    "–": "--",
+    "×": r"$\times$",
+    "µ": r"$\mu$",
+    "→": r"$\to$",
+}
+
+
+def plain(text: object) -> str:
+    """One line of visible characters: controls, escape codes and bidi marks become spaces or go."""
+    flat = re.sub(r"\x1b\[[0-?]*[ -/]*[@-~]", "", str(text))
+    flat = re.sub(r"[\t\r\n]+", " ", flat)
+    return "".join(char for char in flat if unicodedata.category(char) not in _INVISIBLE)
+
+
+def latex(text: object) -> str:
+    """Text for a LaTeX document, every active character escaped."""
+    return "".join(_LATEX.get(char, char) for char in plain(text))
+
+
+def markdown(text: object) -> str:
+    """Text for a Markdown paragraph or table cell: no markup, no HTML, no cell break."""
+    safe = plain(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    safe = re.sub(r"([\\`*_\[\]|~#!])", r"\\\1", safe)
+    return re.sub(r"^([-+=])", r"\\\1", safe)
+
+
+def code(text: object) -> str:
+    """A Markdown code span; a longer fence where the text itself has back-ticks."""
+    safe = plain(text).replace("|", "¦")
+    runs = [len(run) for run in re.findall(r"`+", safe)]
+    fence = "`" * (max(runs, default=0) + 1)
+    space = " " if runs else ""
+    return f"{fence}{space}{safe}{space}{fence}"
+
+
+def csv_cell(value: object) -> str:
+    """One CSV cell: numbers as they are, text that a spreadsheet would run as a formula quoted with '."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return repr(value)
+    cell = plain(value)
+    if cell.lstrip()[:1] in {"=", "+", "-", "@"}:
+        cell = "'" + cell
+    return '"' + cell.replace('"', '""') + '"' if re.search('[",;]', cell) else cell
+
+
+def csv(header: tuple[str, ...], rows: list[tuple[object, ...]]) -> str:
+    """A whole CSV file, lines ended by a newline."""
+    return "".join(",".join(map(csv_cell, row)) + "\n" for row in (header, *rows))

@@ -1,0 +1,44 @@
+"""Write a report: every file a pure function of the run files, so a rebuild gives the same bytes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ebsim.files import write_atomic
+from ebsim.report import assumptions, figures, page, render, tables, text
+from ebsim.report.load import Run, load_run
+
+
+def write_report(run_dir: str | Path) -> list[Path]:
+    """Build report.html, report.md, figures/ and tables/ in the run folder; returns the paths written.
+
+    Raises `DamagedError` if the run files are not sound (see `load_run`) and `StorageError` if a file cannot be
+    written. Needs neither torch nor a network.
+    """
+    run = load_run(run_dir)
+    contents = build(run)
+    for name, data in contents.items():
+        write_atomic(run.path / name, data)
+    return [run.path / name for name in contents]
+
+
+def build(run: Run) -> dict[str, bytes]:
+    """{path in the run folder: bytes}, the pages last because they are made of the rest."""
+    drawn: dict[str, bytes] = {}
+    for plot in figures.PLOTS:
+        if plot.needs(run):
+            drawn |= figures.make(plot, run)
+    known = assumptions.read(run.results.hardware)
+    out = {f"figures/{name}": data for name, data in drawn.items()}
+    sheets = {
+        "results": tables.records(run),
+        "energy": tables.energy_records(run),
+        "assumptions": assumptions.records(known),
+    }
+    out |= {f"tables/{name}.csv": text.csv(*sheet).encode() for name, sheet in sheets.items()}
+    shown = (tables.summary(run), tables.detail(run), tables.energy_split(run, "stage"),
+             tables.energy_split(run, "component"))
+    out |= {f"tables/{table.name}.tex": render.to_latex(table).encode() for table in shown}
+    out["report.md"] = page.markdown(run, drawn, known).encode()
+    out["report.html"] = page.html(run, drawn, known).encode()
+    return out
