@@ -31,7 +31,7 @@ milestones = [1, "b"]
 ratio = [0.3, 1.5]
 rule = "papr"
 
-[extra]
+[zzz]
 a = 1
 """
 
@@ -60,7 +60,7 @@ def test_all_mistakes_at_once_with_line_and_cure(tmp_path: Path) -> None:
             f"{path}:8: train.milestones = 'b': must be a valid integer",
             f"{path}:11: prune.ratio = 1.5: must be less than 1",
             f"{path}:12: prune.rule = 'papr': must be 'paper' or 'authors'",
-            f"{path}:14: extra: unknown key.",
+            f"{path}:14: zzz: unknown key.",
         ]
     )
     assert lines[-1] == "7 errors. Nothing was run."
