@@ -33,10 +33,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ebsim.errors import ConfigError, DamagedError, DivergedError
-from ebsim.tickets import files
+from ebsim.files import load_tensors, save_tensors
 
 _KIND = "ebsim channel mask"
-_CURE = "Draw the mask again from its network, or restore the file from a copy."
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -119,21 +118,23 @@ class ChannelMask:
         return f"ChannelMask({_describe(self.layers)}, {self.ratio:.1%} pruned, {self.digest[:8]})"
 
     def save(self, path: str | Path) -> None:
-        """Write to a safetensors file (one bit per channel)."""
+        """Write to a safetensors file, one bit per channel."""
         packed = torch.from_numpy(np.packbits(self.flags))
-        info = {"layers": list(self.layers.items()), "kept_floor": self.kept_floor}
-        files.write(path, _KIND, {"bits": packed}, info)
+        meta = {"kind": _KIND, "layers": list(self.layers.items()), "kept_floor": self.kept_floor}
+        save_tensors(Path(path), {"bits": packed}, meta)
 
     @classmethod
     def load(cls, path: str | Path) -> ChannelMask:
-        """Read a file written by `save`. DamagedError for anything else."""
-        tensors, info = files.read(path, _KIND, _CURE)
+        """Read a file written by `save`. DamagedError for a missing, cut-off, changed or foreign file."""
+        tensors, meta = load_tensors(Path(path))
+        if meta.get("kind") != _KIND:
+            raise DamagedError(f"{path}: not a {_KIND} but {meta.get('kind')!r}. Give the file of a mask.")
         try:
-            layers = dict(info["layers"])  # type: ignore[call-overload]
-            flags = np.unpackbits(tensors["bits"].numpy(), count=sum(layers.values())).astype(bool)
-            return cls(flags, layers, tuple(info["kept_floor"]))  # type: ignore[arg-type]
+            layers = dict(meta["layers"])
+            flags = np.unpackbits(tensors["bits"].numpy(), count=sum(layers.values()))
+            return cls(flags, layers, meta["kept_floor"])
         except (KeyError, TypeError, ValueError, ConfigError) as e:
-            raise DamagedError(f"{path}: not a complete mask ({e!r}). {_CURE}") from e
+            raise DamagedError(f"{path}: not a complete mask ({e!r}). Draw it again from its network.") from e
 
 
 def bn_layers(model: nn.Module) -> dict[str, int]:
