@@ -1,0 +1,32 @@
+"""Analytical energy and time of training a network, by layer, pass, component and bit width.
+
+    layers = hw_models.trace(model, (3, 32, 32))        # needs torch; everything else is numpy
+    chip = hw_models.load("horowitz-45nm")              # or the path of your own TOML
+    cost = hw_models.training_cost(layers, chip, bits=8, batch=256)
+    cost.total                                          # joules of one training step, modelled
+
+Stands alone: it knows nothing of ebsim. Names are imported on first use; torch only by `trace`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_HOME = {
+    "Layer": "layer", "trace": "workload", "load": "accelerator", "Accelerator": "accelerator",
+    "training_cost": "cost", "Cost": "cost", "price": "ledger", "Bill": "ledger",
+    "ProfileError": "errors", "FormatError": "errors", "WorkloadError": "errors", "HardwareError": "errors",
+    "LedgerError": "errors",
+}
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(f"hw_models.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'hw_models' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

@@ -1,0 +1,334 @@
+"""One training step on one accelerator: energy, traffic and time by layer, pass and component.
+
+Energy is a sum of counts times constants (pJ), and the counts do not depend on the constants. So a `Cost`
+keeps, for every constant of the profile, how often each layer and pass used it: totals, breakdowns, bands
+and sensitivities are all sums over that table, and rows sum to totals by construction (checked anyway).
+
+The ladder of models: `macs` (multiply-accumulates only), `compulsory` (+ every tensor once per use from
+DRAM, pointwise work, optimiser), `closed` (+ registers, buffers and refetches by the closed formulas of
+`hw_models.reuse`), `search` (the same by an exhaustive search over tiles and loop orders).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from hw_models.accelerator import Accelerator, load
+from hw_models.errors import ConservationError, HardwareError
+from hw_models.formats import PASSES, Bits, Format, Precision, parse_precision
+from hw_models.layer import Layer
+from hw_models.passes import Array, Passes, Shapes, passes, shapes
+from hw_models.pointwise import QUANTISE, UPDATE_ADD, UPDATE_MULTIPLY, pointwise
+from hw_models.reuse import Grid, Traffic, Widths, array_traffic, closed, compulsory, steps, unrolled
+from hw_models.toml_source import Number
+from hw_models.units import PJ
+
+MODELS = ("macs", "compulsory", "closed", "search")
+STAGES = (*PASSES, "update")  # the pass axis of a cost
+COMPONENTS = ("mac", "register", "network", "buffer", "dram", "vector", "quantiser", "static")
+
+
+@dataclass(frozen=True)
+class Part:
+    """How often one constant is used: counts [passes, ..., layers of `index`]."""
+
+    key: str
+    component: str
+    constant: Number
+    counts: Array
+    index: Any  # layer positions of the last axis, or None for all
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The cost of one step. Energies in J (modelled), times in s (a roofline: lower bound), sizes in bytes."""
+
+    chip: Accelerator
+    table: Shapes
+    precision: str
+    batch: float
+    model: str
+    parts: tuple[Part, ...]
+    dram_bits: Array  # [passes, ..., layers]
+    row_seconds: Array
+    row_macs: Array
+
+    @cached_property
+    def by_constant(self) -> dict[str, float]:
+        """Joules by constant of the profile."""
+        out: dict[str, float] = {}
+        for p in self.parts:
+            out[p.key] = out.get(p.key, 0.0) + float(p.counts.sum()) * p.constant.value * PJ
+        return out
+
+    @cached_property
+    def constants(self) -> dict[str, Number]:
+        return {p.key: p.constant for p in self.parts}
+
+    @cached_property
+    def joules(self) -> Array:
+        """Joules [component, pass, ..., layer]."""
+        out = np.zeros((len(COMPONENTS), *self.row_macs.shape))
+        for p in self.parts:
+            where = out[COMPONENTS.index(p.component)]
+            add = p.counts * (p.constant.value * PJ)
+            if p.index is None:
+                where[: add.shape[0]] += add
+            else:
+                where[: add.shape[0], ..., p.index] += np.moveaxis(add, -1, 0) if add.ndim > 2 else add
+        return out
+
+    @property
+    def total(self) -> float:
+        """Joules of one training step."""
+        return sum(self.by_constant.values())
+
+    @property
+    def components(self) -> dict[str, float]:
+        """Joules by component; sums to `total`."""
+        out = dict.fromkeys(COMPONENTS, 0.0)
+        for p in self.parts:
+            out[p.component] += float(p.counts.sum()) * p.constant.value * PJ
+        return out
+
+    @property
+    def passes(self) -> dict[str, float]:
+        """Joules by pass; sums to `total`."""
+        axes = tuple(i for i in range(self.joules.ndim) if i != 1)
+        return dict(zip(STAGES, self.joules.sum(axis=axes).tolist(), strict=True))
+
+    @property
+    def layers(self) -> dict[str, float]:
+        """Joules by layer; sums to `total`."""
+        return dict(zip(self.table.names, self.joules.sum(axis=(0, 1)).tolist(), strict=True))
+
+    @property
+    def macs(self) -> float:
+        """Multiply-accumulates of the step, all three passes (FLOPs = 2 x)."""
+        return float(self.row_macs.sum())
+
+    @property
+    def bytes(self) -> float:
+        """Bytes to and from DRAM."""
+        return float(self.dram_bits.sum()) / 8
+
+    @property
+    def seconds(self) -> float:
+        """Roofline time of the step: no step can be faster, a real one is slower."""
+        return float(self.row_seconds.sum())
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per layer and pass that does anything; energies in J, `bound` = what limits its time."""
+        out = []
+        energy = self.joules
+        for i, name in enumerate(self.table.names):
+            for j, stage in enumerate(STAGES):
+                parts = energy[:, j, i]
+                if parts.any() or self.row_macs[j, i]:
+                    out.append({"layer": name, "pass": stage, "macs": int(self.row_macs[j, i]),
+                                "dram_bytes": float(self.dram_bits[j, i]) / 8,
+                                "seconds": float(self.row_seconds[j, i]), "joules": float(parts.sum()),
+                                **{c: float(e) for c, e in zip(COMPONENTS, parts, strict=True)}})
+        return out
+
+    def check(self) -> None:
+        """Raise `ConservationError` unless rows, passes, layers and components sum to the total."""
+        for name, parts in (("components", self.components), ("passes", self.passes), ("layers", self.layers)):
+            if not np.isclose(sum(parts.values()), self.total, rtol=1e-9, atol=0):
+                raise ConservationError(f"{name} sum to {sum(parts.values())} J, the total is {self.total} J")
+        if not np.isfinite(self.total):
+            raise ConservationError("the total is not finite")
+
+
+def training_cost(layers: Sequence[Layer] | Shapes, chip: Accelerator | str, bits: Bits = None,
+                  batch: float = 256, model: str = "closed", *, hypothetical: bool = False,
+                  l1: bool = False) -> Cost:
+    """The cost of one training step (forward, two backward passes, update) on a batch of `batch` images.
+
+    `bits`: None, an integer width, a format name, or a precision record. `l1`: with the subgradient on the
+    BatchNorm scales. Raises `FormatError` for formats that the accelerator lacks (unless `hypothetical`).
+    """
+    if model not in MODELS:
+        raise HardwareError(f"unknown reuse model {model!r}; choose one of {', '.join(MODELS)}")
+    if not (np.isfinite(batch) and batch > 0):
+        raise HardwareError(f"batch is {batch}, must be a positive number of images")
+    chip = load(chip)
+    table, precision = shapes(layers), parse_precision(bits)
+    cost = _assemble(table, chip, precision, float(batch), model, hypothetical, l1)
+    if table.columns.ndim == 2:
+        cost.check()
+    return cost
+
+
+def _assemble(table: Shapes, chip: Accelerator, precision: Precision, batch: float, model: str,
+              hypothetical: bool, l1: bool) -> Cost:
+    p = passes(table, batch, chip.zero_skip)
+    rules = [precision.rule(table.names[i]) for i in p.index]
+    bits = _widths(p, precision, rules)
+    parts = _mac_parts(p, chip, precision, rules, hypothetical)
+    shape = (len(STAGES), *table.columns.shape[1:])
+    dram = np.zeros(shape)
+    seconds = np.zeros(shape)
+    cycles_s = np.zeros(p.macs.shape)
+    if model != "macs":
+        parts += _vector_parts(table, chip, precision, batch, l1, dram)
+        levels = _levels(p, bits, chip, model)
+        parts += _memory_parts(p, bits, chip, levels) if model != "compulsory" else []
+        dram[:3, ..., p.index] += levels[-1].total
+        cycles_s = _times(p, chip, precision, rules, levels)
+        parts.append(Part("dram.pj_per_bit", "dram", chip.dram, dram, None))
+    seconds[:3, ..., p.index] = cycles_s
+    seconds = np.maximum(seconds, dram / chip.dram_bits_per_s) + chip.launch_s * (dram > 0)
+    if chip.static.value and model != "macs":
+        parts.append(Part("static.watts", "static", chip.static, seconds / PJ, None))
+    macs = np.zeros(shape)
+    macs[:3, ..., p.index] = p.macs
+    return Cost(chip, table, precision.name, batch, model, tuple(parts), dram, seconds, macs)
+
+
+def _widths(p: Passes, precision: Precision, rules: list[Any]) -> Widths:
+    """Bits of X, Y, Z and accumulator, [3, 1.., contractions]."""
+    def row(i: int, which: int) -> list[float]:
+        return [r.operands[i][which].bits for r in rules]
+
+    x, y = (np.array([row(i, w) for i in range(3)], dtype=np.float64) for w in (0, 1))
+    out = [r.output.bits for r in rules]
+    z = np.array([out, out, [precision.gradient.bits] * len(rules)], dtype=np.float64)
+    acc = np.array([[r.accumulator.bits for r in rules]] * 3, dtype=np.float64)
+    lead = (slice(None),) + (None,) * (p.macs.ndim - 2)
+    return Widths(x[lead], y[lead], z[lead], np.maximum(acc, 1)[lead])
+
+
+def _mac_parts(p: Passes, chip: Accelerator, precision: Precision, rules: list[Any],
+               hypothetical: bool) -> list[Part]:
+    """Multiply-accumulates by pair of formats, and the exponent additions of block formats."""
+    pairs: dict[tuple[Format, Format], list[tuple[int, int]]] = {}
+    for j, rule in enumerate(rules):
+        for i, pair in enumerate(rule.operands):
+            pairs.setdefault(pair, []).append((i, j))
+    parts = []
+    for (x, y), places in pairs.items():
+        chosen = np.zeros((3, len(rules)))
+        chosen[tuple(np.array(places).T)] = 1.0
+        counts = p.macs * chosen[(slice(None),) + (None,) * (p.macs.ndim - 2)]
+        name = x.name if x.name == y.name else f"{x.name}*{y.name}"
+        parts.append(Part(f"mac.{name}", "mac", chip.mac(x, y, hypothetical), counts, p.index))
+        if "bfp" in (x.kind, y.kind):
+            block = min(b for b in (x.block, y.block, np.inf) if b)
+            adds = counts / np.minimum(np.maximum(p.red, 1.0), block)
+            parts.append(Part("op.integer", "mac", chip.ops["integer"], adds, p.index))
+    return parts
+
+
+def _levels(p: Passes, bits: Widths, chip: Accelerator, model: str) -> list[Traffic]:
+    """Traffic at each boundary, from array | first buffer outwards to last buffer | DRAM."""
+    if model == "compulsory":
+        return [compulsory(p, bits)]
+    if model == "search":
+        from hw_models.search import search  # only here: the default does not need it
+        return search(p, bits, chip)
+    outer = [closed(p, bits, m.bits) for m in chip.memories]
+    return [array_traffic(p, bits, _grid(p, chip)), *outer] if chip.kind == "array" else outer
+
+
+def _grid(p: Passes, chip: Accelerator) -> Grid:
+    grid = unrolled(p, chip.dims, chip.unroll)
+    return Grid(grid.u1, grid.u2, grid.ur, *(r.bits for r in chip.registers.values()))
+
+
+def _memory_parts(p: Passes, bits: Widths, chip: Accelerator, levels: list[Traffic]) -> list[Part]:
+    if chip.kind == "device":
+        return []  # its pJ per FLOP include everything on the chip
+    used = [p.macs * bits.x, p.macs * bits.y, 2 * p.macs * bits.acc]
+    parts = [Part(f"registers.{name}", "register", r.pj_per_bit, n, p.index)
+             for (name, r), n in zip(chip.registers.items(), used, strict=True)]
+    if chip.network is not None:
+        parts.append(Part("network.pj_per_bit", "network", chip.network, levels[0].total, p.index))
+    for memory, inner, outer in zip(chip.memories, levels, levels[1:], strict=False):
+        held = _held(memory.bypass)
+        inside, outside = held(inner), held(outer)
+        parts.append(Part(f"memory.{memory.name}.read", "buffer", memory.read,
+                          inside.inward + outside.outward, p.index))
+        parts.append(Part(f"memory.{memory.name}.write", "buffer", memory.write,
+                          inside.outward + outside.inward, p.index))
+    return parts
+
+
+def _held(bypass: tuple[str, ...]) -> Any:
+    """Traffic without the operands that a level does not hold; roles of (x, y, z) by pass."""
+    roles = (("activation", "weight", "output"), ("error", "weight", "output"),
+             ("activation", "error", "gradient"))
+    keep = np.array([[name not in bypass for name in r] for r in roles], dtype=np.float64)
+
+    def apply(t: Traffic) -> Traffic:
+        kx, ky, kz = (keep[:, i].reshape(3, *(1,) * (t.x.ndim - 1)) for i in range(3))
+        return Traffic(t.x * kx, t.y * ky, t.z * kz, t.spill * kz)
+
+    return apply
+
+
+def _times(p: Passes, chip: Accelerator, precision: Precision, rules: list[Any],
+           levels: list[Traffic]) -> Array:
+    """Seconds of the array or of its buffers, whichever is slower (DRAM is added by the caller)."""
+    rate = np.array([[chip.rate(*r.operands[i]) for r in rules] for i in range(3)])
+    rate = rate[(slice(None),) + (None,) * (p.macs.ndim - 2)]
+    if chip.kind == "device":
+        return p.macs / rate
+    busy = steps(p, _grid(p, chip)) / rate
+    for memory, inner in zip(chip.memories, levels, strict=False):
+        busy = np.maximum(busy, inner.total / memory.bits_per_cycle)
+    return busy / chip.clock_hz
+
+
+def _vector_parts(table: Shapes, chip: Accelerator, precision: Precision, batch: float, l1: bool,
+                  dram: Array) -> list[Part]:
+    """Pointwise layers, quantisers and the update; their traffic is added to `dram` in place."""
+    moves = pointwise(table, chip.fused)
+    layer_bits = np.array([precision.rule(n).output.bits for n in table.names])
+    dram[:2] += moves.elements * layer_bits * batch
+    weights = table.weights
+    multiply, add, compare = np.zeros((3, *dram.shape))
+    multiply[:2], add[:2], compare[:2] = (m * batch for m in (moves.multiply, moves.add, moves.compare))
+    multiply[3] += UPDATE_MULTIPLY * weights
+    add[3] += UPDATE_ADD * weights
+    if l1:
+        add[3] += np.where(table.kind == _BN, weights / 2, 0.0)
+    dram[3] += weights * (precision.gradient.bits + 2 * precision.momentum.bits + 2 * precision.stored.bits)
+    parts = [Part(f"op.{name}", "vector", chip.ops[name], counts, None)
+             for name, counts in (("multiply", multiply), ("add", add), ("compare", compare))]
+    return parts + _quantiser_parts(table, chip, precision, batch, dram)
+
+
+def _quantiser_parts(table: Shapes, chip: Accelerator, precision: Precision, batch: float,
+                     dram: Array) -> list[Part]:
+    """Range, scale, round and clamp of every quantised tensor; a pass over it where its width changes."""
+    if not precision.quantised:
+        return []
+    elements, random = np.zeros((2, *dram.shape))
+    rules = [precision.rule(n) for n in table.names]
+    on = table.contraction
+    out_bits = np.array([r.output.bits for r in rules])
+    sources = {  # role -> (pass whose row it is, elements, bits before, bits after)
+        "activation": (0, table.inputs * batch, out_bits, [r.operands[0][0].bits for r in rules]),
+        "weight": (3, table.weights, precision.stored.bits, [r.operands[0][1].bits for r in rules]),
+        "error": (1, table.outputs * batch, out_bits, [r.operands[1][0].bits for r in rules]),
+    }
+    for role, (stage, n, before, after) in sources.items():
+        if how := precision.quantised.get(role):
+            n = np.where(on, n, 0.0)
+            elements[stage] += n
+            random[stage] += n * (how == "stochastic")
+            wider = np.asarray(before, dtype=np.float64) != np.asarray(after)
+            dram[stage] += n * (np.asarray(before) + np.asarray(after)) * wider
+    parts = [Part(f"op.{op}", "quantiser", chip.ops[op], elements * times, None)
+             for op, times in QUANTISE.items()]
+    return [*parts, Part("op.random", "quantiser", chip.ops["random"], random, None)]
+
+
+_BN = 3  # position of "bn" in layer.KINDS

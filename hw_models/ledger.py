@@ -1,0 +1,249 @@
+"""Pricing a ledger: what was executed (networks, epochs, images, precisions) -> joules, seconds, grams.
+
+A ledger entry is one stage of a method; see `price`. Nothing here needs the run or the training: a finished
+ledger can be priced again on any accelerator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from hw_models.accelerator import Accelerator, load
+from hw_models.cost import COMPONENTS, Cost, training_cost
+from hw_models.errors import ConservationError, LedgerError
+from hw_models.layer import Layer
+from hw_models.passes import Shapes, shapes
+from hw_models.pointwise import mask_draw
+from hw_models.toml_source import Number
+from hw_models.units import PJ, kwh
+
+KINDS_OF_WORK = ("train", "evaluate", "mask")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One priced ledger entry. Energies in J (modelled), seconds a lower bound, MACs exact."""
+
+    stage: str
+    network: str
+    precision: str
+    joules: float
+    seconds: float
+    macs: float
+    bytes: float
+    images: int
+    steps: int
+    work: dict[str, float]  # J by training, evaluation, mask drawing
+    components: dict[str, float]
+    constants: dict[str, float]  # J by constant of the profile
+
+
+@dataclass(frozen=True)
+class Bill:
+    """A priced ledger: its stages and their sums."""
+
+    chip: Accelerator
+    model: str
+    stages: tuple[Stage, ...]
+    numbers: dict[str, Number] = field(repr=False)
+
+    @property
+    def joules(self) -> float:
+        return sum(s.joules for s in self.stages)
+
+    @property
+    def seconds(self) -> float:
+        return sum(s.seconds for s in self.stages)
+
+    @property
+    def macs(self) -> float:
+        """Training MACs: forward and both backward passes, evaluation not included."""
+        return sum(s.macs for s in self.stages)
+
+    @property
+    def bytes(self) -> float:
+        return sum(s.bytes for s in self.stages)
+
+    @property
+    def kwh(self) -> float:
+        return kwh(self.joules)
+
+    @property
+    def components(self) -> dict[str, float]:
+        return _sum(s.components for s in self.stages)
+
+    @property
+    def constants(self) -> dict[str, float]:
+        """Joules by constant of the profile; sums to `joules`."""
+        return _sum(s.constants for s in self.stages)
+
+    @property
+    def low(self) -> float:
+        """Lower end of the 90 % band of `joules`."""
+        return self._band[0]
+
+    @property
+    def high(self) -> float:
+        return self._band[1]
+
+    @property
+    def _band(self) -> tuple[float, float]:
+        from hw_models.uncertainty import band
+        return band(self)
+
+    def gco2(self, grid: str = "world") -> float:
+        """Grams of CO2 equivalent if that energy came from `grid` (see `hw_models.grid`)."""
+        from hw_models.grid import intensity
+        return self.kwh * intensity(grid).grams_per_kwh
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready: total, band, time, stages and components."""
+        low, high = self._band
+        return {"joules": self.joules, "low": low, "high": high, "kwh": self.kwh, "seconds": self.seconds,
+                "macs": self.macs, "bytes": self.bytes, "model": self.model, "accelerator": self.chip.name,
+                "accelerator_digest": self.chip.digest, "components": self.components,
+                "stages": [{"stage": s.stage, "network": s.network, "precision": s.precision,
+                            "joules": s.joules, "seconds": s.seconds, "macs": s.macs, "bytes": s.bytes,
+                            "images": s.images, "steps": s.steps, **s.work} for s in self.stages]}
+
+    def check(self) -> None:
+        """Raise `ConservationError` unless work, components and constants each sum to the total."""
+        total = self.joules
+        for name, parts in (("components", self.components), ("constants", self.constants),
+                            ("work", _sum(s.work for s in self.stages))):
+            if abs(sum(parts.values()) - total) > 1e-9 * max(total, 1e-300):
+                raise ConservationError(f"{name} sum to {sum(parts.values())} J, the total is {total} J")
+
+
+def _sum(tables: Any) -> dict[str, float]:
+    out: dict[str, float] = {}
+    for table in tables:
+        for key, value in table.items():
+            out[key] = out.get(key, 0.0) + value
+    return out
+
+
+def price(entries: Sequence[Mapping[str, Any]], networks: Mapping[str, Sequence[Any]],
+          chip: Accelerator | str, *, model: str = "closed", hypothetical: bool = False) -> Bill:
+    """Price ledger entries on an accelerator.
+
+    An entry: {"stage", "network": key into `networks`, "precision": record or name, "epochs", "batch_size",
+    "images_per_epoch", "eval_images": images evaluated in the whole stage, "mask_draws", "channels": length of
+    the mask, "l1": bool, "masked": bool}. `networks`: layer tables (`Layer`s or their dictionaries).
+    Training images of an epoch are full batches and one rest batch; evaluation is priced as forward passes.
+    Raises `LedgerError` naming entry and key, `FormatError` for formats the accelerator lacks.
+    """
+    chip = load(chip)
+    tables = {name: _table(name, rows) for name, rows in networks.items()}
+    numbers: dict[str, Number] = {}
+    stages = tuple(_stage(i, e, tables, chip, model, hypothetical, numbers) for i, e in enumerate(entries))
+    bill = Bill(chip, model, stages, numbers)
+    bill.check()
+    return bill
+
+
+def _table(name: str, rows: Sequence[Any]) -> Shapes:
+    try:
+        return shapes([r if isinstance(r, Layer) else Layer.from_dict(r) for r in rows])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise LedgerError(f"network {name!r}: not a table of layers ({error})") from error
+
+
+def _stage(i: int, e: Mapping[str, Any], tables: Mapping[str, Shapes], chip: Accelerator, model: str,
+           hypothetical: bool, numbers: dict[str, Number]) -> Stage:
+    def count(key: str, default: int | None = None) -> int:
+        value = e.get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise LedgerError(f"ledger entry {i}: {key} is {value!r}, must be a whole number from 0")
+        return value
+
+    network = e.get("network")
+    if network not in tables:
+        raise LedgerError(f"ledger entry {i}: network {network!r} is not among {', '.join(tables) or 'none'}")
+    batch, per_epoch, epochs = count("batch_size"), count("images_per_epoch"), count("epochs")
+    if batch == 0:
+        raise LedgerError(f"ledger entry {i}: batch_size is 0")
+    full, rest = divmod(per_epoch, batch)
+    if e.get("steps_per_epoch", full + (rest > 0)) not in (full, full + (rest > 0)):
+        raise LedgerError(f"ledger entry {i}: steps_per_epoch is {e['steps_per_epoch']}, but {per_epoch} images "
+                          f"in batches of {batch} make {full + (rest > 0)}")
+    table = tables[network]
+
+    def step(size: int) -> Cost:
+        return training_cost(table, chip, e.get("precision"), size, model, hypothetical=hypothetical,
+                             l1=bool(e.get("l1", False)))
+
+    train: dict[str, float] = {}
+    components = dict.fromkeys(COMPONENTS, 0.0)
+    seconds = moved = macs = 0.0
+    name = "fp32"
+    for size, times in ((batch, full * epochs), (rest, epochs)):
+        if size and times:
+            cost = step(size)
+            name = cost.precision
+            numbers |= cost.constants
+            _add(train, cost.by_constant, times)
+            _add(components, cost.components, times)
+            seconds += cost.seconds * times
+            moved += cost.bytes * times
+            macs += cost.macs * times
+    evaluate, evaluated = _forward(step, batch, count("eval_images", 0), numbers)
+    mask = _draws(chip, count("mask_draws", 0), count("channels", 0), model, numbers)
+    masked = _masking(e, table, chip, epochs * (full + (rest > 0)), model, numbers)
+    _add(components, evaluated, 1)
+    for extra in (mask, masked):
+        for key, joules in extra.items():
+            components["dram" if key.startswith("dram") else "vector"] += joules
+    constants = _sum([train, evaluate, mask, masked])
+    work = {"train": sum(train.values()), "evaluate": sum(evaluate.values()),
+            "mask": sum(mask.values()) + sum(masked.values())}
+    return Stage(str(e.get("stage", "")), network, name, sum(constants.values()), seconds, macs, moved,
+                 per_epoch * epochs, epochs * (full + (rest > 0)), work, components, constants)
+
+
+def _add(into: dict[str, float], values: Mapping[str, float], times: float) -> None:
+    for key, value in values.items():
+        into[key] = into.get(key, 0.0) + value * times
+
+
+def _forward(step: Any, batch: int, images: int,
+             numbers: dict[str, Number]) -> tuple[dict[str, float], dict[str, float]]:
+    """Joules by constant and by component of `images` forward passes."""
+    if not images:
+        return {}, {}
+    cost = step(min(batch, images))
+    numbers |= cost.constants
+    scale = images / cost.batch
+    constants: dict[str, float] = {}
+    components: dict[str, float] = {}
+    for part in cost.parts:
+        joules = float(part.counts[0].sum()) * part.constant.value * PJ * scale
+        _add(constants, {part.key: joules}, 1)
+        _add(components, {part.component: joules}, 1)
+    return constants, components
+
+
+def _draws(chip: Accelerator, draws: int, channels: int, model: str,
+           numbers: dict[str, Number]) -> dict[str, float]:
+    """Joules of drawing masks: tiny (VGG16: a billionth of an epoch), listed so that nobody has to wonder."""
+    if not draws or model == "macs":
+        return {}
+    compares, bits = mask_draw(channels)
+    numbers |= {"op.compare": chip.ops["compare"], "dram.pj_per_bit": chip.dram}
+    return {"op.compare": draws * compares * chip.ops["compare"].value * PJ,
+            "dram.pj_per_bit": draws * bits * chip.dram.value * PJ}
+
+
+def _masking(e: Mapping[str, Any], table: Shapes, chip: Accelerator, steps: int, model: str,
+             numbers: dict[str, Number]) -> dict[str, float]:
+    """Joules of multiplying the weights by a mask at every step: a bit read and a product per parameter."""
+    if not e.get("masked") or model == "macs":
+        return {}
+    weights = float(table.weights.sum())
+    numbers |= {"op.multiply": chip.ops["multiply"], "dram.pj_per_bit": chip.dram}
+    return {"op.multiply": steps * weights * chip.ops["multiply"].value * PJ,
+            "dram.pj_per_bit": steps * weights * chip.dram.value * PJ}
+
+

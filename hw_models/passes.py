@@ -1,0 +1,131 @@
+"""A table of layers -> arrays, and the three contractions of a training step.
+
+Every convolution or matrix product is, in each pass, a contraction  Z[g1, g2] = sum_red X[g1, red] Y[red, g2]
+repeated `groups` times (sizes per group, N = batch):
+
+    pass             X                Y       Z    g1           g2     red
+    forward          activation I     W       O    N P Q        K/G    (C/G) R S
+    input_gradient   error dO         W       dI   N H W        C/G    MACs / (g1 g2 G)
+    weight_gradient  activation I     dO      dW   (C/G) R S    K/G    N P Q
+
+All three have the same MACs, N K P Q (C/G) R S, if multiplications with inserted zeros are skipped. The
+window reuse of X (each element stands in several places of the unfolded matrix) is g1 red G / |X|.
+
+Arrays end in the layer axis; leading axes (candidate networks) broadcast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hw_models.layer import CONTRACTIONS, KINDS, Layer
+
+Array = NDArray[np.float64]
+COLUMNS = ("kind", "macs", "inputs", "outputs", "weights", "C", "K", "H", "W", "P", "Q", "R", "S",
+           "sr", "ss", "groups", "first")
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """The numbers of a network (or of many alike): each field is [..., layers]; counts per image."""
+
+    names: tuple[str, ...]
+    kind: NDArray[np.int64]
+    columns: Array  # [column, ..., layer] as in COLUMNS
+
+    def __getattr__(self, name: str) -> Array:
+        if name in COLUMNS:
+            return self.columns[COLUMNS.index(name)]
+        raise AttributeError(name)
+
+    @property
+    def contraction(self) -> NDArray[np.bool_]:
+        return self.kind < len(CONTRACTIONS)
+
+
+def shapes(layers: Sequence[Layer] | Shapes) -> Shapes:
+    """The array form of a layer table (0.2 ms for 170 rows)."""
+    if isinstance(layers, Shapes):
+        return layers
+    data = np.array([layer.numbers for layer in layers], dtype=np.float64).reshape(-1, len(COLUMNS)).T
+    return Shapes(tuple(layer.name for layer in layers), data[0].astype(np.int64), data)
+
+
+def candidates(base: Shapes, inputs: Array, outputs: Array) -> Shapes:
+    """Many candidate widths of one network at once: `inputs`/`outputs` are channel counts [n, layers].
+
+    Depthwise convolutions keep one channel per group. Elements scale with the channels; weights and
+    MACs of contractions with both.
+    """
+    old = base.columns
+    col = {name: old[i][None, :] for i, name in enumerate(COLUMNS)}
+    grow_in = inputs / np.maximum(col["C"], 1)
+    grow_out = outputs / np.maximum(col["K"], 1)
+    depthwise = (col["groups"] > 1) & (col["groups"] == col["C"])
+    groups = np.where(depthwise, inputs, col["groups"])
+    both = np.where(depthwise, grow_out, grow_in * grow_out)
+    contraction = base.contraction
+    new = {**col, "C": inputs, "K": outputs, "groups": groups,
+           "inputs": col["inputs"] * grow_in, "outputs": col["outputs"] * grow_out,
+           "weights": col["weights"] * np.where(contraction, both, grow_out),
+           "macs": col["macs"] * both}
+    data = np.stack([np.broadcast_to(new[name], inputs.shape) for name in COLUMNS])
+    return replace(base, columns=data)
+
+
+@dataclass(frozen=True)
+class Passes:
+    """The contractions, arrays [3, ..., contraction]; elements and MACs for the whole batch."""
+
+    g1: Array
+    g2: Array
+    red: Array
+    groups: Array
+    macs: Array
+    x: Array
+    y: Array
+    z: Array
+    window: Array  # reuse of X through overlapping windows, >= 1
+    index: NDArray[np.int64]  # which layers these are
+
+
+def passes(table: Shapes, batch: float, zero_skip: bool = True) -> Passes:
+    """The three contractions of each conv, linear and matmul row at this batch size.
+
+    The input gradient of a `first` layer has zero MACs and elements. Without `zero_skip` an input gradient
+    of a strided convolution really multiplies the inserted zeros: stride^2 times the MACs.
+    """
+    index = np.flatnonzero(table.contraction)
+    c = dict(zip(COLUMNS, table.columns[..., index], strict=True))
+    n = float(batch)
+    group = c["groups"]
+    window = c["R"] * c["S"]
+    pixels_out, pixels_in = n * c["P"] * c["Q"], n * c["H"] * c["W"]
+    per_c, per_k = c["C"] / group, c["K"] / group
+    macs = n * c["macs"]
+    # rows of the input that no window touches are never read (1x1 kernels with stride 2)
+    touched = n * c["C"] * np.minimum(c["H"], c["P"] * c["R"]) * np.minimum(c["W"], c["Q"] * c["S"])
+    weights = c["K"] * per_c * window
+    errors = n * c["K"] * c["P"] * c["Q"]
+    gradients = n * c["C"] * c["H"] * c["W"]
+    needed = 1.0 - c["first"]
+    effort = needed if zero_skip else needed * c["sr"] * c["ss"]
+
+    g1 = np.stack([pixels_out, pixels_in, per_c * window])
+    g2 = np.stack([per_k, per_c, per_k])
+    all_macs = np.stack([macs, macs * effort, macs])
+    red = all_macs / np.maximum(g1 * g2 * group, 1.0)
+    red = np.where(all_macs > 0, red, 1.0)
+    x = np.stack([touched, errors * needed, touched])
+    y = np.stack([weights, weights * needed, errors])
+    z = np.stack([errors, gradients * needed, weights])
+    reuse = np.maximum(g1 * red * group / np.maximum(x, 1.0), 1.0)
+    return Passes(g1, g2, red, np.broadcast_to(group, g1.shape), all_macs, x, y, z, reuse, index)
+
+
+def kind_code(kind: str) -> int:
+    return KINDS.index(kind)

@@ -1,0 +1,25 @@
+"""Physical conversions, one constant each. Inside the model energies are pJ; results are J."""
+
+from __future__ import annotations
+
+PJ = 1e-12  # joules in a picojoule
+J_PER_KWH = 3.6e6
+BITS_PER_BYTE = 8
+BITS_PER_KIB = 8 * 1024
+
+_SCALES = [(1e9, "GJ"), (1e6, "MJ"), (1e3, "kJ"), (1.0, "J"), (1e-3, "mJ"), (1e-6, "µJ"),
+           (1e-9, "nJ"), (1e-12, "pJ")]
+
+
+def kwh(joules: float) -> float:
+    """Kilowatt-hours in `joules`."""
+    return joules / J_PER_KWH
+
+
+def show_joules(joules: float, low: float | None = None, high: float | None = None) -> str:
+    """`64.4 kJ [29, 140]`: three significant digits, the band in the unit of the value."""
+    scale, unit = next((s for s in _SCALES if abs(joules) >= s[0]), _SCALES[-1])
+    text = f"{joules / scale:.3g} {unit}"
+    if low is not None and high is not None:
+        text += f" [{low / scale:.3g}, {high / scale:.3g}]"
+    return text
