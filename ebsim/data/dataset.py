@@ -79,7 +79,7 @@ class Dataset:
     def train_batches(
         self, batch_size: int, *, seed: int, epoch: int, memory_format: torch.memory_format = torch.contiguous_format
     ) -> Batches:
-        """One epoch of (x float32 [b, *shape], normalised and augmented; y int64 [b]); the last batch may be smaller."""
+        """One epoch of (x float32 [b, *shape], normalised, augmented; y int64 [b]); the last batch may be smaller."""
         raise NotImplementedError
 
     def test_batches(self, batch_size: int, *, memory_format: torch.memory_format = torch.contiguous_format) -> Batches:

@@ -1,14 +1,18 @@
-"""A dataset by name, and what `data fetch` and `data verify` do. The registry is the dictionary of readers."""
+"""A dataset by name, and what `data fetch` and `data verify` do."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ebsim.data import cifar, digits, folder, small
+from ebsim.data.archives import unpack
 from ebsim.data.catalogue import entry
 from ebsim.data.dataset import Dataset
-from ebsim.data.digits import CLASS_NAMES, SPLIT, read_digits
+from ebsim.data.download import download as fetch_url
+from ebsim.data.pictures import decode_rgb, for_each, open_picture
 from ebsim.data.tensors import from_images
+from ebsim.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     import torch
@@ -29,19 +33,79 @@ def load(
     root: the folder that holds the data (for "imagefolder" the folder with train/ and test/ or val/). Nothing is
     downloaded unless `download` says so. subset: only the first n training and n test images, balanced over the
     classes. augment: the dataset's own augmentation in training. workers: decoding processes, for large images only.
-    Raises `ConfigError` for an unknown name and `DataError` for anything missing or damaged.
+    Raises `ConfigError` for an unknown name or a subset that is too small, `DataError` for anything missing or damaged.
     """
-    item = entry(name)
-    train, test = read_digits()
+    item, root = entry(name), Path(root)
+    if subset is not None and subset < 1:
+        raise ConfigError(f"data.subset must be at least 1, not {subset}")
+    if download and name in cifar.SOURCES and not (root / cifar.SOURCES[name].folder).is_dir():
+        fetch(name, root)
+    label, recipe = item.label, item.recipe
+    if name == "digits":
+        (train, test), class_names, split = digits.read_digits(), digits.CLASS_NAMES, digits.SPLIT
+    elif name in cifar.SOURCES:
+        train, test, class_names = cifar.read_cifar(cifar.SOURCES[name], root)
+        split = cifar.SPLIT
+    else:
+        listing = folder.list_folder(root)
+        split = f"the folders {listing.train.folder}/ and {listing.test.folder}/"
+        label = f"{root.resolve().name} (image folder)"
+        size = small.small_size(listing)
+        if size is None:
+            from ebsim.data.stream import from_listing
+
+            return from_listing(
+                listing, name=name, label=label, split=split, device=device, subset=subset, augment=augment,
+                workers=workers,
+            )  # fmt: skip
+        (train, test), class_names = small.read_small(listing, size), listing.class_names
     return from_images(
-        train, test, name=name, label=item.label, class_names=CLASS_NAMES, split=SPLIT, recipe=item.recipe,
-        device=device, subset=subset, augment=augment,
+        train, test, name=name, label=label, class_names=class_names, split=split, recipe=recipe, device=device,
+        subset=subset, augment=augment,
     )  # fmt: skip
 
 
 def fetch(name: str, root: str | Path = "data", from_file: str | Path | None = None) -> dict[str, Any]:
-    raise NotImplementedError
+    """Put a dataset under `root` and verify it; returns `verify`'s record.
+
+    cifar10, cifar100: unpack the archive `from_file`, or the one already in `root`, or else download it (resumable);
+    its SHA-256 is checked first. imagefolder: unpack `from_file` (a tar archive of train/ and test/). digits: nothing.
+    """
+    entry(name)
+    root, given = Path(root), Path(from_file) if from_file is not None else None
+    if given is not None and not given.is_file():
+        raise DataError(f"{given}: not found; --from takes a downloaded archive")
+    if name in cifar.SOURCES:
+        source = cifar.SOURCES[name]
+        archive = given or root / source.archive
+        if not archive.exists():
+            fetch_url(source.url, archive, sha256=source.archive_sha256, size=source.archive_bytes)
+        cifar.check_file(archive, source.archive_sha256, f"delete it and fetch {source.archive} again")
+        unpack(archive, root)
+    elif name == "imagefolder":
+        if given is None:
+            raise DataError(f"imagefolder: put train/ and test/ into {root}, or pass a tar archive of them with --from")
+        unpack(given, root)
+    return verify(name, root)
 
 
 def verify(name: str, root: str | Path = "data") -> dict[str, Any]:
-    raise NotImplementedError
+    """Check every file of a dataset; returns what it is and what was checked, or raises `DataError`."""
+    entry(name)
+    if name == "imagefolder":
+        listing = folder.list_folder(Path(root))
+        size = small.small_size(listing)
+        checked = small.check_small(listing, size) if size else _decode_all(listing)
+    else:
+        checked = "SHA-256 of every file, labels and class counts"
+    return {**load(name, root=root).describe(), "checked": checked}
+
+
+def _decode_all(listing: folder.Listing) -> str:
+    paths = [listing.root / path for split in listing.splits for path in split.paths]
+
+    def decode(i: int) -> None:
+        decode_rgb(paths[i], open_picture(paths[i]))
+
+    for_each(decode, len(paths))
+    return "every image decoded"

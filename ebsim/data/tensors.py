@@ -39,7 +39,7 @@ def content_digest(*parts: Images) -> str:
     for part in parts:
         for tensor in (part.pixels, part.labels):
             total.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-            total.update(memoryview(tensor.contiguous().numpy()).cast("B"))
+            total.update(tensor.contiguous().numpy().data)
     return total.hexdigest()
 
 

@@ -25,8 +25,9 @@ def build(
 ) -> nn.Module:
     """Build and initialise a network that maps [N, *input_shape] to logits [N, classes].
 
-    name: "preresnet" (depth 9n+2), "vgg" (11, 13, 16, 19) or "resnet" (18, 34, 50; stem "imagenet",
-    "small_images" or "auto", by the image size). With a `seed` the weights depend on nothing else and torch's global generator is left as it was.
+    name: "preresnet" (depth 9n+2), "vgg" (11, 13, 16, 19) or "resnet" (18, 34, 50; stem "imagenet", "small_images" or
+    "auto", by the image size). With a `seed` the weights depend on nothing else and torch's global generator is left
+    as it was. gamma_init: the BatchNorm scale at the start, 0.5 for the CIFAR networks and 1.0 for ImageNet's.
     Raises `ConfigError` for a name, depth, stem or image size that does not exist, naming the choices.
     """
     spec = resolve(

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 from ebsim.errors import ConfigError
 
-
 LARGE_SIDE = 64  # from this many pixels a side on, stem "auto" is ImageNet's
 
 
