@@ -31,7 +31,8 @@ Note = Callable[[str], None]
 
 def choices() -> dict[str, Callable[[], Iterable[str]]]:
     """Which names each key may have; none of these imports torch."""
-    import hw_models
+    from importlib.resources import files
+
     from ebsim import precision
     from ebsim.data import catalogue
     from ebsim.models import FAMILIES
@@ -42,7 +43,9 @@ def choices() -> dict[str, Callable[[], Iterable[str]]]:
         "methods": lambda: METHODS,
         "precision.search": precision.list_backends,
         "precision.retrain": precision.list_backends,
-        "hardware.profile": hw_models.profiles,
+        "hardware.profile": lambda: [
+            path.name.removesuffix(".toml") for path in (files("hw_models") / "profiles").iterdir()
+        ],
     }
 
 

@@ -8,8 +8,9 @@ of the store, so it is trained once.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -19,12 +20,12 @@ from torch import Tensor, nn
 from ebsim import models, precision, tickets
 from ebsim.config import Experiment
 from ebsim.errors import ConfigError
+from ebsim.files import canonical_json
 from ebsim.runs.ledger import entry
 from ebsim.runs.store import Store
 from ebsim.training import Constraint, Progress, Silent, Trajectory
 
 INITS = ("inherit", "re-init", "rewind")
-SMALL_IMAGE = 64  # up to this side the ResNets get the small-image stem by themselves
 
 
 def seed_of(seed: int, *purpose: object) -> int:
@@ -68,16 +69,12 @@ class Lab:
     def spec(self) -> models.NetworkSpec:
         """The dense network, checked and with every default filled in."""
         model = self.experiment.model
-        stem: str | None = model.stem
-        if stem == "auto":
-            small = model.name == "resnet" and max(self.data.shape[1:]) <= SMALL_IMAGE
-            stem = "small_images" if small else None
         return models.resolve(
             model.name,
             classes=self.data.classes,
             input_shape=self.data.shape,
             depth=model.depth,
-            stem=stem,
+            stem=model.stem,
             gamma_init=model.gamma_init,
         )
 
@@ -117,8 +114,13 @@ class Lab:
             "model": self.spec.describe(),
             "train": train,
             "seed": experiment.seed,
-            "precision": backend.identity(),
+            "precision": self._precision_identity(backend),
         }
+
+    def _precision_identity(self, backend: Any) -> dict[str, Any]:
+        """What a backend does, without its name and description: "fp32" under another name is the same stage."""
+        plain = {key: value for key, value in asdict(backend).items() if key not in ("name", "about")}
+        return json.loads(canonical_json(plain))
 
     def _trajectory(
         self,

@@ -135,6 +135,10 @@ class Trajectory:
         """Let go of the network in memory (the files stay)."""
         self._live = None
 
+    def total_steps(self) -> int:
+        """Optimiser steps from the first epoch to epoch N."""
+        return (self._train.epochs - self.first) * -(-self._data.train_images // self._train.batch_size)
+
     # -- the pieces ----------------------------------------------------------------------------------------------
 
     def _path(self, name: str) -> Path:
@@ -243,7 +247,7 @@ class Trajectory:
         rate = self._learning_rate(epoch)
         for group in live.optimizer.param_groups:
             group["lr"] = rate
-        total = -(-self._data.train_images // train.batch_size)
+        total = -(-self._data.train_images // train.batch_size)  # steps of this epoch
 
         def before() -> None:
             live.placement.set_step(live.step)
@@ -309,7 +313,9 @@ class _Live:
             self.model, lr=train.lr, momentum=train.momentum, weight_decay=train.weight_decay
         )
         restore_momentum(self.model, self.optimizer, start.momentum)
-        self.placement = precision.apply(self.model, owner._backend, seed=owner._seed)
+        self.placement = precision.apply(
+            self.model, owner._backend, seed=owner._seed, steps=owner.total_steps(), stats_every=owner._stats_every
+        )
         self.placement.attach(self.optimizer)
         self.forward: Callable[[Tensor], Tensor] = torch.compile(self.model) if train.compile else self.model
         self.epoch, self.step = start.epoch, start.step
