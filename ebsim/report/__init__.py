@@ -2,7 +2,7 @@
 
     run = ebsim.report.load_run("runs/preresnet101-0123abcd")     # checked; DamagedError names what is wrong
     ebsim.report.write_report("runs/preresnet101-0123abcd")       # report.html, report.md, figures/, tables/
-    console.print(ebsim.report.terminal(ebsim.report.summary(run), console.width))
+    ebsim.report.print_summary(run)                               # the results table in the terminal
 
 Reads run files and `hw_models`, never torch; matplotlib and jinja2 are imported when a figure or page is made.
 """
@@ -10,7 +10,7 @@ Reads run files and `hw_models`, never torch; matplotlib and jinja2 are imported
 from __future__ import annotations
 
 from ebsim.report.load import Run, load_run
-from ebsim.report.render import terminal, to_latex, to_markdown
+from ebsim.report.render import print_summary, terminal, to_latex, to_markdown
 from ebsim.report.tables import Table, detail, energy_split, summary
 from ebsim.report.write import write_report
 
@@ -20,6 +20,7 @@ __all__ = [
     "detail",
     "energy_split",
     "load_run",
+    "print_summary",
     "summary",
     "terminal",
     "to_latex",

@@ -13,7 +13,7 @@ from typing import Any
 
 from ebsim.report.tables import Column, Table
 from ebsim.report.text import plain
-from ebsim.report.units import Value, significant
+from ebsim.report.units import Value
 
 _UNITS = {
     "mac_points": "pJ/MAC", "ops": "pJ/op", "registers": "pJ/bit", "network": "pJ/bit", "memories": "pJ/bit",
@@ -42,10 +42,10 @@ class Assumptions:
 
 
 def read(profile: str) -> Assumptions:
-    from hw_models.accelerator import load
+    import hw_models
 
     try:
-        chip = load(profile)
+        chip = hw_models.load(profile)
     except (ValueError, OSError) as error:
         return Assumptions(problem=plain(error))
     found = tuple(
@@ -76,7 +76,7 @@ def table(assumptions: Assumptions) -> Table:
     rows = assumptions.constants
     return Table("assumptions", "Constants of the hardware profile", (
         Column("Constant", tuple((one.key,) for one in rows), numeric=False),
-        Column("Value", tuple((Value(one.value, significant(one.value)),) for one in rows)),
+        Column("Value", tuple((Value(one.value, f"{one.value:.4g}"),) for one in rows)),
         Column("Unit", tuple((one.unit,) for one in rows), numeric=False),
         Column("Band ×/÷", tuple((Value(one.band, f"{one.band:.3g}"),) for one in rows)),
         Column("Source", tuple((("derived: " if one.derived else "") + one.source,) for one in rows),

@@ -18,14 +18,17 @@ FILES = ("experiment.toml", "results.json", "networks.json", "curves.json", "mas
 _CURE = "Run the same command again to rebuild it, or restore the folder."
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Run:
     """What a report is made of; nothing else is read."""
 
     path: Path
     experiment: str
     """The resolved experiment, TOML."""
-    results: Results
+    results: Mapping[str, Any]
+    """results.json as it is."""
+    record: Results
+    """The same, checked and typed."""
     networks: Mapping[str, list[dict[str, Any]]]
     """Layer dicts of `hw_models.Layer`, by the network keys of the ledger."""
     curves: Mapping[str, list[Point]]
@@ -34,7 +37,7 @@ class Run:
 
     @property
     def rows(self) -> tuple[Row, ...]:
-        return self.results.rows
+        return self.record.rows
 
     @property
     def dense(self) -> Row | None:
@@ -57,7 +60,8 @@ def load_run(run_dir: str | Path) -> Run:
     run = Run(
         path=folder,
         experiment=_decode(folder / "experiment.toml", content["experiment.toml"]),
-        results=_parse(folder, content, "results.json", Results),
+        results=_json(folder / "results.json", content["results.json"]),
+        record=_parse(folder, content, "results.json", Results),
         networks=_parse(folder, content, "networks.json", dict[str, list[dict[str, Any]]]),
         curves=_parse(folder, content, "curves.json", dict[str, list[Point]]),
         masks=_parse(folder, content, "masks.json", dict[str, Masks]),

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
 
-from ebsim.report import assumptions, names, render, tables, text
+from ebsim.report import assumptions, layers, names, render, tables, text
 from ebsim.report.assumptions import Assumptions
 from ebsim.report.figures import PLOTS, style
 from ebsim.report.load import Run
@@ -29,7 +29,7 @@ _THEME = {style.INK: "ink", style.FAINT: "faint", style.GRID: "grid", "#ffffff":
 
 def content(run: Run, figures: Mapping[str, bytes], known: Assumptions) -> dict[str, Any]:
     """What both pages show; `figures` are the files of `figures.make`."""
-    results, provenance = run.results, run.provenance
+    results, provenance = run.record, run.provenance
     return {
         "run": run,
         "title": f"{results.network.label} on {results.dataset.label}",
@@ -40,6 +40,7 @@ def content(run: Run, figures: Mapping[str, bytes], known: Assumptions) -> dict[
         "detail": tables.detail(run),
         "by_stage": tables.energy_split(run, "stage"),
         "by_component": tables.energy_split(run, "component"),
+        "by_pass": tables.by_pass({name: cost.passes for name, cost in layers.per_layer(run).items()}),
         "sums": tables.conservation(run),
         "plots": {plot.name: plot for plot in PLOTS if f"{plot.name}.svg" in figures},
         "known": known,
@@ -54,7 +55,7 @@ def content(run: Run, figures: Mapping[str, bytes], known: Assumptions) -> dict[
 def tiles(run: Run) -> list[dict[str, Any]]:
     """The headline: one tile per row, the dense baseline first."""
     out = []
-    total = run.results.train.epochs
+    total = run.record.train.epochs
     for row, name in zip(run.rows, names.short(run.rows), strict=True):
         saving: Cell = ()
         factor = tables.factor_vs_dense(run, row)
@@ -62,16 +63,18 @@ def tiles(run: Run) -> list[dict[str, Any]]:
             saving = (percent(row.saving_vs_dense), " saved, ", times(factor), " less than dense")
         drawn: Cell = ()
         if row.epoch_drawn is not None:
-            emerged = "" if row.emerged is not False else " (did not emerge)"
-            drawn = ("ticket at epoch ", count(row.epoch_drawn), "/", count(total), emerged)
-        out.append({"name": name, "accuracy": percent(row.accuracy), "saving": saving, "drawn": drawn,
-                    "energy": quantity(row.energy.joules, "J")})
+            drawn = ("ticket at epoch ", count(row.epoch_drawn), "/", count(total))
+        elif row.ratio is not None and row.emerged is False:
+            drawn = ("no ticket emerged",)
+        accuracy = NONE if row.accuracy is None else percent(row.accuracy)
+        out.append({"name": name, "accuracy": accuracy, "saving": saving, "drawn": drawn,
+                    "baseline": row is run.dense, "energy": quantity(row.energy.joules, "J")})
     return out
 
 
 def setting(run: Run) -> list[tuple[str, Cell]]:
     """What was run, in a few lines."""
-    r = run.results
+    r = run.record
     shape = "×".join(map(str, r.dataset.shape))
     return [
         ("Data", (f"{r.dataset.label}, {shape}: ", count(r.dataset.train_images), " training and ",
@@ -90,7 +93,7 @@ def setting(run: Run) -> list[tuple[str, Cell]]:
 
 def _milestones(run: Run) -> Cell:
     pieces: list[Value | str] = []
-    for epoch in run.results.train.milestones:
+    for epoch in run.record.train.milestones:
         pieces += [" and " if pieces else ", lowered after epochs ", count(epoch)]
     return tuple(pieces)
 

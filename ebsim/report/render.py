@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from textwrap import wrap
 from typing import TYPE_CHECKING
 
-from ebsim.report.tables import Cell, Column, Table
+from ebsim.report.load import Run
+from ebsim.report.tables import Cell, Column, Table, summary
 from ebsim.report.text import latex, markdown, plain
 
 if TYPE_CHECKING:
@@ -50,6 +51,15 @@ def terminal(table: Table, width: int) -> Group:
         left_out = ", ".join(c.heading for c in table.columns if c not in columns)
         notes.append(Text(f"Not shown in {width} characters: {left_out}.", style="dim"))
     return Group(Text(plain(table.caption), style="bold"), out, *notes)
+
+
+def print_summary(run: Run) -> None:
+    """The results table on stdout, as wide as the terminal; 100 characters into a pipe or file."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    width = console.width if console.is_terminal else max(100, console.width)
+    Console(highlight=False, width=width).print(terminal(summary(run), width))
 
 
 def to_markdown(table: Table) -> str:

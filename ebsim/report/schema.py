@@ -84,13 +84,15 @@ class Row(Record):
     retrain_precision: str | None
     epoch_drawn: Epoch | None
     emerged: bool | None
-    accuracy: Fraction
-    best_accuracy: Fraction
+    accuracy: Fraction | None
+    """None where no ticket emerged: nothing was retrained."""
+    best_accuracy: Fraction | None
     accuracy_top5: Fraction | None = None
-    parameters: Count
-    macs: Count
+    parameters: Count | None
+    macs: Count | None
     channels_kept: Count | None
     kept_floor: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     train_macs: Amount
     train_flops: Amount
     train_pflops_paper: Amount | None

@@ -84,9 +84,8 @@ def _energy(rows: Sequence[Row]) -> list[Column]:
 
 def _drawn(row: Row) -> Cell:
     if row.epoch_drawn is None:
-        return (NONE,)
-    drawn = Value(row.epoch_drawn, str(row.epoch_drawn))
-    return (drawn, " (not emerged)") if row.emerged is False else (drawn,)
+        return ("none",) if row.emerged is False and row.ratio is not None else (NONE,)
+    return (count(row.epoch_drawn),)
 
 
 def summary(run: Run) -> Table:
@@ -109,16 +108,16 @@ def summary(run: Run) -> Table:
         columns.insert(2, _text("Precision", rows, names.precision))
     if any(row.accuracy_top5 is not None for row in rows):
         columns.insert(-7, _column("Top-5 (%)", rows, lambda row: row.accuracy_top5, _points, 2))
-    results = run.results
+    results = run.record
     caption = (f"{plain(results.network.label)} on {plain(results.dataset.label)}; "
                f"energies modelled on {plain(results.hardware)}, not measured")
     return Table("results", caption, tuple(columns), _notes(run))
 
 
 def _notes(run: Run) -> tuple[Cell, ...]:
-    one_image = 1 / run.results.dataset.test_images
+    one_image = 1 / run.record.dataset.test_images
     notes: list[Cell] = [
-        ("n = 1 (one seed, ", count(run.results.seed), "): no spread is known; one test image is ",
+        ("n = 1 (one seed, ", count(run.record.seed), "): no spread is known; one test image is ",
          Value(one_image, f"{100 * one_image:.2f}"), " points of accuracy."),
         ("Accuracy is that of the last epoch. Best on test is picked by looking at the test set, as the paper "
          "does, and flatters.",),
@@ -130,6 +129,7 @@ def _notes(run: Run) -> tuple[Cell, ...]:
             some = ", ".join(map(plain, row.kept_floor[:4]))
             rest = f", … ({len(row.kept_floor)} in all)" if len(row.kept_floor) > 4 else ""
             notes.append((f"{name}: min_channels kept channels alive in {some}{rest}.",))
+        notes += [(f"{name}: {plain(note)}.",) for note in row.notes]
     return tuple(notes)
 
 
@@ -171,6 +171,18 @@ def energy_split(run: Run, kind: str) -> Table:
     return Table(f"energy_by_{kind}", f"Modelled training energy by {kind}", tuple(columns))
 
 
+def by_pass(passes: Mapping[str, Mapping[str, float]]) -> Table:
+    """Joules of one training image by pass, for each network that `layers.per_layer` has priced."""
+    own = scale((sum(part.values()) for part in passes.values()), "J")
+    columns = [Column("Row", tuple((name,) for name in passes), numeric=False)]
+    for key in part_names(passes.values()):
+        columns.append(Column(_with_unit(key.replace("_", " "), own.unit),
+                              tuple((own.value(part[key]),) for part in passes.values())))
+    columns.append(Column(_with_unit("total", own.unit),
+                          tuple((own.value(sum(part.values())),) for part in passes.values())))
+    return Table("energy_by_pass", "Modelled energy of one training image by pass", tuple(columns))
+
+
 def split(row: Row, kind: str) -> dict[str, float]:
     """{part: joules}; a stage that occurs more than once is summed."""
     if kind == "component":
@@ -200,7 +212,8 @@ def conservation(run: Run) -> list[Cell]:
     return wrong or [("Checked: stages and components sum to the total of every row.",)]
 
 
-ORDER = ("search", "mask_draws", "retrain", "dense", "mac", "register", "noc", "buffer", "dram")
+ORDER = ("search", "mask_draws", "retrain", "dense", "mac", "register", "network", "buffer", "dram",
+         "vector", "quantiser", "static")
 
 
 def part_names(parts: Iterable[Mapping[str, float]]) -> list[str]:
@@ -223,7 +236,7 @@ def records(run: Run) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
     rows = [
         (*(getattr(row, key) for key in RECORD), " ".join(row.kept_floor), row.energy.joules, row.energy.low,
          row.energy.high, row.energy.seconds, row.saving_vs_dense, factor_vs_dense(run, row),
-         1 / run.results.dataset.test_images)
+         1 / run.record.dataset.test_images)
         for row in run.rows
     ]
     return header, rows

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
-from ebsim.files import write_atomic
+from ebsim.files import read_json, write_atomic, write_json
 from ebsim.report import assumptions, figures, page, render, tables, text
 from ebsim.report.load import Run, load_run
 
@@ -19,7 +21,19 @@ def write_report(run_dir: str | Path) -> list[Path]:
     contents = build(run)
     for name, data in contents.items():
         write_atomic(run.path / name, data)
+    _renew_manifest(run.path, contents)
     return [run.path / name for name in contents]
+
+
+def _renew_manifest(folder: Path, contents: Mapping[str, bytes]) -> None:
+    """A finished run stays finished when its report is rebuilt, perhaps with another matplotlib."""
+    path = folder / "MANIFEST.json"
+    if path.exists():
+        manifest = read_json(path)
+        digests = {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
+        if manifest["files"] != manifest["files"] | digests:
+            manifest["files"] |= digests
+            write_json(path, manifest)
 
 
 def build(run: Run) -> dict[str, bytes]:
@@ -28,7 +42,7 @@ def build(run: Run) -> dict[str, bytes]:
     for plot in figures.PLOTS:
         if plot.needs(run):
             drawn |= figures.make(plot, run)
-    known = assumptions.read(run.results.hardware)
+    known = assumptions.read(run.record.hardware)
     out = {f"figures/{name}": data for name, data in drawn.items()}
     sheets = {
         "results": tables.records(run),

@@ -108,7 +108,7 @@ def row(method: str, label: str, ratio: float | None, drawn: int | None, network
                        "eval_images": TEST_IMAGES * epochs, "mask_draws": epochs if stage == "search" else 0,
                        "channels": 7408, "l1": True, "masked": False})
     joules = sum(stage["joules"] for stage in stages)
-    shares = {"mac": 0.33, "register": 0.07, "buffer": 0.22}
+    shares = {"mac": 0.33, "register": 0.05, "network": 0.02, "buffer": 0.2, "vector": 0.04}
     components = {name: share * joules for name, share in shares.items()}
     components["dram"] = joules - sum(components.values())
     points = curves[DENSE if ratio is None else f"retrain-{ratio:g}"]
@@ -118,7 +118,7 @@ def row(method: str, label: str, ratio: float | None, drawn: int | None, network
         "accuracy": points[-1]["test_accuracy"], "best_accuracy": max(p["test_accuracy"] for p in points),
         "accuracy_top5": None, "parameters": sum(layer.get("weights", 0) for layer in networks[key]), "macs": macs,
         "channels_kept": 7408 if ratio is None else 7408 - round(7408 * ratio),
-        "kept_floor": ["layer3.10.bn2"] if ratio == 0.7 else [], "train_macs": total_macs,
+        "kept_floor": ["layer3.10.bn2"] if ratio == 0.7 else [], "notes": [], "train_macs": total_macs,
         "train_flops": 2 * total_macs, "train_pflops_paper": 3 * IMAGES * 1e-15 * 1e9 * sum(
             epochs * round(2e-9 * (macs if stage == "retrain" else dense_macs), 2) for stage, epochs in spent.items()),
         "energy": {"joules": joules, "low": joules / 2.1, "high": 2.1 * joules, "seconds": total_macs / 4e11,

@@ -38,7 +38,8 @@ PLOTS = (
     Plot("accuracy_energy", "Accuracy against modelled energy",
          "Up and to the left is better; the line joins what no other row beats. The band of the energies is left "
          "out because it moves all points together.",
-         energy.plane_data, energy.draw_plane, lambda run: True, wide=False),
+         energy.plane_data, energy.draw_plane, lambda run: any(row.accuracy is not None for row in run.rows),
+         wide=False),
     Plot("energy_stages", "Energy per stage",
          "The whole pipeline, search included; at the end of a bar the saving against dense.",
          energy.stage_data, energy.draw_stages, lambda run: True, wide=False),
@@ -65,6 +66,7 @@ def make(plot: Plot, run: Run) -> dict[str, bytes]:
     """{file name: bytes} of one figure: SVG, PNG and the CSV of what it shows."""
     with style.styled():
         figure = plot.draw(run)
+        style.settle(figure)
         vector, pixels = style.svg(figure), style.png(figure)
     header, rows = plot.data(run)
     return {f"{plot.name}.svg": vector, f"{plot.name}.png": pixels, f"{plot.name}.csv": csv(header, rows).encode()}

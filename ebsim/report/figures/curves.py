@@ -10,6 +10,7 @@ from ebsim.report import names
 from ebsim.report.figures import style
 from ebsim.report.load import Run
 from ebsim.report.schema import Point
+from ebsim.report.text import plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,25 +32,28 @@ class Line:
 
 def lines(run: Run) -> list[Line]:
     """Dense trajectories first, then one line per retrained ticket, in the order of the table."""
+    out: list[Line] = []
+    seen: set[str | None] = set()
     labels = dict(zip(map(id, run.rows), names.short(run.rows), strict=True))
-    own = {row.curve: labels[id(row)] for row in reversed(run.rows) if row.curve and row.epoch_drawn is None}
-    searched = {row.trajectory: row for row in reversed(run.rows) if row.trajectory in run.curves}
-    out = [Line(name, run.curves[key], _ratio_of(run, key)) for key, name in reversed(own.items()) if key]
-    for key, row in reversed(searched.items()):
-        if key is not None and key not in own:
-            name = f"dense search, {names.precision(row)}" if len(searched) > 1 else "dense search"
-            out.append(Line(name, run.curves[key], None))
+    searches = {row.trajectory for row in run.rows if row.trajectory in run.curves}
+    for row in run.rows:  # whole dense trainings
+        if row.curve is not None and row.ratio is None:
+            seen.add(row.curve)
+            out.append(Line(labels[id(row)], run.curves[row.curve], None))
+    for row in run.rows:  # dense trainings that ended with the search
+        if row.trajectory in searches - seen:
+            seen.add(row.trajectory)
+            name = f"dense search, {plain(row.search_precision)}" if len(searches) > 1 else "dense search"
+            out.append(Line(name, run.curves[row.trajectory or ""], None))
     for row in run.rows:
-        if row.curve is None or row.curve in own:
+        if row.curve is None or row.curve in seen:
             continue
-        before = run.curves.get(row.trajectory or "", [])
+        points = run.curves[row.curve]
+        went_on = points and row.epoch_drawn is not None and points[0].epoch == row.epoch_drawn + 1
+        before = run.curves.get(row.trajectory or "", []) if went_on else []
         start = next((point for point in before if point.epoch == row.epoch_drawn), None)
-        out.append(Line(labels[id(row)], run.curves[row.curve], row.ratio, row.epoch_drawn, start))
+        out.append(Line(labels[id(row)], points, row.ratio, row.epoch_drawn, start))
     return out
-
-
-def _ratio_of(run: Run, key: str) -> float | None:
-    return next((row.ratio for row in run.rows if row.curve == key), None)
 
 
 def data(run: Run) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
@@ -97,11 +101,11 @@ def _panel(axes: Axes, group: Sequence[Line], paint: dict[str, Any], run: Run, k
             axes.plot(xs[:1], ys[:1], "o", color=colour, markersize=4.5, markeredgecolor="white",
                       markeredgewidth=0.7, zorder=4)
         ends.append((ys[-1], line.name, colour))
-    last = run.results.train.epochs
+    last = run.record.train.epochs
     axes.set_xlim(0, last)
     _limits(axes, [factor * value for line in group for p in line.points
                    if (value := getattr(p, key)) is not None and p.epoch > last / 5], key)
-    for epoch in run.results.train.milestones:
+    for epoch in run.record.train.milestones:
         if epoch < last:
             axes.axvline(epoch, color=style.GRID, linewidth=0.8, zorder=0)
             axes.annotate("lr ↓", (epoch, 0), xycoords=("data", "axes fraction"), xytext=(2, 3),

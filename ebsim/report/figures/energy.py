@@ -9,16 +9,18 @@ from ebsim.report import names
 from ebsim.report.figures import style
 from ebsim.report.layers import LayerCost, per_layer
 from ebsim.report.load import Run
+from ebsim.report.schema import Row
 from ebsim.report.tables import part_names, split
 from ebsim.report.text import plain
-from ebsim.report.units import percent, scale
+from ebsim.report.units import percent, quantity, scale
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _STAGES = {"search": "#E69F00", "retrain": "#0072B2", "dense": "#999999"}
-_COMPONENTS = {"mac": "#0072B2", "register": "#56B4E9", "noc": "#CC79A7", "buffer": "#E69F00", "dram": "#D55E00"}
+_COMPONENTS = {"mac": "#0072B2", "register": "#56B4E9", "network": "#CC79A7", "buffer": "#E69F00", "dram": "#D55E00",
+               "vector": "#009E73", "quantiser": "#F0E442", "static": "#999999"}
 _SPARE = ("#009E73", "#F0E442", "#CC79A7", "#56B4E9", "#8c564b", "#7f7f7f")
 
 
@@ -70,15 +72,16 @@ def layer_data(run: Run) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
     header = ("row", "layer", "component", "joules_per_image")
     return header, [
         (name, cost.layer, component, joules)
-        for name, costs in per_layer(run).items()
-        for cost in costs
+        for name, network in per_layer(run).items()
+        for cost in network.layers
         for component, joules in cost.joules.items()
     ]
 
 
 def draw_layers(run: Run) -> Figure:
     """One stacked bar per convolution or linear layer, in network order; dense on top, tickets below it."""
-    every = per_layer(run)
+    networks = per_layer(run)
+    every = {name: network.layers for name, network in networks.items()}
     order = _layer_order(every)
     keys = part_names(cost.joules for costs in every.values() for cost in costs)
     paint = _paint(keys, _COMPONENTS)
@@ -86,9 +89,7 @@ def draw_layers(run: Run) -> Figure:
     figure, grid = style.canvas(style.PAGE, 0.9 + 1.0 * len(every), len(every), 1, sharex=True, sharey=True)
     for axes, (name, costs) in zip(grid[:, 0], every.items(), strict=True):
         _layer_panel(axes, costs, order, keys, paint, own.factor)
-        total = scale([sum(sum(cost.joules.values()) for cost in costs)], "J")
-        whole = total.value(sum(sum(cost.joules.values()) for cost in costs))
-        axes.set_title(f"{name}: {whole} {total.unit} per training image", pad=2)
+        axes.set_title(f"{name}: {quantity(networks[name].total, 'J')} per training image", pad=2)
         axes.grid(axis="y")
     bottom = grid[-1][0]
     _layer_ticks(grid[:, 0], order)
@@ -137,11 +138,19 @@ def _layer_ticks(column: Sequence[Axes], order: Sequence[str]) -> None:
 
 def plane_data(run: Run) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
     header = ("row", "joules", "low_joules", "high_joules", "accuracy", "best_accuracy", "on_front")
-    front = pareto([(row.energy.joules, row.accuracy) for row in run.rows])
+    rows, labels = _finished(run)
+    front = pareto([(row.energy.joules, row.accuracy or 0.0) for row in rows])
     return header, [
         (name, row.energy.joules, row.energy.low, row.energy.high, row.accuracy, row.best_accuracy, kept)
-        for row, name, kept in zip(run.rows, names.short(run.rows), front, strict=True)
+        for row, name, kept in zip(rows, labels, front, strict=True)
     ]
+
+
+def _finished(run: Run) -> tuple[list[Row], list[str]]:
+    """Rows with an accuracy, and their names."""
+    pairs = [(row, name) for row, name in zip(run.rows, names.short(run.rows), strict=True)
+             if row.accuracy is not None]
+    return [row for row, _ in pairs], [name for _, name in pairs]
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[bool]:
@@ -153,10 +162,10 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[bool]:
 
 
 def draw_plane(run: Run) -> Figure:
-    labels = names.short(run.rows)
+    rows, labels = _finished(run)
     paint = style.colours(labels)
-    own = scale((row.energy.joules for row in run.rows), "J")
-    points = [(row.energy.joules / own.factor, 100 * row.accuracy) for row in run.rows]
+    own = scale((row.energy.joules for row in rows), "J")
+    points = [(row.energy.joules / own.factor, 100 * (row.accuracy or 0.0)) for row in rows]
     figure, grid = style.canvas(style.COLUMN, 2.5)
     axes = grid[0][0]
     front = sorted(point for point, kept in zip(points, pareto(points), strict=True) if kept)

@@ -43,9 +43,9 @@ def criterion(run: Run, masks: RatioMasks) -> list[float | None]:
     Rule `paper`: the last `window` consecutive distances. Rule `authors`: the newest of `window` masks against
     each older one. None while the window is not full.
     """
-    window, out = run.results.prune.window, []
+    window, out = run.record.prune.window, []
     for epoch in range(1, len(masks.distances) + 1):
-        if run.results.prune.rule == "authors":
+        if run.record.prune.rule == "authors":
             known = len(masks.map) > epoch >= window - 1
             out.append(max(masks.map[epoch][epoch - window + 1 : epoch]) if known else None)
         else:
@@ -68,7 +68,7 @@ def _grid(run: Run, height: float, **options: Any) -> tuple[Figure, list[tuple[A
 def distance_data(run: Run) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
     header = ("trajectory", "ratio", "epoch", "distance", "largest_in_window", "threshold", "emerged")
     return header, [
-        (panel.trajectory, panel.ratio, number, distance, largest, run.results.prune.threshold, panel.masks.emerged)
+        (panel.trajectory, panel.ratio, number, distance, largest, run.record.prune.threshold, panel.masks.emerged)
         for panel in panels(run)
         for number, (distance, largest) in enumerate(
             zip(panel.masks.distances, criterion(run, panel.masks), strict=True), start=1)
@@ -76,7 +76,7 @@ def distance_data(run: Run) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
 
 
 def draw_distance(run: Run) -> Figure:
-    prune = run.results.prune
+    prune = run.record.prune
     figure, grid = _grid(run, 2.0, sharex=True, sharey=True)
     top = max([prune.threshold, *(d for _, panel in grid for d in panel.masks.distances)])
     for number, (axes, panel) in enumerate(grid):
@@ -143,5 +143,5 @@ def draw_map(run: Run) -> Figure:
         bar = figure.colorbar(image, ax=[axes for axes, _ in grid], shrink=0.8, aspect=18, pad=0.02)
         bar.set_label("mask distance")
         bar.outline.set_linewidth(0.4)
-        bar.ax.axhline(run.results.prune.threshold, color=style.RED, linewidth=1.0)
+        bar.ax.axhline(run.record.prune.threshold, color=style.RED, linewidth=1.0)
     return figure
