@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ebsim import config
 from ebsim.config import Experiment
 from ebsim.config.write import to_toml
-from ebsim.errors import ConfigError, EbsimError
+from ebsim.errors import ConfigError
 from ebsim.files import read_json, write_atomic, write_json
 from ebsim.methods import METHODS
 from ebsim.runs import folder as folders
@@ -133,18 +133,19 @@ def pick_device(name: str) -> Any:
 def _finish(folder: Path, lab: Lab, rows: list[Row], chip: Any, started: float) -> Run:
     """Price the ledgers, write the run's files and its report, then the manifest."""
     from ebsim import report
-    from ebsim.runs import provenance, results
+    from ebsim.methods import outcome
+    from ebsim.runs import provenance
 
     trained = sum(trajectory.trained for trajectory in lab.trajectories.values())
     used = sum(len(trajectory.curve) for trajectory in lab.trajectories.values())
-    content = results.build(lab, rows, chip)
+    content = outcome.results(lab, rows, chip)
     content["seconds"] = round(time.time() - started, 3)
     content["epochs_trained"] = trained
     content["epochs_reused"] = max(0, used - trained)
     write_json(folder / "results.json", content)
     write_json(folder / "networks.json", lab.networks)
     write_json(folder / "curves.json", {t.stage.id: t.curve for t in lab.trajectories.values()})
-    write_json(folder / "masks.json", results.masks(lab))
+    write_json(folder / "masks.json", outcome.masks(lab))
     write_json(
         folder / "provenance.json",
         {
@@ -154,10 +155,7 @@ def _finish(folder: Path, lab: Lab, rows: list[Row], chip: Any, started: float) 
             "finished": provenance.now(),
         },
     )
-    try:
-        report.write_report(folder)
-    except EbsimError:
-        raise
+    report.write_report(folder)
     files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
     folders.finish(folder, files)
     return Run(folder, content)

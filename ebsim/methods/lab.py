@@ -36,7 +36,10 @@ def seed_of(seed: int, *purpose: object) -> int:
 
 @dataclass
 class Lab:
-    """Everything a method needs for one experiment. `networks` collects the workload of every network used."""
+    """Everything a method needs for one experiment.
+
+    `networks` collects the layer table of every network used, `facts` its parameters and forward MACs per image.
+    """
 
     experiment: Experiment
     data: Any
@@ -44,6 +47,7 @@ class Lab:
     device: torch.device
     progress: Progress = field(default_factory=Silent)
     networks: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    facts: dict[str, dict[str, int]] = field(default_factory=dict)
     trajectories: dict[str, Trajectory] = field(default_factory=dict)
 
     # -- facts ---------------------------------------------------------------------------------------------------
@@ -98,8 +102,13 @@ class Lab:
         if key not in self.networks:
             import hw_models
 
-            layers = hw_models.trace(network(), tuple(self.data.shape))
+            model = network()
+            layers = hw_models.trace(model, tuple(self.data.shape))
             self.networks[key] = [layer.to_dict() for layer in layers]
+            self.facts[key] = {
+                "parameters": sum(parameter.numel() for parameter in model.parameters()),
+                "macs": sum(layer.macs for layer in layers),
+            }
         return key
 
     # -- trajectories --------------------------------------------------------------------------------------------

@@ -23,8 +23,6 @@ class Row:
     accuracy: float | None = None
     best_accuracy: float | None = None
     accuracy_top5: float | None = None
-    parameters: int | None = None
-    macs: int | None = None
     channels_kept: int | None = None
     kept_floor: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
