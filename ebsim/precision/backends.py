@@ -1,0 +1,233 @@
+"""A precision backend: which number format each kind of tensor gets, in which pass of which layer, as plain data.
+
+Roles, and the passes whose arithmetic they enter:
+
+    forward          y = w * a          weight, activation (the operand that enters the MAC), output
+    input_gradient   dL/da = w * e      weight, error (dL/dy)
+    weight_gradient  dL/dw = a * e      activation, error
+    update           the optimiser      gradient (dL/dw), momentum, stored (the weight kept between steps)
+
+A role is set for all its passes at once (`error = "e5m2"`); a rule may set it for some layers and one pass only, and
+the first rule that sets a cell wins. Whatever is not named is fp32: also gamma, beta and biases, unless
+`one_dimensional` is set (then their gradient, momentum and stored value all get it).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ebsim.errors import ConfigError
+from ebsim.precision.formats import Operand, nearest_name, operand
+
+PASSES: dict[str, tuple[str, ...]] = {
+    "forward": ("weight", "activation", "output"),
+    "input_gradient": ("weight", "error"),
+    "weight_gradient": ("activation", "error"),
+    "update": ("gradient", "momentum", "stored"),
+}
+CELLS = tuple((phase, role) for phase, roles in PASSES.items() for role in roles)
+ROLES = tuple(dict.fromkeys(role for _, role in CELLS))
+FIRST, LAST = "@first", "@last"
+
+_ENDS_FP32 = {"layers": [FIRST, LAST], "weight": "fp32", "activation": "fp32", "error": "fp32"}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "fp32": {"about": "the network untouched, bit for bit"},
+    "bf16": {
+        "about": "all MAC operands bfloat16; a sanity check",
+        "weight": "bf16", "activation": "bf16", "error": "bf16",
+    },
+    "fp8": {
+        "about": "hybrid fp8 (Micikevicius et al., 2022): E4M3 forward, E5M2 errors, fp32 master weights",
+        "weight": "e4m3", "activation": "e4m3", "error": "e5m2",
+        "rule": [_ENDS_FP32],
+    },
+    "int8": {
+        "about": "int8 operands, errors rounded stochastically, fp32 master weights",
+        "weight": "int8/row", "activation": "int8", "error": "int8 stochastic",
+        "accumulator": "int32",
+        "rule": [_ENDS_FP32],
+    },
+    "bfp8": {
+        "about": "SWALP's 8-bit block floating point on operands and in the update, gamma exempt, with SWA",
+        "weight": "bfp8 stochastic", "activation": "bfp8 stochastic", "error": "bfp8 stochastic",
+        "gradient": "bfp8 stochastic", "momentum": "bfp8 stochastic", "stored": "bfp8 stochastic",
+        "swa": {"start": 0.75},
+    },
+    "eb2020": {
+        "about": "as the Early-Bird authors' code places it: layer outputs, errors and the update, gamma included;"
+        " the activations that enter a MAC stay fp32",
+        "output": "bfp8 stochastic", "error": "bfp8 stochastic",
+        "gradient": "bfp8 stochastic", "momentum": "bfp8 stochastic", "stored": "bfp8 stochastic",
+        "one_dimensional": "bfp8 stochastic",
+        "rule": [{"layers": [LAST], "output": "fp32", "error": "fp32"}],
+        "swa": {"start": 0.875},
+    },
+    "mxfp8": {
+        "about": "MX: E4M3 in blocks of 32 along the axis each pass sums over",
+        "weight": "mxfp8", "activation": "mxfp8", "error": "mxfp8",
+        "rule": [_ENDS_FP32],
+    },
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """Layers (globs on qualified names, "@first", "@last"), an optional pass, and the roles it sets."""
+
+    layers: tuple[str, ...]
+    phase: str | None
+    roles: Mapping[str, str]
+
+    def matches(self, layer: str, names: Sequence[str]) -> bool:
+        ends = {FIRST: names[0], LAST: names[-1]}
+        return any(fnmatch.fnmatchcase(layer, ends.get(glob, glob)) for glob in self.layers)
+
+
+@dataclasses.dataclass(frozen=True)
+class Backend:
+    """A validated backend; see the module docstring. Build one with `backend(name or dict)`."""
+
+    name: str
+    roles: Mapping[str, str]
+    rules: tuple[Rule, ...] = ()
+    one_dimensional: str = "fp32"
+    accumulator: str = "fp32"
+    swa: Mapping[str, float] | None = None
+    about: str = ""
+    allow_stalling: bool = False
+
+    @classmethod
+    def from_dict(cls, name: str, table: Mapping[str, Any]) -> Backend:
+        """Strictly parse a TOML-like table; `base = "fp8"` starts from another backend. Raises ConfigError."""
+        where = f"precision backend {name!r}"
+        known = {*ROLES, "base", "rule", "one_dimensional", "accumulator", "swa", "about", "allow_stalling"}
+        _refuse_unknown(table, known, where)
+        base = backend(table.get("base", "fp32"))
+        rules = table.get("rule", [])
+        if isinstance(rules, Mapping) or not isinstance(rules, Sequence):
+            raise ConfigError(f"{where}: rule is a list of tables, [[...rule]] in TOML")
+        made = cls(
+            name=name,
+            roles={**base.roles, **{r: table[r] for r in ROLES if r in table}},
+            rules=(*(_rule(rule, where) for rule in rules), *base.rules),
+            one_dimensional=table.get("one_dimensional", base.one_dimensional),
+            accumulator=table.get("accumulator", base.accumulator),
+            swa=_swa(table["swa"], where) if "swa" in table else base.swa,
+            about=table.get("about", ""),
+            allow_stalling=table.get("allow_stalling", base.allow_stalling),
+        )
+        made._check(where)
+        return made
+
+    def _check(self, where: str) -> None:
+        tables = [self.roles, *(rule.roles for rule in self.rules)]
+        for role, spec in (item for table in tables for item in table.items()):
+            self._check_operand(spec, f"{where}, {role}", stored=role == "stored")
+        self._check_operand(self.one_dimensional, f"{where}, one_dimensional", stored=True)
+        if not isinstance(self.accumulator, str):
+            raise ConfigError(f'{where}, accumulator: a name such as "fp32" or "int32"')
+        if not isinstance(self.allow_stalling, bool):
+            raise ConfigError(f"{where}, allow_stalling: true or false")
+
+    def _check_operand(self, spec: Any, where: str, stored: bool) -> None:
+        if not isinstance(spec, str):
+            raise ConfigError(f'{where}: write a format as text, such as "e5m2" or "int8/row stochastic"')
+        try:
+            parsed = operand(spec)
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from error
+        stalls = stored and parsed.format.bits <= 8 and not parsed.stochastic
+        if stalls and not self.allow_stalling:
+            raise ConfigError(
+                f"{where}: weights stored in {parsed.format.bits} bits and rounded to nearest stop moving once an "
+                f'update is below half a step; use "{spec} stochastic", or allow_stalling = true for a control'
+            )
+
+    def cells(self, layer: str, names: Sequence[str]) -> dict[tuple[str, str], Operand]:
+        """(pass, role) -> operand of one layer, `names` being all covered layers in order."""
+        matching = [rule for rule in self.rules if rule.matches(layer, names)]
+
+        def spec(phase: str, role: str) -> str:
+            for rule in matching:
+                if role in rule.roles and rule.phase in (None, phase):
+                    return rule.roles[role]
+            return self.roles.get(role, "fp32")
+
+        return {(phase, role): operand(spec(phase, role)) for phase, role in CELLS}
+
+    def table(self, names: Sequence[str]) -> dict[str, dict[tuple[str, str], Operand]]:
+        """`cells` of every layer. Raises ConfigError if a rule's glob matches no layer."""
+        for rule in self.rules if names else ():
+            for glob in rule.layers:
+                if glob not in (FIRST, LAST) and not fnmatch.filter(names, glob):
+                    raise ConfigError(
+                        f"precision backend {self.name!r}: a rule matches no layer: {glob!r}"
+                        f"{nearest_name(glob, names)}"
+                    )
+        return {layer: self.cells(layer, names) for layer in names}
+
+    @property
+    def untouched(self) -> bool:
+        """Whether applying it changes nothing."""
+        specs = [*self.roles.values(), self.one_dimensional]
+        specs += [spec for rule in self.rules for spec in rule.roles.values()]
+        return all(operand(spec).untouched for spec in specs)
+
+
+def backend(which: str | Mapping[str, Any] | Backend) -> Backend:
+    """A backend by preset or plug-in name, by "file.py:NAME", or from a table. Raises ConfigError."""
+    from ebsim.precision import plugins
+
+    if isinstance(which, Backend):
+        return which
+    if isinstance(which, Mapping):
+        table = dict(which)
+        return Backend.from_dict(str(table.pop("name", "custom")), table)
+    if which == "fp32":
+        return Backend("fp32", {}, about=PRESETS["fp32"]["about"])
+    found = PRESETS[which] if which in PRESETS else plugins.load("backends", which)
+    if found is None:
+        known = [*PRESETS, *plugins.names("backends")]
+        raise ConfigError(f"unknown precision {which!r}{nearest_name(str(which), known)}")
+    return found if isinstance(found, Backend) else Backend.from_dict(which, found)
+
+
+def _refuse_unknown(table: Any, known: set[str], where: str) -> None:
+    if not isinstance(table, Mapping):
+        raise ConfigError(f"{where}: expected a table, got {table!r}")
+    for key in table:
+        if key not in known:
+            raise ConfigError(f"{where}: unknown key {key!r}{nearest_name(str(key), known)}")
+
+
+def _rule(table: Any, where: str) -> Rule:
+    where += ", rule"
+    _refuse_unknown(table, {"layers", "phase", *ROLES}, where)
+    layers, phase = table.get("layers", ["*"]), table.get("phase")
+    if isinstance(layers, str):
+        layers = [layers]
+    if not layers or not all(isinstance(glob, str) for glob in layers):
+        raise ConfigError(f'{where}: layers is a list of names or globs, such as ["layer3.*"]')
+    if phase is not None and phase not in PASSES:
+        raise ConfigError(f"{where}: unknown phase {phase!r}{nearest_name(str(phase), PASSES)}")
+    roles = {role: table[role] for role in ROLES if role in table}
+    idle = [role for role in roles if phase is not None and role not in PASSES[phase]]
+    if not roles or idle:
+        what = f"{idle[0]!r} plays no part in the {phase} pass" if idle else "it sets no role"
+        raise ConfigError(f"{where} for {', '.join(layers)}: {what}")
+    return Rule(tuple(layers), phase, roles)
+
+
+def _swa(table: Any, where: str) -> dict[str, float]:
+    where += ", swa"
+    _refuse_unknown(table, {"start", "lr"}, where)
+    start = table.get("start")
+    if isinstance(start, bool) or not isinstance(start, int | float) or start < 0:
+        raise ConfigError(f"{where}: start is an epoch (an integer) or a fraction of the training (0.75)")
+    if isinstance(start, float) and start > 1:
+        raise ConfigError(f"{where}: start = {start} is neither an epoch (an integer) nor a fraction")
+    return dict(table)

@@ -1,0 +1,148 @@
+"""Placing a backend on a network: in place, without changing a name, and removable.
+
+    placement = apply(model, "fp8", seed=0)
+    placement.attach(optimizer)            # only needed where the update itself is in a low precision
+    for step, batch in enumerate(batches):
+        placement.set_step(step)           # the rounding noise is a function of the step, not of a generator
+        ...
+    remove(model)
+
+Works on any network with Conv2d or Linear layers, torch.fx graph modules included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ebsim.errors import ConfigError
+from ebsim.precision import compilation, layers, quantiser, record, update
+from ebsim.precision.backends import Backend, backend
+from ebsim.precision.formats import Operand, operand
+from ebsim.precision.noise import keys
+from ebsim.precision.stats import Statistics
+
+
+class Placement:
+    """A backend at work on one network. Made by `apply`."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        chosen: Backend,
+        seed: int,
+        phase_name: str,
+        compiled: tuple[bool, str],
+        stats_every: int,
+    ) -> None:
+        self.backend, self.seed, self.phase_name, self.step = chosen, seed, phase_name, 0
+        self.modules = layers.layers(model)
+        self.table = chosen.table(list(self.modules))
+        self.compiled, self.note = compiled
+        self.uncovered = layers.uncovered(model)
+        self._names = {id(p): name for name, p in model.named_parameters()}
+        self._statistics = Statistics(stats_every)
+        self._hooks: list[Any] = []
+
+    def set_step(self, step: int) -> None:
+        """Set the index of the training step; with the seed it decides the rounding noise."""
+        if step > 0 and not self._hooks and self._update_cells():
+            raise ConfigError(
+                f"precision {self.backend.name!r} keeps gradients, momentum or weights in a low precision: "
+                "call placement.attach(optimizer) before training"
+            )
+        self.step = step
+
+    def quantise(self, layer: str, role: str, x: Tensor, chosen: Operand, axis: int = 1) -> Tensor:
+        """Round one tensor of one layer at the current step."""
+        y = quantiser.run(
+            x,
+            chosen.format,
+            stochastic=chosen.stochastic,
+            key=keys(self.seed, self.step, f"{self.phase_name}:{layer}", role),
+            axis=axis,
+            compile=self.compiled,
+        )
+        if self._statistics.due(self.step):
+            self._statistics.add(layer, role, x, y, chosen.format, axis)
+        return y
+
+    def _update_cells(self) -> dict[str, dict[str, Operand]]:
+        """Parameter name -> role -> operand, of the parameters whose update is not all fp32."""
+        found: dict[str, dict[str, Operand]] = {}
+        for layer, module in self.modules.items():
+            cells = {role: self.table[layer]["update", role] for role in update.ROLES}
+            found[self._names.get(id(module.weight), f"{layer}.weight")] = cells  # type: ignore[arg-type]
+        thin = operand(self.backend.one_dimensional)
+        for name in self._names.values() if not thin.untouched else ():
+            found.setdefault(name, dict.fromkeys(update.ROLES, thin))
+        return {n: c for n, c in found.items() if not all(o.untouched for o in c.values())}
+
+    def attach(self, optimizer: torch.optim.Optimizer) -> None:
+        """Round gradients before, and momentum and stored weights after, each step of a stock optimiser."""
+        self.detach()
+        names = {p: self._names.get(id(p)) for g in optimizer.param_groups for p in g["params"]}
+        cells = self._update_cells()
+        missing = sorted(set(cells) - set(names.values()))  # type: ignore[type-var]
+        if missing:
+            raise ConfigError(
+                f"attach: the optimiser does not hold {missing[0]!r} of the network the precision was applied to"
+            )
+        mine = {p: (n, cells[n]) for p, n in names.items() if n in cells}
+        if mine:
+            self._hooks = update.attach(optimizer, mine, self.quantise)
+
+    def detach(self) -> None:
+        """Undo `attach`."""
+        while self._hooks:
+            self._hooks.pop().remove()
+
+    def record(self) -> dict[str, Any]:
+        """The precision record: what the hardware model prices (plain JSON)."""
+        return record.record(self.backend, list(self.modules))
+
+    def stats(self) -> dict[str, dict[str, dict[str, float]]]:
+        """layer -> role -> overflow, underflow, non-finite shares, SQNR in dB and absmax, over the sampled steps."""
+        return self._statistics.result()
+
+
+def apply(
+    model: nn.Module,
+    which: str | Mapping[str, Any] | Backend,
+    *,
+    seed: int = 0,
+    phase_name: str = "",
+    compile: bool | str = "auto",
+    steps: int | None = None,
+    stats_every: int = 0,
+) -> Placement:
+    """Let the Conv2d and Linear layers of `model` compute as the backend says, in place; replaces an earlier one.
+
+    seed, phase_name   with step, layer, role and element index, decide all stochastic rounding
+    compile            "auto" compiles the quantisers where a compiler is present and `steps` training steps (if
+                       given) pay for it; the same bits either way
+    stats_every        observe every so many steps (0: never); read with `Placement.stats()`
+    The backend "fp32" leaves the network as it is. Raises ConfigError for a wrong backend, or a rule that matches
+    no layer.
+    """
+    if compile not in (True, False, "auto"):
+        raise ConfigError(f'compile = {compile!r}: use true, false or "auto"')
+    remove(model)
+    chosen = backend(which)
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    decision = compilation.decide(compile, device, steps)
+    placement = Placement(model, chosen, seed, phase_name, decision, stats_every)
+    for name, module in placement.modules.items():
+        cells = placement.table[name]
+        if not all(o.untouched for (phase, _), o in cells.items() if phase != "update"):
+            layers.swap_in(module, layers.LayerPrecision(name, cells, placement.quantise))
+    return placement
+
+
+def remove(model: nn.Module) -> None:
+    """Make every layer the plain one it was. Optimiser hooks go with `Placement.detach`."""
+    for module in model.modules():
+        layers.swap_out(module)

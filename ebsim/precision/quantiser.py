@@ -1,0 +1,172 @@
+"""The quantiser: absmax of each group, scale, round, saturate, restore what is not finite. One text, two drivers.
+
+Eager walks the rows in pieces that stay in cache, which makes a chain of a dozen elementwise operations cost about
+two passes over memory instead of a dozen. Compiled is one graph per format and rounding, on matrices with dynamic
+sizes, so the number of graphs does not grow with the number of layer shapes. Both give the same bits.
+
+Scales. Powers of two are computed on the bits (exact, no log2). A real absmax scale is rounded to 17 significant
+bits: then code * scale is exact in fp32 for codes of up to 7 bits and sign, and quantising twice changes nothing.
+Scales stay within [2^-100, 2^126 / top], so that neither a tiny nor a huge tensor leaves fp32's normal range.
+"""
+
+from __future__ import annotations
+
+import functools
+import struct
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ebsim.errors import ConfigError
+from ebsim.precision import compilation
+from ebsim.precision.formats import ROUNDINGS, NumberFormat, find_format
+from ebsim.precision.layout import as_matrix
+from ebsim.precision.noise import keys, uniform
+from ebsim.precision.rounding import EXPONENT, MANTISSA, ONE
+
+_INF = float("inf")
+_SMALLEST = (127 - 100) << 23
+_PIECE = 1 << 16  # elements that an eager chain works on at once: a few temporaries of it fit a core's cache
+
+
+def absmax(x: Tensor) -> Tensor:
+    """[G, N] -> [G, 1]: largest finite magnitude of each row."""
+    a = x.abs()
+    return torch.where(a < _INF, a, 0.0).amax(1, keepdim=True)
+
+
+@functools.cache
+def scaler(fmt: NumberFormat) -> Callable[[Tensor], Tensor | None]:
+    """absmax of each row [G, 1] -> the scale that broadcasts against the rows; None for unscaled formats."""
+    top = int.from_bytes(struct.pack("<f", fmt.top), "little")
+    largest = (253 << 23) - (top & EXPONENT) + ONE
+
+    def absolute(bits: Tensor, amax: Tensor) -> Tensor:
+        return ((amax / fmt.top).view(torch.int32) + 0x40) & ~0x7F
+
+    def pow2(bits: Tensor, amax: Tensor) -> Tensor:
+        return ((bits - top + MANTISSA) & ~MANTISSA) + ONE
+
+    def pow2_floor(bits: Tensor, amax: Tensor) -> Tensor:
+        return (bits & EXPONENT) - (top & EXPONENT) + ONE
+
+    by_rule = {"absmax": absolute, "pow2": pow2, "pow2_floor": pow2_floor}.get(fmt.scaling)
+
+    def scale(amax: Tensor) -> Tensor | None:
+        if by_rule is None:
+            return None
+        group = amax if fmt.block else amax.amax(0, keepdim=True)
+        bits = by_rule(group.view(torch.int32), group)
+        return bits.clamp(_SMALLEST, largest).view(torch.float32)
+
+    return scale
+
+
+def on_grid(fmt: NumberFormat, x: Tensor, s: Tensor | None, u: Tensor | None) -> Tensor:
+    """x rounded onto the format's grid at scale s; NaN and Inf pass."""
+    y = fmt.round(x if s is None else x / s, u).clamp(-fmt.top, fmt.top)
+    return torch.where(x.abs() < _INF, y if s is None else y * s, x)
+
+
+def eager(
+    fmt: NumberFormat, x: Tensor, noise: tuple[Tensor, Tensor, Tensor] | None = None
+) -> Tensor:
+    """Quantise a matrix piece by piece."""
+    size = max(1, _PIECE // max(1, x.shape[1])) if x.device.type == "cpu" else max(1, len(x))
+    pieces = x.split(size)
+    scaled = fmt.scaling != "none"
+    s = scaler(fmt)(torch.cat([absmax(p) for p in pieces])) if scaled else None
+    out = torch.empty_like(x)
+    for i, piece in enumerate(pieces):
+        part = slice(i * size, i * size + len(piece))
+        u = uniform(noise[0][part], *noise[1:]) if noise else None
+        out[part] = on_grid(fmt, piece, s if s is None or len(s) == 1 else s[part], u)
+    return out
+
+
+def kernel(fmt: NumberFormat, stochastic: bool) -> Callable[..., Tensor]:
+    """The same computation without pieces, as one function of tensors and integers, to be compiled."""
+
+    scale = scaler(fmt)
+
+    def nearest(x: Tensor) -> Tensor:
+        return on_grid(fmt, x, scale(absmax(x)), None)
+
+    def random(x: Tensor, rows: Tensor, cols: Tensor, key: Tensor) -> Tensor:
+        return on_grid(fmt, x, scale(absmax(x)), uniform(rows, cols, key))
+
+    return random if stochastic else nearest
+
+
+@functools.cache
+def compiled(fmt: NumberFormat, stochastic: bool, device: torch.device) -> Callable[..., Tensor]:
+    """The compiled kernel, made once per process and device."""
+    name = f"quantise_{fmt.name}_{ROUNDINGS[stochastic]}".replace("/", "_")
+    example = {torch.ones(6, 40, device=device): (0, 1)}
+    if stochastic:
+        rows, cols, key = (
+            torch.zeros(n, dtype=torch.int32, device=device) for n in (6, 40, 2)
+        )
+        example |= {rows: (0,), cols: (0,), key: ()}
+    return compilation.compile_once(kernel(fmt, stochastic), name, example)
+
+
+@torch.no_grad()
+def run(
+    x: Tensor,
+    fmt: NumberFormat,
+    *,
+    stochastic: bool = False,
+    key: tuple[int, int] = (0, 0),
+    axis: int = 1,
+    compile: bool = False,
+) -> Tensor:
+    """Quantise any float32 tensor: the entrance for layers and optimiser hooks. No gradient flows through it."""
+    if x.numel() == 0:
+        return x.detach().clone()
+    m = as_matrix(x.detach(), fmt.block, axis)
+    noise = None
+    if stochastic:
+        noise = (m.rows, m.cols, torch.tensor(key, dtype=torch.int32, device=x.device))
+    # a size of 1 would be compiled as a special case of its own; such tensors are small, and eager gives the same bits
+    if compile and 1 not in m.x.shape:
+        y = compiled(fmt, stochastic, x.device)(m.x, *(noise or ()))
+    else:
+        y = eager(fmt, m.x, noise)
+    return m.back(y)
+
+
+def quantize(
+    x: Tensor,
+    fmt: str | NumberFormat,
+    *,
+    rounding: str = "nearest",
+    seed: int = 0,
+    step: int = 0,
+    layer: str = "",
+    role: str = "",
+    axis: int = 1,
+    compile: bool = False,
+) -> Tensor:
+    """`x` rounded to a number format and back: same shape, strides, device; float32; detached from autograd.
+
+    fmt       a name ("e4m3", "e5m2", "int8", "bfp8", "bf16", ...), with an optional variant: "int8/row" (one scale
+              per slice of dim 0), "e4m3/unscaled", "bfp8/16" (blocks of 16 along `axis`)
+    rounding  "nearest" (ties to even) or "stochastic", whose draw depends on (seed, step, layer, role, element index)
+              and on nothing else
+    Finite overflow saturates, NaN stays NaN, Inf stays Inf. Raises ConfigError for an unknown name, TypeError for a
+    tensor that is not float32.
+    """
+    if rounding not in ROUNDINGS:
+        raise ConfigError(f"rounding {rounding!r}: use nearest or stochastic")
+    if x.dtype != torch.float32:
+        raise TypeError(f"quantize works on float32 tensors, got {x.dtype}; convert with .float()")
+    return run(
+        x,
+        find_format(fmt),
+        stochastic=rounding == "stochastic",
+        key=keys(seed, step, layer, role),
+        axis=axis,
+        compile=compile,
+    )

@@ -1,0 +1,59 @@
+"""Rounding onto a grid, to nearest (ties to even) or stochastically, in plain float32 and integer tensor operations.
+
+Stochastic rounding goes up with probability equal to the distance from the value below. It is done by comparing
+u in [0, 1) with the exact remainder `x - floor(x)` and never as `floor(x + u)`: that sum is itself rounded, and would
+now and then move a value that already lies on the grid.
+
+No dtype casts: torch's casts differ between releases (float8 overflow) and compiled code may elide them (bf16, fp16).
+The exponent is read from the bits, never from log2, which is off by one next to powers of two.
+
+torch is imported inside the functions: naming a format must not cost an import of torch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+EXPONENT, MANTISSA = 0x7F800000, 0x007FFFFF
+ONE = 0x3F800000
+
+
+def keep(x: Tensor, u: Tensor | None) -> Tensor:
+    """The identity: fp32."""
+    return x
+
+
+def to_integer(x: Tensor, u: Tensor | None) -> Tensor:
+    """Nearest (even) or stochastic integer of x; exact for |x| < 2^23."""
+    if u is None:
+        return x.round()
+    below = x.floor()
+    return below + (u < x - below).to(x.dtype)
+
+
+def float_grid(x: Tensor, u: Tensor | None, *, mantissa: int, emin: int) -> Tensor:
+    """Values with `mantissa` stored bits and exponents from `emin` (subnormals below); the caller saturates.
+
+    The spacing at x is 2^(max(exponent of x, emin) - mantissa); both it and its inverse are built from the exponent
+    bits, so scaling by them is exact. Needs emin - mantissa >= -126, that is a format narrower in range than fp32.
+    """
+    import torch
+
+    exponent = (x.view(torch.int32) & EXPONENT).clamp(min=(emin + 127) << 23)
+    step = (exponent - (mantissa << 23)).view(torch.float32)
+    per_step = (((254 + mantissa) << 23) - exponent).view(torch.float32)
+    if u is None:
+        return (x * per_step).round() * step
+    return (to_integer(x.abs() * per_step, u) * step).copysign(x)
+
+
+def bfloat16(x: Tensor, u: Tensor | None) -> Tensor:
+    """fp32's exponent, 7 mantissa bits: add to the 16 bits that go, then cut them (subnormals included)."""
+    import torch
+
+    bits = x.view(torch.int32)
+    carry = ((bits >> 16) & 1) + 0x7FFF if u is None else (u * 65536.0).to(torch.int32)
+    return ((bits + carry) & ~0xFFFF).view(torch.float32)
