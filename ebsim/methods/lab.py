@@ -23,7 +23,7 @@ from ebsim.errors import ConfigError
 from ebsim.files import canonical_json
 from ebsim.runs.ledger import entry
 from ebsim.runs.store import Store
-from ebsim.training import Constraint, Progress, Silent, Trajectory
+from ebsim.training import Averaging, Constraint, Progress, Silent, Trajectory
 
 INITS = ("inherit", "re-init", "rewind")
 
@@ -142,7 +142,10 @@ class Lab:
         keep: Callable[[Tensor], bool] = lambda gammas: False,
         constraint: Constraint | None = None,
     ) -> Trajectory:
-        stage = self.store.stage(kind, {**self._recipe(backend), **identity})
+        # A dense trajectory is a search, whose end is not known; what ends at epoch N may average its last weights.
+        averaging = None if kind == "dense" else self._averaging(backend)
+        averages = {} if averaging is None else {"averaging": asdict(averaging)}
+        stage = self.store.stage(kind, {**self._recipe(backend), **averages, **identity})
         if stage.id not in self.trajectories:
             self.trajectories[stage.id] = Trajectory(
                 stage,
@@ -153,6 +156,7 @@ class Lab:
                 device=self.device,
                 first=first,
                 backend=backend,
+                averaging=averaging,
                 stats_every=self.experiment.precision.stats_every,
                 keep=keep,
                 constraint=constraint,
@@ -162,6 +166,14 @@ class Lab:
             if other.stage.id != stage.id:
                 other.release()
         return self.trajectories[stage.id]
+
+    def _averaging(self, backend: Any) -> Averaging | None:
+        """A backend's weight averaging; its start is given as an epoch (int) or as a fraction of N (float)."""
+        if backend.swa is None:
+            return None
+        start = backend.swa["start"]
+        epoch = max(1, round(start * self.epochs)) if isinstance(start, float) else start
+        return Averaging(epoch, backend.swa.get("lr"))
 
     def dense(self, backend_name: str = "fp32") -> Dense:
         """The dense network's trajectory in a precision; states at which a ticket emerges are kept."""

@@ -24,7 +24,8 @@ def entry(
 ) -> dict[str, Any]:
     """A ledger entry for the epochs in `curve` (rows of a trajectory).
 
-    images and steps are totals over those epochs; eval_images counts every image of every evaluation.
+    images and steps are totals over those epochs; eval_images counts every image of every evaluation, and of the
+    forward pass that gives averaged weights their BatchNorm statistics.
     """
     return {
         "stage": stage,
@@ -36,7 +37,7 @@ def entry(
         "steps": sum(row["steps"] for row in curve),
         "images_per_epoch": curve[0]["images"] if curve else 0,
         "steps_per_epoch": curve[0]["steps"] if curve else 0,
-        "eval_images": sum(row.get("test_images", 0) for row in curve),
+        "eval_images": sum(row.get("test_images", 0) + row.get("average_images", 0) for row in curve),
         "mask_draws": draws,
         "channels": channels,
         "l1": l1,

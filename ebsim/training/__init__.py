@@ -5,9 +5,10 @@ from __future__ import annotations
 from ebsim.training.checkpoint import Checkpoint
 from ebsim.training.progress import Progress, Silent
 from ebsim.training.step import Sums, evaluate, optimiser, train_epoch
-from ebsim.training.trajectory import Constraint, Trajectory
+from ebsim.training.trajectory import Averaging, Constraint, Trajectory
 
 __all__ = [
+    "Averaging",
     "Checkpoint",
     "Constraint",
     "Progress",

@@ -10,14 +10,17 @@ every ratio under every rule comes from them, after the fact.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.optim import swa_utils
 
 from ebsim import precision, tickets
 from ebsim.config import Train
@@ -39,10 +42,20 @@ class Constraint(Protocol):
     def after_epoch(self, model: nn.Module, epoch: int) -> None: ...
 
 
+@dataclass(frozen=True)
+class Averaging:
+    """Stochastic weight averaging from epoch `start` on, at the schedule's learning rate or a constant one."""
+
+    start: int
+    lr: float | None = None
+
+
 class Trajectory:
     """Training of one stage. `network` builds it with its starting weights; `first` epochs lie behind it already.
 
-    `keep(gammas)` is asked after every epoch whether that epoch's state is to be kept for later.
+    `keep(gammas)` is asked after every epoch whether that epoch's state is to be kept for later. With `averaging` the
+    weights are averaged (SWA, in fp32) and the average is evaluated, with BatchNorm statistics of its own, after the
+    last epoch asked for.
     """
 
     def __init__(
@@ -57,6 +70,7 @@ class Trajectory:
         first: int = 0,
         backend: Any = "fp32",
         stats_every: int = 0,
+        averaging: Averaging | None = None,
         keep: Callable[[Gammas], bool] = lambda gammas: False,
         constraint: Constraint | None = None,
         progress: Progress | None = None,
@@ -71,6 +85,7 @@ class Trajectory:
         self._device = device
         self._backend = backend
         self._stats_every = stats_every
+        self._averaging = averaging
         self._keep = keep
         self._constraint = constraint
         self._progress = progress or Silent()
@@ -99,12 +114,13 @@ class Trajectory:
     def extend(self, to: int, until: Callable[[Gammas], bool] | None = None) -> int:
         """Train on to epoch `to`, or until `until(gammas)` is true after an epoch; returns the epoch reached.
 
-        Does nothing where that much has been trained before. Every epoch ends in a checkpoint.
+        `until` is asked about the whole history, so once true it stays true. Does nothing where that much has been
+        trained before. Every epoch ends in a checkpoint.
         """
         with self.stage.locked(lambda: self._progress.note(f"waiting for another process to train {self.stage.id}")):
             self._refresh()
             head = self._newest()
-            if head.epoch >= to or (until is not None and _already(until, head.gammas)):
+            if head.epoch >= to or (until is not None and until(head.gammas)):
                 return self.epoch
             live = self._resume(head)
             self._progress.begin(self.stage.id, live.epoch + 1, to)
@@ -230,7 +246,12 @@ class Trajectory:
         checkpoint.save(self._kept(epoch), self.stage.id)
         return checkpoint
 
+    def _averages(self, epoch: int) -> bool:
+        return self._averaging is not None and epoch >= self._averaging.start
+
     def _learning_rate(self, epoch: int) -> float:
+        if self._averages(epoch) and self._averaging.lr is not None:  # type: ignore[union-attr]
+            return self._averaging.lr  # type: ignore[union-attr]
         passed = sum(epoch > milestone for milestone in self._train.milestones)
         return self._train.lr * self._train.lr_decay**passed
 
@@ -239,6 +260,17 @@ class Trajectory:
         sums = steps.evaluate(model, batches, amp=self._train.amp)
         top5 = {} if sums.top5 is None else {"test_top5": sums.top5}
         return {"test_loss": sums.loss, "test_accuracy": sums.accuracy, "test_images": sums.images, **top5}
+
+    def _evaluate_average(self, live: _Live, epoch: int) -> dict[str, Any]:
+        """The averaged weights, after one pass over the training images for their BatchNorm statistics."""
+        batches = self._data.train_batches(
+            self._train.batch_size, seed=self._seed, epoch=epoch, memory_format=torch.channels_last
+        )
+        swa_utils.update_bn(batches, live.average)
+        found = self._evaluate(live.average.module)
+        return {"average_accuracy": found["test_accuracy"], "average_images": self._data.train_images} | (
+            {"average_top5": found["test_top5"]} if "test_top5" in found else {}
+        )
 
     def _one_epoch(self, live: _Live, *, last: bool) -> dict[str, Any]:
         """Train epoch `live.epoch + 1`, evaluate, append its row and its gammas."""
@@ -272,6 +304,8 @@ class Trajectory:
         )
         if self._constraint is not None:
             self._constraint.after_epoch(live.model, epoch)
+        if self._averages(epoch):
+            live.average.update_parameters(live.model)
         row: dict[str, Any] = {
             "epoch": epoch,
             "lr": rate,
@@ -282,6 +316,10 @@ class Trajectory:
         }
         if last or epoch % train.eval_every == 0:
             row |= self._evaluate(live.model)
+        if last and int(live.average.n_averaged):
+            row |= self._evaluate_average(live, epoch)
+        if observed := live.placement.stats():
+            row["precision"] = _finite(observed)
         row["seconds"] = round(time.monotonic() - began, 3)
         live.advance(row)
         self.trained += 1
@@ -317,6 +355,10 @@ class _Live:
             self.model, owner._backend, seed=owner._seed, steps=owner.total_steps(), stats_every=owner._stats_every
         )
         self.placement.attach(self.optimizer)
+        # A plain fp32 network beside the trained one: its average has full precision whatever the backend is.
+        self.average = swa_utils.AveragedModel(owner._build())
+        if start.extra:
+            self.average.load_state_dict(start.extra)
         self.forward: Callable[[Tensor], Tensor] = torch.compile(self.model) if train.compile else self.model
         self.epoch, self.step = start.epoch, start.step
         self.gammas = start.gammas
@@ -343,12 +385,17 @@ class _Live:
             gammas=self.gammas,
             curve=self.curve,
             environment=self.environment,
+            extra={
+                name: tensor.detach().cpu().clone() for name, tensor in self.average.state_dict().items()
+            } if int(self.average.n_averaged) else {},
         )
 
 
-def _already(until: Callable[[Gammas], bool], gammas: Gammas) -> bool:
-    """Whether the condition held after any epoch that has been trained."""
-    return any(until(gammas[: count + 1]) for count in range(1, len(gammas)))
+def _finite(observed: Any) -> Any:
+    """The same tables with None for infinite figures (JSON has none): an SQNR where nothing was lost."""
+    if isinstance(observed, dict):
+        return {key: _finite(value) for key, value in observed.items()}
+    return observed if math.isfinite(observed) else None
 
 
 def _link(source: Path, target: Path) -> None:
