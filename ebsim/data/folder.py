@@ -82,10 +82,12 @@ def _split_folders(root: Path) -> tuple[str, str]:
         inner = [f.name for f in root.iterdir() if (f / "train").is_dir()]
         hint = f"; {root / inner[0]} has one: set data.root to it" if len(inner) == 1 else ""
         raise DataError(f"{root}: no train/ folder (one folder per class inside){hint}")
-    for name in ("test", "val"):
-        if (root / name).is_dir():
-            return "train", name
-    raise DataError(f"{root}: neither a test/ nor a val/ folder beside train/")
+    test = next((name for name in ("test", "val") if (root / name).is_dir()), None)
+    if test is None:
+        raise DataError(f"{root}: neither a test/ nor a val/ folder beside train/")
+    for name in ("train", test):
+        _refuse_link_out(root / name, root)
+    return "train", test
 
 
 def _class_names(split: Path) -> tuple[str, ...]:
@@ -132,16 +134,21 @@ def _visible(folder: Path, root: Path) -> Iterator[os.DirEntry[str]]:
             for entry in entries:
                 if entry.name.startswith("."):
                     continue
-                if entry.is_symlink():
-                    target = Path(entry.path).resolve()
-                    if not target.is_relative_to(root.resolve()) or not target.exists():
-                        raise DataError(
-                            f"{entry.path}: a link that leaves {root} or leads nowhere (to {target}); copy the files, "
-                            "or set data.root to a folder that holds them"
-                        )
+                _refuse_link_out(Path(entry.path), root)
                 yield entry
     except OSError as error:
         raise DataError(f"{folder}: cannot be read ({error.strerror}); check its permissions") from error
+
+
+def _refuse_link_out(path: Path, root: Path) -> None:
+    if not path.is_symlink():
+        return
+    target = os.path.realpath(path)  # unlike Path.resolve, this does not stop at a loop
+    if not os.path.exists(target) or not Path(target).is_relative_to(os.path.realpath(root)):
+        raise DataError(
+            f"{path}: a link that leaves {root} or leads nowhere (to {target}); copy the files, or set data.root to "
+            "a folder that holds them"
+        )
 
 
 def _is_image(name: str) -> bool:

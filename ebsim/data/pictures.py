@@ -41,7 +41,7 @@ def decode_rgb(path: Path, picture: Any) -> Any:
 
 
 def for_each(work: Callable[[int], None], items: int) -> None:
-    """`work(0) .. work(items - 1)`, a thread per core (decoding releases the interpreter lock); the first error wins."""
+    """`work(0) .. work(items - 1)`, a thread per core (decoding releases the interpreter lock); first error wins."""
     pool = ThreadPoolExecutor(os.cpu_count())
     try:
         for _ in pool.map(work, range(items)):
