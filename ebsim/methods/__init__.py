@@ -31,9 +31,10 @@ class Method:
         return [run(lab, ratio, **self.options) for ratio in lab.experiment.prune.ratio]
 
 
+_EB = "ebsim.methods.eb_train"
 METHODS = {
     "dense": Method("ebsim.methods.dense", "the whole network, all epochs", per_ratio=False),
-    "eb-train": Method("ebsim.methods.eb_train", "Early-Bird ticket, inherited weights"),
-    "eb-train-reinit": Method("ebsim.methods.eb_train", "Early-Bird ticket, fresh weights", options={"init": "re-init"}),
-    "eb-train-rewind": Method("ebsim.methods.eb_train", "Early-Bird ticket, weights of the start", options={"init": "rewind"}),
-}  # fmt: skip
+    "eb-train": Method(_EB, "Early-Bird ticket, inherited weights"),
+    "eb-train-reinit": Method(_EB, "Early-Bird ticket, fresh weights", options={"init": "re-init"}),
+    "eb-train-rewind": Method(_EB, "Early-Bird ticket, weights of the start", options={"init": "rewind"}),
+}

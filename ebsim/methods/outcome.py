@@ -5,6 +5,7 @@ The layout of these files is docs/run-folder.md.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import hw_models
@@ -81,7 +82,7 @@ def masks(lab: Lab) -> dict[str, Any]:
                 tickets.masks_from_gammas(row, lab.layers, ratio, lab.experiment.prune.min_channels) for row in gammas
             ]
             ratios[f"{ratio:g}"] = {
-                "distances": [new.distance(old) for old, new in zip(drawn, drawn[1:], strict=False)],
+                "distances": [new.distance(old) for old, new in pairwise(drawn)],
                 "emerged": lab.emergence(gammas, ratio)[0],
                 "map": tickets.distance_map(gammas, lab.layers, ratio).tolist(),
             }

@@ -46,7 +46,7 @@ def optimiser(model: nn.Module, *, lr: float, momentum: float, weight_decay: flo
     )
 
 
-def bn_scales(model: nn.Module) -> list[nn.Parameter]:
+def bn_scales(model: nn.Module) -> list[Tensor]:
     """The gammas that the L1 term pushes."""
     kinds = (nn.BatchNorm2d, nn.BatchNorm1d, nn.BatchNorm3d)
     return [module.weight for module in model.modules() if isinstance(module, kinds) and module.affine]
@@ -95,7 +95,7 @@ def train_epoch(
             optimizer.found_inf = bad.float()  # type: ignore[attr-defined]  # read by the fused kernel
         if gammas:
             with torch.no_grad():
-                gradients = [gamma.grad for gamma in gammas]
+                gradients = [gamma.grad for gamma in gammas if gamma.grad is not None]
                 torch._foreach_add_(gradients, torch._foreach_sign(gammas), alpha=l1)
         optimizer.step()
         loss_sum += loss.detach().float() * len(labels)
@@ -122,8 +122,8 @@ def _raise_if(bad: Tensor, model: nn.Module, loss: Tensor, step: int) -> None:
     where = next(names, None)
     what = f"the gradient of {where}" if where and bool(torch.isfinite(loss)) else "the loss"
     raise DivergedError(
-        f"{what} became NaN or infinite at step {step + 1} of the epoch (loss {float(loss.detach()):.4g}); no update was "
-        "applied and the last epoch's checkpoint is untouched. A smaller train.lr, or another precision, is the cure."
+        f"{what} became NaN or infinite at step {step + 1} of the epoch (loss {float(loss.detach()):.4g}); no update "
+        "was applied and the last epoch's checkpoint is untouched. A smaller train.lr, or another precision, is the cure."
     )
 
 

@@ -211,7 +211,8 @@ class Trajectory:
             here = environment(str(self._device))
             if head.environment and head.environment != here:
                 changed = [key for key in here if head.environment.get(key) != here[key]]
-                self._progress.note(f"{self.stage.id}: {', '.join(changed)} changed; results may differ in the last bits")
+                what = ", ".join(changed)
+                self._progress.note(f"{self.stage.id}: {what} changed; results may differ in the last bits")
             self._live = _Live(self, head)
         return self._live
 
