@@ -17,6 +17,7 @@ from typing import Any
 import click
 
 from ebsim.errors import EbsimError
+from hw_models.errors import HardwareError
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 runs_dir_option = click.option(
@@ -37,6 +38,9 @@ class Main(click.Group):
         except EbsimError as error:
             click.echo(str(error), err=True)
             ctx.exit(error.exit_code)
+        except HardwareError as error:
+            click.echo(str(error), err=True)
+            ctx.exit(2)
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             ctx.exit(0)
@@ -93,12 +97,115 @@ def _show_run(folder: Path, as_json: bool) -> None:
 @click.argument("folders", nargs=-1, required=True, type=click.Path())
 @json_option
 def report(folders: tuple[str, ...], as_json: bool) -> None:
-    """Rebuild the tables, figures and page of finished runs from their files."""
+    """Rebuild the tables, figures and page of finished runs from their FOLDERS."""
     from ebsim import report as reports
 
     for folder in folders:
         reports.write_report(Path(folder))
         _show_run(Path(folder), as_json)
+
+
+@main.command()
+@click.argument("folder", type=click.Path())
+@click.option("--hw", "profiles", multiple=True, required=True, help="A shipped name (hw list) or the path of a TOML.")
+@click.option("--reuse", help="Reuse model: macs, compulsory, closed, search. Default: that of the run.")
+@click.option("--hypothetical", is_flag=True, help="Price formats that the device does not have.")
+@json_option
+def energy(folder: str, profiles: tuple[str, ...], reuse: str | None, hypothetical: bool, as_json: bool) -> None:
+    """Price the finished run in FOLDER on other accelerators, without training."""
+    from ebsim import report as reports
+
+    run = reports.load_run(folder)
+    priced = [reports.reprice(run, name, model=reuse, hypothetical=hypothetical) for name in profiles]
+    if as_json:
+        _print_json([item.results for item in priced])
+    else:
+        for item in priced:
+            reports.print_summary(item)
+
+
+@main.group()
+def data() -> None:
+    """Datasets: which there are, fetching and checking them."""
+
+
+root_option = click.option("--root", default="data", show_default=True, help="Folder that holds the data.")
+
+
+@data.command("list")
+@root_option
+@json_option
+def data_list(root: str, as_json: bool) -> None:
+    """Every dataset, whether it is there, its augmentation and where it comes from."""
+    from ebsim.data import list_datasets
+
+    found = list_datasets(root)
+    if as_json:
+        _print_json(found)
+        return
+    for item in found:
+        size = f"{item['train_images']:,} + {item['test_images']:,} images" if item["train_images"] else "any size"
+        click.echo(f"{item['name']:12} {'found' if item['found'] else 'not found':10} {size:24} {item['source']}")
+
+
+@data.command("fetch")
+@click.argument("name")
+@root_option
+@click.option("--from", "from_file", type=click.Path(), help="An archive that you already have.")
+@json_option
+def data_fetch(name: str, root: str, from_file: str | None, as_json: bool) -> None:
+    """Download (or unpack) dataset NAME, then check every file of it."""
+    from ebsim.data import fetch
+
+    _show_facts(fetch(name, root, from_file), as_json)
+
+
+@data.command("verify")
+@click.argument("name")
+@root_option
+@json_option
+def data_verify(name: str, root: str, as_json: bool) -> None:
+    """Check every file of dataset NAME: digests, labels, counts."""
+    from ebsim.data import verify
+
+    _show_facts(verify(name, root), as_json)
+
+
+def _show_facts(facts: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        _print_json(facts)
+    else:
+        for key, value in facts.items():
+            click.echo(f"{key:16} {value}")
+
+
+@main.group()
+def precision() -> None:
+    """Number formats and precision backends: what is rounded where."""
+
+
+@precision.command("list")
+@json_option
+def precision_list(as_json: bool) -> None:
+    """Every number format and backend, plug-ins included."""
+    from ebsim.precision import listing
+
+    if as_json:
+        _print_json({"formats": listing.list_formats(), "backends": listing.list_backends()})
+    else:
+        click.echo(listing.listing())
+
+
+@precision.command("plan")
+@click.argument("experiment", type=click.Path())
+@click.option("--backend", help="Another backend than the experiment's.")
+@set_option
+def precision_plan(experiment: str, backend: str | None, settings: tuple[str, ...]) -> None:
+    """The layer x role x pass table of an EXPERIMENT's network, with bit widths; nothing is trained."""
+    from ebsim import config, pipeline
+
+    for text in pipeline.precision_plans(pipeline.load(experiment, config.parse_settings(settings)), backend):
+        click.echo(text)
 
 
 if __name__ == "__main__":

@@ -119,6 +119,15 @@ def open_lab(experiment: Experiment, runs_dir: Path, progress: Progress | None =
     return Lab(experiment, dataset, Store(runs_dir / "stages"), device, progress or Silent())
 
 
+def precision_plans(experiment: Experiment, backend: str | None = None) -> list[str]:
+    """What each precision of an experiment would round in its network, as text tables; nothing is trained."""
+    from ebsim import precision
+
+    lab = open_lab(experiment, Path("."))
+    names = [backend] if backend else dict.fromkeys([experiment.precision.search, experiment.precision.retrain])
+    return [str(precision.plan(lab.dense_network(), lab.backend(name))) for name in names]
+
+
 def pick_device(name: str) -> Any:
     """`torch.device` of `train.device`; auto takes a GPU where there is one."""
     import torch

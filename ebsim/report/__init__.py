@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from ebsim.report.load import Run, load_run
 from ebsim.report.render import print_summary, terminal, to_latex, to_markdown
+from ebsim.report.reprice import reprice
 from ebsim.report.tables import Table, detail, energy_split, summary
 from ebsim.report.write import write_report
 
@@ -21,6 +22,7 @@ __all__ = [
     "energy_split",
     "load_run",
     "print_summary",
+    "reprice",
     "summary",
     "terminal",
     "to_latex",
