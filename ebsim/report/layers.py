@@ -76,3 +76,8 @@ def _cost(run: Run, entry: LedgerEntry) -> NetworkCost:
         tuple(LayerCost(name, parts) for name, parts in out.items()),
         {name: joules / entry.batch_size for name, joules in cost.passes.items()},
     )
+
+
+def passes(run: Run) -> dict[str, Mapping[str, float]]:
+    """Row name -> {pass: J per training image}."""
+    return {name: cost.passes for name, cost in per_layer(run).items()}

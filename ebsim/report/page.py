@@ -40,7 +40,7 @@ def content(run: Run, figures: Mapping[str, bytes], known: Assumptions) -> dict[
         "detail": tables.detail(run),
         "by_stage": tables.energy_split(run, "stage"),
         "by_component": tables.energy_split(run, "component"),
-        "by_pass": tables.by_pass({name: cost.passes for name, cost in layers.per_layer(run).items()}),
+        "by_pass": tables.by_pass(layers.passes(run)),
         "sums": tables.conservation(run),
         "plots": {plot.name: plot for plot in PLOTS if f"{plot.name}.svg" in figures},
         "known": known,

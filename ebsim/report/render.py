@@ -27,8 +27,10 @@ def fit(table: Table, width: int) -> list[Column]:
 
 
 def _width(column: Column) -> int:
-    """A heading wraps at its words, a cell never does."""
-    return max(len(word) for word in [*column.heading.split(), *map(flat, column.cells)])
+    """A heading wraps at its words, a number never does, a name only where it is longer than 18."""
+    cells = [flat(cell) for cell in column.cells]
+    words = [*column.heading.split(), *(cells if column.numeric else " ".join(cells).split())]
+    return max(*map(len, words), *(min(len(cell), 18) for cell in cells))
 
 
 def terminal(table: Table, width: int) -> Group:
@@ -39,11 +41,11 @@ def terminal(table: Table, width: int) -> Group:
     from rich.text import Text
 
     columns = fit(table, width)
-    out = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    out = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for column in columns:
         heading = "\n".join(wrap(column.heading, _width(column), break_long_words=False))
         out.add_column(Text(heading), justify="right" if column.numeric else "left", vertical="bottom",
-                       no_wrap=column.numeric, min_width=_width(column) if column.numeric else None)
+                       no_wrap=column.numeric, min_width=_width(column))
     for number in range(len(table.rows)):
         out.add_row(*(Text(plain(flat(column.cells[number]))) for column in columns))
     notes = [Text(plain(flat(note)), style="dim") for note in table.notes]

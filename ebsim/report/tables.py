@@ -78,7 +78,7 @@ def _energy(rows: Sequence[Row]) -> list[Column]:
     bands = tuple((own.value(e.low, 2), "–", own.value(e.high, 2)) for e in (row.energy for row in rows))
     return [
         _column(f"Modelled energy ({own.unit})", rows, lambda row: row.energy.joules, own.value),
-        Column(f"Band ({own.unit})", bands, priority=2),
+        Column(f"Band ({own.unit})", bands, priority=3),
     ]
 
 
@@ -96,7 +96,7 @@ def summary(run: Run) -> Table:
         _column("p", rows, lambda row: row.ratio, lambda number: Value(number, f"{number:g}")),
         Column("Epoch drawn", tuple(map(_drawn, rows))),
         _column("Accuracy (%)", rows, lambda row: row.accuracy, _points),
-        _column("Best on test (%)", rows, lambda row: row.best_accuracy, _points, priority=3),
+        _column("Best on test (%)", rows, lambda row: row.best_accuracy, _points, priority=4),
         _scaled("Params", "", rows, lambda row: row.parameters, priority=1),
         _scaled("MACs", "", rows, lambda row: row.macs, priority=1),
         _scaled("Training", "FLOPs", rows, lambda row: row.train_flops, priority=2),
@@ -183,6 +183,15 @@ def by_pass(passes: Mapping[str, Mapping[str, float]]) -> Table:
     return Table("energy_by_pass", "Modelled energy of one training image by pass", tuple(columns))
 
 
+def pass_records(passes: Mapping[str, Mapping[str, float]]) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
+    header = ("row", "pass", "joules_per_image")
+    return header, [
+        (name, key, joules)
+        for name, part in passes.items()
+        for key, joules in [*part.items(), ("total", sum(part.values()))]
+    ]
+
+
 def split(row: Row, kind: str) -> dict[str, float]:
     """{part: joules}; a stage that occurs more than once is summed."""
     if kind == "component":
@@ -232,11 +241,12 @@ RECORD = (
 def records(run: Run) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
     """Every figure of every row, unrounded and in base units, for CSV."""
     header = (*RECORD, "kept_floor", "energy_joules", "energy_low_joules", "energy_high_joules",
-              "modelled_seconds", "saving_vs_dense", "factor_vs_dense", "one_test_image")
+              "modelled_seconds", "saving_vs_dense", "factor_vs_dense", "one_test_image",
+              "train_flops_paper")
     rows = [
         (*(getattr(row, key) for key in RECORD), " ".join(row.kept_floor), row.energy.joules, row.energy.low,
          row.energy.high, row.energy.seconds, row.saving_vs_dense, factor_vs_dense(run, row),
-         1 / run.record.dataset.test_images)
+         1 / run.record.dataset.test_images, _authors_flops(row))
         for row in run.rows
     ]
     return header, rows

@@ -53,7 +53,7 @@ def markdown(text: object) -> str:
 
 def code(text: object) -> str:
     """A Markdown code span; a longer fence where the text itself has back-ticks."""
-    safe = plain(text).replace("|", "¦")
+    safe = plain(text).replace("|", "¦").strip() or "–"
     runs = [len(run) for run in re.findall(r"`+", safe)]
     fence = "`" * (max(runs, default=0) + 1)
     space = " " if runs else ""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ebsim.files import read_json, write_atomic, write_json
-from ebsim.report import assumptions, figures, page, render, tables, text
+from ebsim.report import assumptions, figures, layers, page, render, tables, text
 from ebsim.report.load import Run, load_run
 
 
@@ -47,6 +47,7 @@ def build(run: Run) -> dict[str, bytes]:
     sheets = {
         "results": tables.records(run),
         "energy": tables.energy_records(run),
+        "energy_by_pass": tables.pass_records(layers.passes(run)),
         "assumptions": assumptions.records(known),
     }
     out |= {f"tables/{name}.csv": text.csv(*sheet).encode() for name, sheet in sheets.items()}

@@ -17,7 +17,7 @@ from typing import Any
 
 NAME = "synthetic-preresnet101-digits-0123abcd"
 EPOCHS, IMAGES, TEST_IMAGES = 40, 1347, 450
-RATIOS = {0.3: 11, 0.5: 13, 0.7: 10}
+RATIOS = (0.3, 0.5, 0.7)
 DENSE = "dense-0a1b2c3d4e5f"
 
 
@@ -79,14 +79,19 @@ def curve(start: int, end: int, best: float, dice: random.Random) -> list[dict[s
     return points
 
 
-def distance_map(emerged: int, ratio: float, dice: random.Random) -> list[list[float]]:
+def distance_map(ratio: float, dice: random.Random) -> list[list[float]]:
     """Drift that slows down: the distance of two epochs grows with what was moved between them, and saturates."""
     pace = [0.0]
     for epoch in range(1, EPOCHS + 1):
-        step = 0.5 * math.exp(-epoch / (emerged / 3.2)) + (0.05 if epoch <= 20 else 0.006)
+        step = 0.5 * math.exp(-epoch / (2 + 3 * ratio)) + (0.05 if epoch <= 20 else 0.006)
         pace.append(pace[-1] + step * dice.uniform(0.85, 1.15))
     top = 2 * ratio * (1 - ratio)
     return [[round(top * (1 - math.exp(-abs(a - b) / top)), 6) for b in pace] for a in pace]
+
+
+def emergence(distances: list[float]) -> int:
+    """First epoch after which the last five distances are all under 0.1."""
+    return next(e for e in range(5, EPOCHS + 1) if all(d < 0.1 for d in distances[e - 5 : e]))
 
 
 def row(method: str, label: str, ratio: float | None, drawn: int | None, networks: dict[str, Any],
@@ -131,15 +136,17 @@ def row(method: str, label: str, ratio: float | None, drawn: int | None, network
 def content(seed: int = 0, blocks: int = 11) -> dict[str, Any]:
     """Everything but the manifest: file name -> JSON value (or text)."""
     dice = random.Random(seed)
+    maps = {p: distance_map(p, dice) for p in RATIOS}
+    distances = {p: [maps[p][e][e - 1] for e in range(1, EPOCHS + 1)] for p in RATIOS}
+    drawn = {p: emergence(distances[p]) for p in RATIOS}
     networks = {"dense": layers(blocks=blocks)}
     networks |= {f"ticket-{p:g}": layers(1 - p, blocks=blocks) for p in RATIOS}
     curves = {DENSE: curve(0, EPOCHS, 0.978, dice)}
-    curves |= {f"retrain-{p:g}": curve(drawn, EPOCHS, 0.985 - 0.02 * p, dice) for p, drawn in RATIOS.items()}
+    curves |= {f"retrain-{p:g}": curve(drawn[p], EPOCHS, 0.985 - 0.02 * p, dice) for p in RATIOS}
     dense = row("dense", "Dense", None, None, networks, curves, None)
     dense["saving_vs_dense"] = 0.0
-    rows = [dense] + [row("eb-train", "EB Train (inherit)", p, drawn, networks, curves, dense["energy"]["joules"])
-                      for p, drawn in RATIOS.items()]
-    maps = {p: distance_map(drawn, p, dice) for p, drawn in RATIOS.items()}
+    rows = [dense] + [row("eb-train", "EB Train", p, drawn[p], networks, curves, dense["energy"]["joules"])
+                      for p in RATIOS]
     return {
         "experiment.toml": '# synthetic\nname = "synthetic-preresnet101-digits"\nseed = 0\n\n[data]\nname = "digits"\n',
         "results.json": {
@@ -155,8 +162,7 @@ def content(seed: int = 0, blocks: int = 11) -> dict[str, Any]:
         "networks.json": networks,
         "curves.json": curves,
         "masks.json": {DENSE: {"channels": 7408, "layers": {"layer1.0.bn1": 16}, "ratios": {
-            f"{p:g}": {"distances": [maps[p][e][e - 1] for e in range(1, EPOCHS + 1)], "emerged": drawn,
-                       "map": maps[p]} for p, drawn in RATIOS.items()}}},
+            f"{p:g}": {"distances": distances[p], "emerged": drawn[p], "map": maps[p]} for p in RATIOS}}},
         "provenance.json": {
             "commit": "0123456789abcdef0123456789abcdef01234567", "dirty": False,
             "versions": {"ebsim": "0.1.0", "torch": "2.13.0+cpu"}, "python": "3.11.7", "torch_build": "cpu",

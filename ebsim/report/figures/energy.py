@@ -12,11 +12,12 @@ from ebsim.report.load import Run
 from ebsim.report.schema import Row
 from ebsim.report.tables import part_names, split
 from ebsim.report.text import plain
-from ebsim.report.units import percent, quantity, scale
+from ebsim.report.units import percent, scale
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.patches import PathPatch
 
 _STAGES = {"search": "#E69F00", "retrain": "#0072B2", "dense": "#999999"}
 _COMPONENTS = {"mac": "#0072B2", "register": "#56B4E9", "network": "#CC79A7", "buffer": "#E69F00", "dram": "#D55E00",
@@ -86,14 +87,16 @@ def draw_layers(run: Run) -> Figure:
     keys = part_names(cost.joules for costs in every.values() for cost in costs)
     paint = _paint(keys, _COMPONENTS)
     own = scale((sum(cost.joules.values()) for costs in every.values() for cost in costs), "J")
+    total = scale((network.total for network in networks.values()), "J")
     figure, grid = style.canvas(style.PAGE, 0.9 + 1.0 * len(every), len(every), 1, sharex=True, sharey=True)
     for axes, (name, costs) in zip(grid[:, 0], every.items(), strict=True):
         _layer_panel(axes, costs, order, keys, paint, own.factor)
-        axes.set_title(f"{name}: {quantity(networks[name].total, 'J')} per training image", pad=2)
+        whole = total.value(networks[name].total)
+        axes.set_title(f"{name}: {whole} {total.unit} per training image", pad=2)
         axes.grid(axis="y")
-    bottom = grid[-1][0]
+    highest = max(sum(cost.joules.values()) for costs in every.values() for cost in costs)
+    grid[-1][0].set(xlim=(-0.7, len(order) - 0.3), ylim=(0, 1.05 * highest / own.factor or 1.0))
     _layer_ticks(grid[:, 0], order)
-    bottom.set_xlim(-0.7, len(order) - 0.3)
     figure.supylabel(f"energy per training image [{own.unit}]", fontsize=8)
     figure.legend(*grid[0][0].get_legend_handles_labels(), loc="outside upper right", ncols=len(keys),
                   handlelength=1, columnspacing=1)
@@ -114,9 +117,23 @@ def _layer_panel(axes: Axes, costs: Sequence[LayerCost], order: Sequence[str], k
     places = [order.index(cost.layer) for cost in costs]
     floor = [0.0] * len(costs)
     for key in keys:
-        heights = [cost.joules.get(key, 0.0) / factor for cost in costs]
-        axes.bar(places, heights, bottom=floor, width=0.86, color=paint[key], label=plain(key), linewidth=0)
-        floor = [low + height for low, height in zip(floor, heights, strict=True)]
+        tops = [low + cost.joules.get(key, 0.0) / factor for low, cost in zip(floor, costs, strict=True)]
+        axes.add_patch(_bars(places, floor, tops, facecolor=paint[key], label=plain(key)))
+        floor = tops
+
+
+def _bars(places: Sequence[int], floor: Sequence[float], tops: Sequence[float], **look: Any) -> PathPatch:
+    """All bars of one colour as one path: a tenth of the file and of the time of single rectangles."""
+    from matplotlib.patches import PathPatch
+    from matplotlib.path import Path
+
+    corners, codes = [], []
+    for place, low, high in zip(places, floor, tops, strict=True):
+        if high > low:
+            left, right = place - 0.43, place + 0.43
+            corners += [(left, low), (left, high), (right, high), (right, low), (left, low)]
+            codes += [Path.MOVETO, Path.LINETO, Path.LINETO, Path.LINETO, Path.CLOSEPOLY]
+    return PathPatch(Path(corners or [(0, 0)], codes or None), linewidth=0, **look)
 
 
 def _layer_ticks(column: Sequence[Axes], order: Sequence[str]) -> None:
@@ -130,8 +147,8 @@ def _layer_ticks(column: Sequence[Axes], order: Sequence[str]) -> None:
     wide = {name: places for name, places in groups.items() if len(places) >= len(order) / 25}
     column[-1].set_xticks([(places[0] + places[-1]) / 2 for places in wide.values()],
                           [f"{name} ({len(places)} layers)" for name, places in wide.items()])
-    column[-1].tick_params(axis="x", length=0)
     for axes in column:
+        axes.tick_params(axis="x", length=0)
         for places in wide.values():
             axes.axvline(places[0] - 0.5, color=style.FAINT, linewidth=0.5, linestyle=(0, (2, 2)))
 

@@ -1,0 +1,240 @@
+"""The pages: every number can be followed to a file, a rebuild gives the same bytes, and text stays text."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from rich.console import Console
+
+from ebsim.report import detail, load_run, summary, terminal, write_report
+from tests.report import sample
+from tests.report.test_units_and_text import PREFIX
+
+VOID = {"meta", "br", "img", "link", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """What a browser would see: tags with attributes, text outside figures and code, and the <data> pairs."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.stack: list[str] = []
+        self.text: list[str] = []
+        self.data: list[tuple[str, str]] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.stack.append(tag)
+        if tag == "data":
+            self.data.append((dict(attrs)["value"] or "", ""))
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.stack.pop() == tag
+
+    def handle_data(self, text: str) -> None:
+        if "data" in self.stack:
+            self.data[-1] = (self.data[-1][0], self.data[-1][1] + text)
+        elif not {"svg", "style", "script", "code"} & set(self.stack):
+            self.text.append(text)
+
+
+def numbers_of(folder: Path) -> set[float]:
+    """Every number in results.json and in the CSV files."""
+    found: set[float] = set()
+
+    def walk(value: Any) -> None:
+        if isinstance(value, dict):
+            value = list(value.values())
+        if isinstance(value, list):
+            for one in value:
+                walk(one)
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            found.add(float(value))
+
+    walk(json.loads((folder / "results.json").read_text()))
+    for path in folder.glob("*/*.csv"):
+        for line in csv.reader(io.StringIO(path.read_text())):
+            for cell in line:
+                if re.fullmatch(r"-?[\d.]+(e[-+]?\d+)?", cell):
+                    found.add(float(cell))
+    return found
+
+
+def test_every_number_of_the_page_is_in_the_files(folder: Path) -> None:
+    page, known = Page((folder / "report.html").read_text()), numbers_of(folder)
+    assert len(page.data) > 150
+    assert [raw for raw, _ in page.data if float(raw) not in known] == []
+
+
+def test_every_shown_number_is_its_raw_number(folder: Path) -> None:
+    """Digits agree with the raw number up to a power of ten (the unit may stand in a heading); units where shown."""
+    for raw, shown in Page((folder / "report.html").read_text()).data:
+        match = re.fullmatch(r"(-?[\d,.]+)(?: ?(%|×|min|h|d|[pnµmkMGTPE]?(?:J|s)?))?", shown)
+        assert match is not None, shown
+        number, unit = float(match[1].replace(",", "")), match[2] or ""
+        places = len(match[1].partition(".")[2])
+        scale = {"%": 0.01, "×": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}.get(unit, PREFIX.get(unit.rstrip("Js"), 1.0))
+        scales = [scale] if unit else [*PREFIX.values(), 0.01]
+        slack = 0.51 * 10.0**-places
+        assert any(abs(float(raw) / one - number) <= slack for one in scales), (raw, shown)
+
+
+def test_no_number_hides_outside_the_marked_ones(folder: Path) -> None:
+    """Names, and constants of the sentences, are the only digits that are not marked as data."""
+    text = " ".join(Page((folder / "report.html").read_text()).text)
+    results = json.loads((folder / "results.json").read_text())
+    constants = json.loads(json.dumps([line["key"] for line in csv.DictReader((folder / "tables/assumptions.csv").open())]))
+    sources = [line["source"] for line in csv.DictReader((folder / "tables/assumptions.csv").open())]
+    names = [results["network"]["label"], results["dataset"]["label"], results["hardware"], "p = 0.3", "p = 0.5", "p = 0.7",
+             "3×8×8", "layer3.10.bn2", "fp32", "n = 1", "2 x MAC", "0.01 G", "by 3;", "Epoch 0", *constants, *sources,
+             *re.findall(r"Profile .*?(?=Constant)", text, re.DOTALL)]  # fmt: skip
+    for name in sorted(names, key=len, reverse=True):
+        text = text.replace(name, " ")
+    text = re.sub(r"(provenance|versions|sha).*", " ", text, flags=re.DOTALL)
+    assert re.findall(r"\S*\d\S*", text) == []
+
+
+def test_the_page_loads_nothing_and_runs_one_known_script(folder: Path) -> None:
+    source = (folder / "report.html").read_text()
+    page = Page(source)
+    policy = next(a["content"] for tag, a in page.tags if tag == "meta" and "content-security-policy" in str(a).lower())
+    script = re.findall(r"<script>(.*?)</script>", source, re.DOTALL)
+    import base64
+
+    digest = base64.b64encode(hashlib.sha256(script[0].encode()).digest()).decode()
+    assert policy is not None and policy.startswith("default-src 'none'") and f"'sha256-{digest}'" in policy
+    assert len(script) == 1 and sum(tag == "script" for tag, _ in page.tags) == 1 and len(script[0]) < 10_000
+    for tag, attributes in page.tags:
+        assert tag not in {"link", "iframe", "object", "embed", "form", "base"}
+        for name, value in attributes.items():
+            assert not name.startswith("on")
+            if name in {"href", "src", "xlink:href"}:
+                assert value is not None and value.startswith(("figures/", "#", "data:image/png;base64,")), value
+    identities = [a["id"] for _, a in page.tags if "id" in a]
+    assert len(identities) == len(set(identities))
+
+
+def test_markdown_has_what_the_page_has(folder: Path) -> None:
+    page, text = Page((folder / "report.html").read_text()), (folder / "report.md").read_text()
+    assert [shown for _, shown in page.data if shown not in text] == []
+    for tag, attributes in page.tags:
+        if tag == "a":
+            assert str(attributes["href"]).removesuffix(".svg").removesuffix(".png").removesuffix(".csv") in text
+            assert (folder / str(attributes["href"])).is_file()
+
+
+def test_a_rebuild_gives_the_same_bytes_without_torch(folder: Path, tmp_path: Path) -> None:
+    """In another process, with another hash seed, another name for the folder's parent and a user's matplotlibrc."""
+    copy = sample.write(tmp_path / "elsewhere" / sample.NAME, sample.content(blocks=4))
+    (tmp_path / "matplotlibrc").write_text("font.size: 20\nsvg.fonttype: none\nlines.linewidth: 9\n")
+    code = (f"import sys; from ebsim import report; report.write_report({str(copy)!r}); "
+            "assert not {'torch', 'matplotlib.pyplot', 'fvcore'} & set(sys.modules)")  # fmt: skip
+    environment = os.environ | {"PYTHONHASHSEED": "12345", "MATPLOTLIBRC": str(tmp_path), "TZ": "Asia/Tokyo"}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment, cwd=Path(__file__).parents[2])
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            assert (copy / path.relative_to(folder)).read_bytes() == path.read_bytes(), path.name
+
+
+def test_the_manifest_covers_the_report_after_a_rebuild(folder: Path) -> None:
+    files = json.loads((folder / "MANIFEST.json").read_text())["files"]
+    found = {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+             for path in folder.rglob("*") if path.is_file() and path.name != "MANIFEST.json"}
+    assert files == found
+
+
+def test_the_command_names_the_resolved_experiment(folder: Path) -> None:
+    assert f"python cli.py run {sample.NAME}/experiment.toml" in (folder / "report.html").read_text()
+
+
+PAYLOADS = [
+    "<script>alert(1)</script>", "\"><img src=x onerror=alert(1)>", "</style></title><svg/onload=alert(1)>", "{{ 7*7 }}{% raw %}",
+    "=cmd|' /C calc'!A0", "@SUM(1+9)", "\\input{/etc/passwd}$x^2$ 100% #1 & _~", "\x1b[31mred\x1b]0;title\x07\x9b2J", "‮evil‬",
+    "|a|`b`|[x](javascript:alert(1))", "-->]]>", "' ; rm -rf $HOME `id`", "[bold red]markup[/]", "$\\frac{1}{", "\n# heading\n",
+]  # fmt: skip
+
+
+def poisoned(text: str) -> dict[str, Any]:
+    """The payload in every free-text field of every file."""
+    files = sample.content(blocks=1)
+    results = files["results.json"]
+    results.update(name=text, hardware=text)
+    results["dataset"].update(name=text, label=text, digest=text)
+    results["network"].update(name=text, label=text)
+    results["prune"]["rule"] = text
+    for number, row in enumerate(results["rows"]):
+        row.update(method="dense" if number == 0 else text, label=text, precision=text, search_precision=text,
+                   retrain_precision=text, kept_floor=[text], notes=[text])  # fmt: skip
+        row["energy"]["components"][text] = 0.0
+        row["energy"]["stages"].append({"stage": text, "joules": 0.0})
+        row["ledger"][-1]["precision"] = text
+    files["provenance.json"].update(commit=text, argv=[text, text], host_os=text, extra={text: text})
+    files["experiment.toml"] = f"# {text}\n"
+    files["masks.json"][text] = files["masks.json"][sample.DENSE]
+    files["curves.json"][text] = files["curves.json"][sample.DENSE]
+    results["rows"][0].update(curve=text, trajectory=text)
+    return files
+
+
+def check_harmless(folder: Path, text: str) -> None:
+    write_report(folder)
+    page = Page((folder / "report.html").read_text())
+    assert page.stack == [] and sum(tag == "script" for tag, _ in page.tags) == 1
+    assert {tag for tag, _ in page.tags} <= {
+        "html", "head", "meta", "title", "style", "body", "header", "main", "section", "div", "p", "h1", "h2", "h3", "span", "code",
+        "pre", "table", "thead", "tbody", "tr", "th", "td", "ul", "li", "dl", "dt", "dd", "data", "figure", "figcaption", "a", "svg",
+        "g", "path", "defs", "use", "clippath", "rect", "image", "details", "summary", "script", "lineargradient", "stop"}  # fmt: skip
+    assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
+    for path in folder.rglob("*.csv"):
+        for line in csv.reader(io.StringIO(path.read_text())):
+            for cell in line:
+                assert not cell.startswith(("=", "+", "@")) and not re.match(r"-(?![\d.])", cell), (path.name, cell)
+    for path in folder.rglob("*.tex"):
+        commands = set(re.findall(r"\\([a-zA-Z]+)", path.read_text()))
+        assert commands <= {"begin", "end", "toprule", "midrule", "bottomrule", "textbackslash", "textasciitilde", "textless", "to",
+                            "textasciicircum", "textgreater", "textquotedbl", "times", "mu"}  # fmt: skip
+    for path in folder.rglob("*.svg"):
+        assert {e.tag.rpartition("}")[2] for e in ElementTree.parse(path).iter()} <= {
+            "svg", "metadata", "RDF", "Work", "type", "format", "creator", "Agent", "title", "defs", "style", "g", "path", "use",
+            "clipPath", "rect", "image"}  # fmt: skip
+    outside_code = re.sub(r"(`+)(?!`).*?(?<!`)\1(?!`)", "", (folder / "report.md").read_text())
+    assert "<" not in outside_code and "\n# heading" not in outside_code
+    for path in [folder / "report.html", folder / "report.md", *folder.glob("tables/*")]:
+        assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f‮]", path.read_text()), path.name
+    console = Console(width=100, file=io.StringIO(), force_terminal=True, color_system=None)
+    run = load_run(folder)
+    console.print(terminal(summary(run), 100), terminal(detail(run), 100))
+    assert isinstance(console.file, io.StringIO)
+    out = re.sub(r"\x1b\[[0-9;]*m", "", console.file.getvalue())  # rich's own styles
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f‮]", out)
+
+
+def test_payloads_stay_text(tmp_path: Path) -> None:
+    """All payloads at once in each field."""
+    check_harmless(sample.write(tmp_path / "run", poisoned(" ".join(PAYLOADS))), "")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("text", PAYLOADS)
+def test_each_payload_stays_text(tmp_path: Path, text: str) -> None:
+    """Alone, each payload also stands at the beginning of a cell, where it would act."""
+    check_harmless(sample.write(tmp_path / "run", poisoned(text)), text)

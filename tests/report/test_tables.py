@@ -1,0 +1,127 @@
+"""Tables: what is in the results is in the table, at every width and in every format."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from ebsim.report import detail, energy_split, load_run, print_summary, summary, tables, terminal, text, to_latex, to_markdown
+from ebsim.report.load import Run
+from tests.report import sample
+
+
+def printed(run: Run, width: int) -> str:
+    console = Console(width=width, file=io.StringIO(), color_system=None)
+    console.print(terminal(summary(run), width))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+@pytest.mark.parametrize("width", [60, 72, 80, 100, 120, 200])
+def test_the_terminal_table_fits_and_cuts_no_number(run: Run, width: int) -> None:
+    out = printed(run, width)
+    assert max(map(len, out.splitlines())) <= width and "…" not in out
+    for row in run.rows:
+        assert row.accuracy is not None
+        assert row.saving_vs_dense is not None
+        numbers = [f"{100 * row.accuracy:.2f}", f"{100 * row.saving_vs_dense:.1f}"]
+        assert any(line.split()[-1] == numbers[1] and numbers[0] in line for line in out.splitlines() if line.split())
+    assert "n = 1" in out and "modelled on horowitz-45nm, not" in " ".join(out.split())
+
+
+def test_a_wide_terminal_shows_all_columns_and_a_narrow_one_says_what_it_leaves_out(run: Run) -> None:
+    assert "Not shown" not in printed(run, 120)
+    narrow = " ".join(printed(run, 80).split())
+    assert "Not shown in 80 characters: Best on test (%)" in narrow
+
+
+def test_the_summary_says_what_the_results_say(run: Run) -> None:
+    table = summary(run)
+    cells = {column.heading: column.cells for column in table.columns}
+    for number, row in enumerate(run.rows):
+        assert row.parameters is not None
+        shown = float(str(cells["Params (k)"][number][0]))
+        assert shown == pytest.approx(row.parameters / 1e3, rel=5e-3)
+        assert float(str(cells["Modelled energy (J)"][number][0])) == pytest.approx(row.energy.joules, rel=5e-3)
+        assert float(str(cells["Saving (%)"][number][0])) == pytest.approx(
+            100 * (1 - row.energy.joules / run.rows[0].energy.joules), abs=0.051)
+    assert [str(cell[0]) for cell in cells["Epoch drawn"]] == ["–", *(str(row.epoch_drawn) for row in run.rows[1:])]
+
+
+def test_flops_are_twice_macs_and_the_authors_count_stands_apart(run: Run) -> None:
+    cells = {column.heading: column.cells for column in detail(run).columns}
+    exact = next(name for name in cells if name.startswith("Training, exact"))
+    authors = next(name for name in cells if name.startswith("Training, authors'"))
+    for number, row in enumerate(run.rows):
+        assert cells[exact][number][0].raw == 2 * row.train_macs  # type: ignore[union-attr]
+        assert row.train_pflops_paper is not None
+        assert cells[authors][number][0].raw == pytest.approx(1e15 * row.train_pflops_paper)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("kind", ["stage", "component"])
+def test_parts_sum_to_the_total(run: Run, kind: str) -> None:
+    for row in energy_split(run, kind).rows:
+        *parts, total = [cell[0].raw for cell in row[1:] if not isinstance(cell[0], str)]
+        assert sum(parts) == pytest.approx(total, rel=1e-12)
+    assert "Checked" in str(tables.conservation(run)[0][0])
+
+
+def test_parts_that_do_not_sum_are_shown(tmp_path: Path) -> None:
+    files = sample.content(blocks=1)
+    files["results.json"]["rows"][2]["energy"]["stages"][0]["joules"] *= 1.01
+    wrong = tables.conservation(load_run(sample.write(tmp_path / "run", files)))
+    assert len(wrong) == 1 and "p = 0.5: the parts by stage" in str(wrong[0][0])
+
+
+def test_records_hold_every_figure_unrounded(run: Run) -> None:
+    rows = list(csv.DictReader(io.StringIO(text.csv(*tables.records(run)))))
+    for line, row in zip(rows, run.rows, strict=True):
+        assert float(line["accuracy"]) == row.accuracy and float(line["energy_joules"]) == row.energy.joules
+        assert line["ratio"] == ("" if row.ratio is None else str(row.ratio))
+
+
+def test_precisions_are_shown_where_they_differ(tmp_path: Path) -> None:
+    files = sample.content(blocks=1)
+    files["results.json"]["rows"][3].update(precision="LF", search_precision="fp8")
+    run = load_run(sample.write(tmp_path / "run", files))
+    assert "Precision" in [column.heading for column in summary(run).columns]
+    assert [row[0][0] for row in detail(run).rows][-1] == "p = 0.7, fp8 → fp32"
+
+
+def test_markdown_rows_have_one_width(run: Run) -> None:
+    lines = [line for line in to_markdown(summary(run)).splitlines() if line.startswith("|")]
+    assert len(lines) == 2 + len(run.rows) and len({line.count("|") for line in lines}) == 1
+
+
+def test_latex_is_a_booktabs_tabular(run: Run, tmp_path: Path) -> None:
+    out = to_latex(summary(run))
+    columns = len(re.search(r"\\begin\{tabular\}\{([lr]+)\}", out)[1])  # type: ignore[index]
+    body = [line for line in out.splitlines() if line.endswith(r"\\")]
+    assert len(body) == 1 + len(run.rows) and {line.count("&") for line in body} == {columns - 1}
+    assert all(rule in out for rule in (r"\toprule", r"\midrule", r"\bottomrule"))
+
+
+def test_print_summary_into_a_pipe_has_no_colour(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    print_summary(run)
+    out = capsys.readouterr().out
+    assert "EB Train" in out and "\x1b" not in out
+
+
+@pytest.mark.slow
+def test_latex_compiles(run: Run, tmp_path: Path) -> None:
+    """Needs pdflatex; skipped where there is none."""
+    import shutil
+
+    if shutil.which("pdflatex") is None:
+        pytest.skip("no pdflatex here")
+    (tmp_path / "a.tex").write_text(
+        "\\documentclass{article}\\usepackage[T1]{fontenc}\\usepackage{booktabs}\\begin{document}\\small\n"
+        + to_latex(summary(run)) + to_latex(detail(run)) + "\\end{document}\n"
+    )
+    subprocess.run(["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "a.tex"], cwd=tmp_path, check=True)
