@@ -23,9 +23,10 @@ _HOME = {
     "plan": "record",
     "record": "record",
     "mask_noise_floor": "mask_noise",
+    "register": "plugins",
 }
 
-__all__ = list(_HOME)  # noqa: PLE0605
+__all__ = list(_HOME)
 
 
 def __getattr__(name: str) -> Any:

@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ebsim.errors import ConfigError
@@ -147,7 +148,9 @@ class Backend:
                 f'update is below half a step; use "{spec} stochastic", or allow_stalling = true for a control'
             )
 
-    def cells(self, layer: str, names: Sequence[str]) -> dict[tuple[str, str], Operand]:
+    def cells(
+        self, layer: str, names: Sequence[str], parse: Callable[[str], Operand] = operand
+    ) -> dict[tuple[str, str], Operand]:
         """(pass, role) -> operand of one layer, `names` being all covered layers in order."""
         matching = [rule for rule in self.rules if rule.matches(layer, names)]
 
@@ -157,7 +160,7 @@ class Backend:
                     return rule.roles[role]
             return self.roles.get(role, "fp32")
 
-        return {(phase, role): operand(spec(phase, role)) for phase, role in CELLS}
+        return {(phase, role): parse(spec(phase, role)) for phase, role in CELLS}
 
     def table(self, names: Sequence[str]) -> dict[str, dict[tuple[str, str], Operand]]:
         """`cells` of every layer. Raises ConfigError if a rule's glob matches no layer."""
@@ -168,7 +171,8 @@ class Backend:
                         f"precision backend {self.name!r}: a rule matches no layer: {glob!r}"
                         f"{nearest_name(glob, names)}"
                     )
-        return {layer: self.cells(layer, names) for layer in names}
+        parse = functools.cache(operand)
+        return {layer: self.cells(layer, names, parse) for layer in names}
 
     @property
     def untouched(self) -> bool:
@@ -191,7 +195,7 @@ def backend(which: str | Mapping[str, Any] | Backend) -> Backend:
         return Backend("fp32", {}, about=PRESETS["fp32"]["about"])
     found = PRESETS[which] if which in PRESETS else plugins.load("backends", which)
     if found is None:
-        known = [*PRESETS, *plugins.names("backends")]
+        known = [*PRESETS, *plugins.origins("backends")]
         raise ConfigError(f"unknown precision {which!r}{nearest_name(str(which), known)}")
     return found if isinstance(found, Backend) else Backend.from_dict(which, found)
 

@@ -20,7 +20,7 @@ EARNS_ITS_TIME = 200  # training steps after which 6-28 s of compiling have been
 
 
 def compile_once(
-    function: Callable[..., Any], name: str, example: Mapping[torch.Tensor, tuple[int, ...]]
+    function: Callable[..., Any], name: str, example: Mapping[Any, tuple[int, ...]]
 ) -> Callable[..., Any]:
     """Compile `function` under a code object of its own; `example` maps each argument to its dynamic dimensions.
 
@@ -28,7 +28,7 @@ def compile_once(
     then computes with them (wrongly, for bit masks, in torch 2.13).
     """
     function.__code__ = function.__code__.replace(co_name=name)
-    options = {}
+    options: dict[str, Any] = {}
     if "eager_numerics.division_rounding" in torch._inductor.list_options():
         options["eager_numerics.division_rounding"] = True  # CUDA: true division, as eager does
     fast = torch.compile(function, fullgraph=True, options=options)

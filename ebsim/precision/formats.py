@@ -85,9 +85,9 @@ def _float(name: str, exponent: int, mantissa: int, top: float, **more: Any) -> 
 
 
 _FP32_MAX, _BF16_MAX = (2 - 2.0**-23) * 2.0**127, (2 - 2.0**-7) * 2.0**127
-_PLAIN = {"scaling": "none", "scale_bits": 0}
-_POW2 = {"scaling": "pow2", "scale_bits": 8}
-_MX = {"scaling": "pow2_floor", "scale_bits": 8, "block": 32}
+_PLAIN: dict[str, Any] = {"scaling": "none", "scale_bits": 0}
+_POW2: dict[str, Any] = {"scaling": "pow2", "scale_bits": 8}
+_MX: dict[str, Any] = {"scaling": "pow2_floor", "scale_bits": 8, "block": 32}
 
 BUILTIN: dict[str, NumberFormat] = {
     f.name: f
@@ -154,7 +154,7 @@ def find_format(spec: str | NumberFormat) -> NumberFormat:
         base, _, variant = spec.partition("/")
     found = BUILTIN.get(base) or plugins.load("formats", base)
     if found is None:
-        known = [*BUILTIN, *plugins.names("formats")]
+        known = [*BUILTIN, *plugins.origins("formats")]
         raise ConfigError(f"unknown number format {base!r}{nearest_name(base, known)}")
     if not isinstance(found, NumberFormat):
         raise ConfigError(f"{base!r} is a {type(found).__name__}, not an ebsim.precision.NumberFormat")
@@ -177,7 +177,6 @@ def _variant(fmt: NumberFormat, variant: str) -> NumberFormat:
     return dataclasses.replace(fmt, name=f"{fmt.name}/{suffix}", **new)
 
 
-@functools.cache
 def operand(spec: str) -> Operand:
     """Parse "FORMAT[/VARIANT] [nearest|stochastic]"."""
     words = spec.rsplit(" ", 1) if spec.endswith(ROUNDINGS) else [spec]

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +26,7 @@ from ebsim.errors import ConfigError
 from ebsim.precision.formats import Operand
 
 Cells = dict[tuple[str, str], Operand]
+Layer = nn.Conv2d | nn.Linear
 # MX-style blocks run along the axis that a pass sums over: input channels, output channels, samples
 SUMMED_AXIS = {
     ("forward", "weight"): 1,
@@ -39,10 +40,10 @@ SUMMED_AXIS = {
 
 
 class LayerPrecision:
-    """What one layer's quantisers do; `quantise(name, role, tensor, operand, axis)` is the placement's."""
+    """What one layer's quantisers do; `quantise` is the placement's."""
 
     def __init__(self, name: str, cells: Cells, quantise: Callable[..., Tensor]) -> None:
-        self.name, self.cells, self.quantise = name, cells, quantise
+        self.name, self.cells, self.quantise, self.training = name, cells, quantise, True
         self.weight_shared = self._same("weight", "forward", "input_gradient")
         self.activation_shared = self._same("activation", "forward", "weight_gradient")
         self.error_shared = self._same("error", "input_gradient", "weight_gradient")
@@ -56,7 +57,8 @@ class LayerPrecision:
         chosen = self.cells[phase, role]
         if chosen.untouched:
             return x
-        return self.quantise(self.name, role, x, chosen, self._axis(phase, role, x))
+        axis = self._axis(phase, role, x)
+        return self.quantise(self.name, role, x, chosen, axis=axis, observe=self.training)
 
     @staticmethod
     def _axis(phase: str, role: str, x: Tensor) -> int:
@@ -162,6 +164,7 @@ class _Output(torch.autograd.Function):
 @torch.compiler.disable
 def _product(module: Any, op: Any, a: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
     rounding: LayerPrecision = module._precision
+    rounding.training = module.training
     if a.dtype != torch.float32 or torch.is_autocast_enabled(a.device.type):
         raise ConfigError(
             f"{rounding.name}: precisions are simulated in float32; got {a.dtype}"
@@ -187,15 +190,15 @@ class _RoundedLinear:
 
 def covered(module: nn.Module) -> bool:
     """Whether this module's products can be rounded: a Conv2d or Linear that did not redefine them."""
-    kind = type(module)
     if isinstance(module, nn.Conv2d):
-        return kind._conv_forward is nn.Conv2d._conv_forward
-    return isinstance(module, nn.Linear) and kind.forward is nn.Linear.forward
+        return type(module)._conv_forward is nn.Conv2d._conv_forward
+    return isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward
 
 
-def layers(model: nn.Module) -> dict[str, nn.Module]:
+def layers(model: nn.Module) -> dict[str, Layer]:
     """Qualified name -> module of every Conv2d and Linear, in module order, rounded already or not."""
-    return {n: m for n, m in model.named_modules() if covered(m) or hasattr(type(m), "_plain")}
+    found = {n: m for n, m in model.named_modules() if covered(m) or hasattr(type(m), "_plain")}
+    return cast("dict[str, Layer]", found)
 
 
 def uncovered(model: nn.Module) -> list[str]:
@@ -217,7 +220,7 @@ def _rounded_class(plain: type[nn.Module]) -> type[nn.Module]:
 
 def swap_in(module: nn.Module, rounding: LayerPrecision) -> None:
     """Let this layer round its operands."""
-    module.__class__ = _rounded_class(type(module))
+    module.__class__ = _rounded_class(cast(Any, type(module)))
     module._precision = rounding  # type: ignore[assignment]
 
 
@@ -226,5 +229,5 @@ def swap_out(module: nn.Module) -> LayerPrecision | None:
     plain = getattr(type(module), "_plain", None)
     if plain is None:
         return None
-    module.__class__ = plain
+    module.__class__ = cast(Any, plain)
     return module.__dict__.pop("_precision")

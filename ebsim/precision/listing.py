@@ -9,16 +9,12 @@ from ebsim.precision.formats import BUILTIN, find_format
 
 def list_formats() -> dict[str, str]:
     """name -> origin ("built in" or the plug-in's package and version)."""
-    return dict.fromkeys(BUILTIN, "built in") | _plugged("formats")
+    return dict.fromkeys(BUILTIN, "built in") | plugins.origins("formats")
 
 
 def list_backends() -> dict[str, str]:
     """name -> origin."""
-    return dict.fromkeys(PRESETS, "built in") | _plugged("backends")
-
-
-def _plugged(kind: str) -> dict[str, str]:
-    return {name: plugins.origin(point) for name, point in sorted(plugins.found(kind).items())}
+    return dict.fromkeys(PRESETS, "built in") | plugins.origins("backends")
 
 
 def listing() -> str:

@@ -56,7 +56,9 @@ class Placement:
             )
         self.step = step
 
-    def quantise(self, layer: str, role: str, x: Tensor, chosen: Operand, axis: int = 1) -> Tensor:
+    def quantise(
+        self, layer: str, role: str, x: Tensor, chosen: Operand, axis: int = 1, observe: bool = True
+    ) -> Tensor:
         """Round one tensor of one layer at the current step."""
         y = quantiser.run(
             x,
@@ -66,7 +68,7 @@ class Placement:
             axis=axis,
             compile=self.compiled,
         )
-        if self._statistics.due(self.step):
+        if observe and self._statistics.due(self.step):
             self._statistics.add(layer, role, x, y, chosen.format, axis)
         return y
 
@@ -75,7 +77,7 @@ class Placement:
         found: dict[str, dict[str, Operand]] = {}
         for layer, module in self.modules.items():
             cells = {role: self.table[layer]["update", role] for role in update.ROLES}
-            found[self._names.get(id(module.weight), f"{layer}.weight")] = cells  # type: ignore[arg-type]
+            found[self._names.get(id(module.weight), f"{layer}.weight")] = cells
         thin = operand(self.backend.one_dimensional)
         for name in self._names.values() if not thin.untouched else ():
             found.setdefault(name, dict.fromkeys(update.ROLES, thin))
@@ -105,8 +107,11 @@ class Placement:
         return record.record(self.backend, list(self.modules))
 
     def stats(self) -> dict[str, dict[str, dict[str, float]]]:
-        """layer -> role -> overflow, underflow, non-finite shares, SQNR in dB and absmax, over the sampled steps."""
-        return self._statistics.result()
+        """layer -> role -> overflow, underflow and non-finite shares, SQNR in dB, absmax.
+
+        Over the training steps sampled since the last call, so that a figure per epoch does not depend on resuming.
+        """
+        return self._statistics.take()
 
 
 def apply(

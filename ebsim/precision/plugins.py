@@ -17,12 +17,13 @@ from typing import Any
 
 from ebsim.errors import ConfigError
 
+_registered: dict[str, dict[str, str]] = {"formats": {}, "backends": {}}
 
 def found(kind: str) -> dict[str, EntryPoint]:
     """Entry points of "formats" or "backends" by name; two packages claiming one name are an error."""
     from ebsim.precision import backends, formats
 
-    taken = {"formats": formats.BUILTIN, "backends": backends.PRESETS}[kind]
+    taken: Any = {"formats": formats.BUILTIN, "backends": backends.PRESETS}[kind]
     result: dict[str, EntryPoint] = {}
     for point in entry_points(group=f"ebsim.{kind}"):
         if point.name in taken:
@@ -34,9 +35,28 @@ def found(kind: str) -> dict[str, EntryPoint]:
     return result
 
 
-def names(kind: str) -> list[str]:
-    """Names of the installed plug-ins of this kind."""
-    return sorted(found(kind))
+def register(*specs: str) -> None:
+    """Make formats and backends of "file.py:NAME" known by their own names, for this process."""
+    from ebsim.precision import backends, formats
+
+    for spec in specs:
+        if ".py:" not in spec:
+            raise ConfigError(f'precision plug-in {spec!r}: write "path/to/file.py:NAME"')
+        made: Any = load("", spec)
+        kinds: dict[str, Any] = {"formats": formats.NumberFormat, "backends": backends.Backend}
+        kind = next((k for k, kind in kinds.items() if isinstance(made, kind)), None)
+        if kind is None:
+            raise ConfigError(f"{spec} is a {type(made).__name__}, neither a NumberFormat nor a Backend")
+        if made.name in (*formats.BUILTIN, *backends.PRESETS, *found(kind)):
+            raise ConfigError(f"{spec} is called {made.name!r}, which exists already: rename it")
+        if _registered[kind].setdefault(made.name, spec) != spec:
+            other = _registered[kind][made.name]
+            raise ConfigError(f"{spec} and {other} are both called {made.name!r}: rename one")
+
+
+def origins(kind: str) -> dict[str, str]:
+    """Name -> origin of the plug-ins of this kind: package and version, or path."""
+    return {n: origin(p) for n, p in sorted(found(kind).items())} | _registered[kind]
 
 
 def origin(point: EntryPoint) -> str:
@@ -49,6 +69,8 @@ def load(kind: str, name: str) -> Any | None:
     if ".py:" in name:
         path, _, attribute = name.rpartition(":")
         return _from_file(Path(path).resolve(), attribute)
+    if name in _registered[kind]:
+        return load(kind, _registered[kind][name])
     point = found(kind).get(name)
     if point is None:
         return None

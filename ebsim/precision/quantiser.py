@@ -103,11 +103,9 @@ def kernel(fmt: NumberFormat, stochastic: bool) -> Callable[..., Tensor]:
 def compiled(fmt: NumberFormat, stochastic: bool, device: torch.device) -> Callable[..., Tensor]:
     """The compiled kernel, made once per process and device."""
     name = f"quantise_{fmt.name}_{ROUNDINGS[stochastic]}".replace("/", "_")
-    example = {torch.ones(6, 40, device=device): (0, 1)}
+    example: dict[Tensor, tuple[int, ...]] = {torch.ones(6, 40, device=device): (0, 1)}
     if stochastic:
-        rows, cols, key = (
-            torch.zeros(n, dtype=torch.int32, device=device) for n in (6, 40, 2)
-        )
+        rows, cols, key = (torch.zeros(n, dtype=torch.int32, device=device) for n in (6, 40, 2))
         example |= {rows: (0,), cols: (0,), key: ()}
     return compilation.compile_once(kernel(fmt, stochastic), name, example)
 

@@ -35,14 +35,15 @@ class Statistics:
             new = torch.cat([old[:-1] + new[:-1], torch.maximum(old[-1:], new[-1:])])
         self.sums[layer, role] = new
 
-    def result(self) -> dict[str, dict[str, dict[str, float]]]:
-        """Read the sums (one transfer); empty if nothing was sampled."""
+    def take(self) -> dict[str, dict[str, dict[str, float]]]:
+        """Read the sums (one transfer) and start anew; empty if nothing was sampled."""
         if not self.sums:
             return {}
         rows = torch.stack(list(self.sums.values())).tolist()
         found: dict[str, dict[str, dict[str, float]]] = {}
         for (layer, role), row in zip(self.sums, rows, strict=True):
             found.setdefault(layer, {})[role] = summary(row)
+        self.sums.clear()
         return found
 
 
