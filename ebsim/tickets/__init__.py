@@ -1,6 +1,7 @@
 """Early-Bird tickets: channel masks, the rule that says when to draw one, and the shrinking of a
 network to it."""
 
+from ebsim.tickets.compact import Shrunk, compact
 from ebsim.tickets.early_bird import EarlyBird, Emergence, distance_map, emergence
 from ebsim.tickets.mask import (
     ChannelMask,
@@ -16,9 +17,11 @@ __all__ = [
     "ChannelMask",
     "EarlyBird",
     "Emergence",
+    "Shrunk",
     "apply_mask",
     "bn_layers",
     "channel_mask",
+    "compact",
     "distance_map",
     "emergence",
     "gammas",

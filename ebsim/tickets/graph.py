@@ -1,0 +1,137 @@
+"""A network as torch.fx graphs in which every value has a known shape: what the shrinking reads.
+
+A symbolic trace follows one path through the code, and a network may take another path in training than in
+evaluation (auxiliary heads, functional dropout). So it is traced in both modes; where the two graphs are the same, one
+is kept. Shapes come from running each graph on the meta device, which computes nothing.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.node import map_arg
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+
+from ebsim.errors import CompactError
+
+
+class LayerTracer(fx.Tracer):
+    """Keeps convolution, BatchNorm and linear layers whole, those of user-defined subclasses too."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, _ConvNd | _BatchNorm | nn.Linear) or super().is_leaf_module(m, module_qualified_name)
+
+
+class ShapeRun(fx.Interpreter):
+    """Runs a graph on the meta device and leaves every node's value in `node.meta["val"]`."""
+
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        n.meta["val"] = result
+        return result
+
+
+def as_inputs(example: Any) -> tuple[Any, ...]:
+    """The positional arguments of one forward call, from a tensor or a tuple."""
+    return tuple(example) if isinstance(example, tuple | list) else (example,)
+
+
+def trace(model: nn.Module, inputs: Sequence[Any]) -> dict[bool, fx.Graph]:
+    """Graphs by mode (True = training), every node with its value's shape; one object for both when they agree.
+
+    `model` is left in evaluation mode. Errors: CompactError when it cannot be traced or does not take these inputs.
+    """
+    root = _with_given_arguments(model, len(inputs))
+    graphs = {}
+    for mode in (True, False):
+        root.train(mode)
+        try:
+            graphs[mode] = LayerTracer().trace(root)
+        except Exception as e:  # the network's own code runs here: anything can come out of it
+            raise CompactError(
+                f"{type(model).__name__} cannot be traced by torch.fx, so it cannot be shrunk ({e}). "
+                "Its forward must not branch on tensor values or assign into tensors; rewrite that part, "
+                "or give the bare network if it is wrapped (DataParallel, compile)."
+            ) from e
+        _drop_in_place(graphs[mode], root)
+    if _text(graphs[True]) == _text(graphs[False]):
+        graphs[True] = graphs[False]
+    root.eval()  # shapes do not depend on the mode, and BatchNorm refuses to train on a single value
+    meta_root = copy.deepcopy(root).to("meta")
+    for graph in dict.fromkeys(graphs.values()):
+        try:
+            with torch.no_grad():
+                ShapeRun(meta_root, graph=graph).run(*map(_meta_pair, inputs))
+        except Exception as e:
+            shapes = [list(x.shape) if isinstance(x, Tensor) else x for x in inputs]
+            raise CompactError(
+                f"{type(model).__name__} does not accept the example input {shapes} ({e}). "
+                "Give an example with the shape that it is trained on."
+            ) from e
+    return graphs
+
+
+def _meta_pair(value: Any) -> Any:
+    """A batch of two without data: two, so that no reshaping can mistake the batch for a dimension of one."""
+    if not isinstance(value, Tensor) or value.ndim < 2:
+        return value.to("meta") if isinstance(value, Tensor) else value
+    return value.new_empty((2, *value.shape[1:]), device="meta")
+
+
+def _with_given_arguments(model: nn.Module, given: int) -> nn.Module:
+    """Keep optional arguments that the example leaves out at their defaults, not traced as inputs."""
+    parameters = list(inspect.signature(model.forward).parameters.values())
+    if given != 1 or len(parameters) < 2 or parameters[1].default is inspect.Parameter.empty:
+        return model
+    base: Any = type(model)
+
+    def forward(self: nn.Module, input: Any) -> Any:
+        return base.forward(self, input)
+
+    model.__class__ = type(base.__name__, (base,), {"forward": forward, "__module__": base.__module__})
+    return model
+
+
+def _drop_in_place(graph: fx.Graph, root: nn.Module) -> None:
+    """Let whoever reads a tensor after an in-place operation read that operation's result instead.
+
+    Channels may be selected in between, so nobody may depend on the side effect. `a += b` and `a.relu_()` become plain
+    operations; what in-place modules and `inplace=True` may overwrite is settled after the rewriting.
+    """
+    order = {node: i for i, node in enumerate(graph.nodes)}
+    for node in graph.nodes:
+        if node.op == "call_function" and node.target in _OUT_OF_PLACE:
+            node.target = _OUT_OF_PLACE[node.target]
+        elif node.op == "call_method" and hasattr(Tensor, plain := node.target.rstrip("_")) and plain != node.target:
+            node.target = plain
+        elif not overwrites(node, root):
+            continue
+        if isinstance(node.args[0], fx.Node):
+            node.args[0].replace_all_uses_with(node, lambda user, at=order[node]: order[user] > at)
+
+
+def overwrites(node: fx.Node, root: nn.Module) -> bool:
+    """Whether a node calls a module or function that was told to work in place."""
+    if node.op == "call_module":
+        return bool(getattr(root.get_submodule(str(node.target)), "inplace", False))
+    return node.op == "call_function" and bool(node.kwargs.get("inplace"))
+
+
+_OUT_OF_PLACE = {
+    operator.iadd: operator.add,
+    operator.isub: operator.sub,
+    operator.imul: operator.mul,
+    operator.itruediv: operator.truediv,
+    torch.relu_: torch.relu,
+}
+
+
+def _text(graph: fx.Graph) -> list[str]:
+    return [f"{n.op} {n.target} {n.name} {map_arg(n.args, lambda a: a.name)} {n.kwargs}" for n in graph.nodes]

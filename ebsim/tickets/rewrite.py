@@ -1,0 +1,128 @@
+"""Writing the graph again for tensors that hold only the kept channels.
+
+`Phys` says where a value's channels are: a node of the new graph and a position in it per dense channel. Picking and
+permuting channels only changes positions; a `Select` is written when an operation wants channels in an order (or with
+zeros for dead ones) that its input does not have. That is mostly before a BatchNorm, so BatchNorm, activation and
+convolution after it are all narrow.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+
+from ebsim.tickets.graph import overwrites
+from ebsim.tickets.liveness import Net
+from ebsim.tickets.rules import width
+from ebsim.tickets.select import Select
+
+SELECTIONS = "selections"
+
+
+class Phys(NamedTuple):
+    """A value in the new graph: dense channel c is at `position[c]` of `base`, which has `width` channels (-1: not
+    there, because it is dead or not needed)."""
+
+    base: fx.Node
+    position: np.ndarray
+    width: int
+
+
+class Emitter:
+    """Writes the new graphs of one network; the selections are shared between the graphs."""
+
+    def __init__(self, net: Net) -> None:
+        self.net = net
+        self.selections: list[Select] = []
+        self._known: dict[tuple[Any, ...], str] = {}
+
+    def write(self, graph: fx.Graph) -> fx.Graph:
+        """The graph on kept channels only."""
+        self.graph = fx.Graph()
+        self.phys: dict[fx.Node, Phys] = {}
+        self.raw: dict[fx.Node, Any] = {}  # values without channels: whole, as in the dense network
+        self._fetched: dict[tuple[fx.Node, bytes], fx.Node] = {}
+        for node in graph.nodes:
+            phys = self.net.rule[node].emit(self, node)
+            if phys is not None:
+                self.phys[node] = phys
+        _drop_unused(self.graph)
+        return self.graph
+
+    # -- what the rules use ---------------------------------------------------------------------
+
+    def fetch(self, node: fx.Node, channels: np.ndarray) -> fx.Node:
+        """A node of the new graph with exactly these dense channels, in this order; absent ones are zero."""
+        phys = self.phys[node]
+        position = phys.position[channels]
+        if np.array_equal(position, np.arange(phys.width)):
+            return phys.base
+        key = (phys.base, position.tobytes())
+        if key not in self._fetched:
+            self._fetched[key] = self.graph.call_module(self._selection(position, phys.width), (phys.base,))
+        return self._fetched[key]
+
+    def dense(self, node: fx.Node) -> Any:
+        """The value as the dense network has it, with zeros where channels are dead."""
+        if node in self.phys:
+            return self.fetch(node, np.arange(width(node) or 0))
+        if node not in self.raw:
+            self.raw[node] = self.copy(node, {n: self.dense(n) for n in node.all_input_nodes})
+        return self.raw[node]
+
+    def copy(self, node: fx.Node, inputs: dict[fx.Node, Any]) -> fx.Node:
+        """The same operation on other inputs."""
+        new = self.graph.node_copy(node, lambda n: inputs[n] if n in inputs else self.raw[n])
+        new.meta = {}
+        return new
+
+    def holding(self, channels: np.ndarray, node: fx.Node, base: fx.Node) -> Phys:
+        """`base` holds these channels of `node`, in this order."""
+        position = np.full(width(node) or 0, -1)
+        position[channels] = np.arange(len(channels))
+        return Phys(base, position, len(channels))
+
+    def full(self, node: fx.Node, base: fx.Node) -> Phys | None:
+        """`base` is the whole value of `node`."""
+        n = width(node)
+        if n is None:
+            self.raw[node] = base
+            return None
+        return Phys(base, np.arange(n), n)
+
+    def _selection(self, position: np.ndarray, incoming: int) -> str:
+        key = (position.tobytes(), incoming)
+        if key not in self._known:
+            self._known[key] = f"{SELECTIONS}.{len(self.selections)}"
+            self.selections.append(Select(position.tolist(), incoming))
+        return self._known[key]
+
+
+def _drop_unused(graph: fx.Graph) -> None:
+    for node in reversed(list(graph.nodes)):
+        if not node.users and node.op not in ("placeholder", "output") and node.target is not torch._assert:
+            graph.erase_node(node)
+
+
+def settle_in_place(graphs: list[fx.Graph], root: nn.Module) -> None:
+    """Let an operation overwrite its input only where that is a fresh tensor which nobody else reads."""
+    unsafe = [n for g in graphs for n in g.nodes if overwrites(n, root) and not _overwritable(n.args[0], root)]
+    for node in unsafe:
+        if node.op == "call_module":
+            root.get_submodule(str(node.target)).inplace = False  # type: ignore[assignment]
+        else:
+            node.kwargs = {**node.kwargs, "inplace": False}
+
+
+def _overwritable(node: Any, root: nn.Module) -> bool:
+    if len(node.users) > 1:
+        return False
+    if node.op == "call_module":
+        return isinstance(root.get_submodule(node.target), _ConvNd | _BatchNorm | nn.Linear | Select)
+    return node.op == "call_function" and node.target in (operator.add, torch.add, torch.cat)

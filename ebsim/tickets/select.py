@@ -1,0 +1,66 @@
+"""Picking channels: y[:, j] = x[:, index[j]], or zero where index[j] is -1.
+
+No channel is picked twice, so the gradient is a pick too, by the inverse index: forward and backward are both plain
+gathers, bit-exact, without the atomic additions of index_select's own backward. A channels_last tensor is read as the
+[N*H*W, C] matrix that it is in memory; picking along dimension 1 of the 4-D view would be several times slower and
+return another layout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Select(nn.Module):
+    """[N, width, ...] -> [N, len(index), ...]; index -1 gives zeros. Has no weights and no state to save."""
+
+    def __init__(self, index: Sequence[int], width: int) -> None:
+        super().__init__()
+        picked = torch.tensor(index)
+        inverse = torch.full((width,), -1)
+        inverse[picked[picked >= 0]] = torch.arange(len(index))[picked >= 0]
+        self.width = width
+        self.fills, self.drops = bool((picked < 0).any()), bool((inverse < 0).any())
+        self.register_buffer("index", _zero_last(picked, width), persistent=False)
+        self.register_buffer("inverse", _zero_last(inverse, len(index)), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.requires_grad and torch.is_grad_enabled():
+            return _Pick.apply(x, self.index, self.fills, self.inverse, self.drops)
+        return _pick(x, self.index, self.fills)
+
+    def extra_repr(self) -> str:
+        return f"{self.width} -> {len(self.index)}"
+
+
+class _Pick(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, index: Tensor, fills: bool, inverse: Tensor, drops: bool) -> Tensor:
+        ctx.save_for_backward(inverse)
+        ctx.drops = drops
+        return _pick(x, index, fills)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        return _pick(gradient, ctx.saved_tensors[0], ctx.drops), None, None, None, None
+
+
+def _zero_last(index: Tensor, width: int) -> Tensor:
+    """Point every -1 at the zero channel that `_pick` appends."""
+    return torch.where(index < 0, width, index)
+
+
+def _pick(x: Tensor, index: Tensor, zero: bool) -> Tensor:
+    """Channels `index` of x [N, C, ...]; with `zero`, index C is a channel of zeros."""
+    n, c = x.shape[:2]
+    if x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
+        rows = _pick(x.permute(0, 2, 3, 1).reshape(-1, c), index, zero)
+        return rows.view(n, *x.shape[2:], len(index)).permute(0, 3, 1, 2)
+    if zero:
+        x = F.pad(x, [0, 0] * (x.ndim - 2) + [0, 1])
+    return x.index_select(1, index)
