@@ -14,12 +14,14 @@ ROOT = Path(__file__).parents[1]
 # A room may import the rooms of lower floors only (and its own).
 FLOORS = [
     {"ebsim.errors"},
-    {"ebsim.files", "ebsim.torchvision_shim"},
+    {"ebsim.files", "ebsim.torchvision_shim", "ebsim.stats"},
     {"ebsim.config"},
     {"ebsim.tickets", "ebsim.precision", "ebsim.models", "ebsim.data", "ebsim.runs", "ebsim.report"},
     {"ebsim.training"},
     {"ebsim.methods"},
-    {"ebsim.pipeline", "ebsim.grid", "ebsim.compare"},
+    {"ebsim.pipeline"},
+    {"ebsim.grid"},
+    {"ebsim.compare"},
     {"ebsim.terminal"},
     {"cli"},
 ]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from ebsim.config.load import all_keys, load, validate
+from ebsim.config.load import all_keys, check, load, refusal, validate
 from ebsim.config.sections import (
+    Companion,
     Data,
     Experiment,
     Hardware,
@@ -13,9 +14,10 @@ from ebsim.config.sections import (
     Section,
     Train,
 )
-from ebsim.config.source import Source, parse_settings
+from ebsim.config.source import Source, override, parse_settings, parse_value, read
 
 __all__ = [
+    "Companion",
     "Data",
     "Experiment",
     "Hardware",
@@ -26,7 +28,12 @@ __all__ = [
     "Source",
     "Train",
     "all_keys",
+    "check",
     "load",
+    "override",
     "parse_settings",
+    "parse_value",
+    "read",
+    "refusal",
     "validate",
 ]

@@ -35,19 +35,25 @@ def load(
 
 def validate(source: Source, choices: Choices | None = None) -> Experiment:
     """Check a source against the schema, then the rules between keys and the names of things."""
-    try:
-        experiment = Experiment.model_validate(source.values)
-    except ValidationError as error:
-        mistakes = [_explain(item, source) for item in error.errors(include_url=False)]
-        raise _refusal(mistakes) from None
-    problems = [*_cross_checks(experiment), *_unknown_names(experiment, choices or {})]
-    mistakes = [f"{source.place(key)}: {key} {problem}" for key, problem in problems]
-    if mistakes:
-        raise _refusal(mistakes)
+    experiment, mistakes = check(source, choices)
+    if experiment is None:
+        raise refusal(mistakes)
     return experiment
 
 
-def _refusal(mistakes: list[str]) -> ConfigError:
+def check(source: Source, choices: Choices | None = None) -> tuple[Experiment | None, list[str]]:
+    """The experiment of a source, or None and every mistake in it, one line each."""
+    try:
+        experiment = Experiment.model_validate(source.values)
+    except ValidationError as error:
+        return None, [_explain(item, source) for item in error.errors(include_url=False)]
+    problems = [*_cross_checks(experiment), *_unknown_names(experiment, choices or {})]
+    mistakes = [f"{source.place(key)}: {key} {problem}" for key, problem in problems]
+    return (None, mistakes) if mistakes else (experiment, [])
+
+
+def refusal(mistakes: list[str]) -> ConfigError:
+    """One error that tells all mistakes, each once."""
     unique = list(dict.fromkeys(mistakes))
     count = f"{len(unique)} error{'s' if len(unique) > 1 else ''}"
     return ConfigError("\n".join([*unique, f"{count}. Nothing was run."]))

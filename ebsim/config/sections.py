@@ -32,6 +32,16 @@ def _as_tuple(value: Any) -> Any:
     return (value,)
 
 
+def _dotted(value: Any, prefix: str = "") -> Any:
+    """`precision.search = [...]` in a TOML table is a nested table; one flat {dotted key: list}."""
+    if not isinstance(value, dict):
+        return value
+    flat: dict[str, Any] = {}
+    for key, inner in value.items():
+        flat |= _dotted(inner, f"{prefix}{key}.") if isinstance(inner, dict) else {prefix + key: inner}
+    return flat
+
+
 Ratio = Annotated[float, Field(ge=0.0, lt=1.0)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
@@ -113,6 +123,8 @@ class Train(Section):
     """torch.compile the network."""
     eval_every: Annotated[int, Field(ge=1)] = 1
     """Test-set evaluation every so many epochs (the last epoch always)."""
+    keep_every: Annotated[int, Field(ge=0), Free()] = 0
+    """Keep the dense network's state after every so many epochs too; 0: only where a ticket emerges, and the last."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$"), Free()] = "auto"
     """auto, cpu, cuda or cuda:N."""
     threads: Annotated[int, Field(ge=0), Free()] = 0
@@ -152,6 +164,13 @@ class Hardware(Section):
     """Reuse model: macs, compulsory, closed, search."""
 
 
+class Companion(Section):
+    """What another experiment will ask of the same dense training."""
+
+    epochs: Annotated[int, Field(ge=1)]
+    prune: Prune
+
+
 class Experiment(Section):
     name: Name
     """Name of the run folder (a hash of everything that defines the run is added)."""
@@ -166,3 +185,7 @@ class Experiment(Section):
     prune: Prune = Field(default_factory=Prune)
     precision: Precision = Field(default_factory=Precision)
     hardware: Hardware = Field(default_factory=Hardware)
+    grid: Annotated[dict[str, list[Any]], BeforeValidator(_dotted), Free()] = Field(default_factory=dict)
+    """A grid of experiments for `ablate`: dotted key -> its values, one experiment per combination."""
+    companions: Annotated[tuple[Companion, ...], BeforeValidator(_as_tuple), Free()] = ()
+    """Other experiments whose dense states are kept too, so that none trains an epoch again; `ablate` fills it in."""
