@@ -37,7 +37,6 @@ SRAM_LAWS = {"cacti-45hp": (0.523, 0.588, 2.36), "cacti-45lop": (0.410, 0.563, 1
 OPS = ("add", "multiply", "compare", "integer", "random")
 UNROLLS = ("K", "C", "pixels")
 REGISTERS = ("streaming", "held", "sums")
-ROLES = ("activation", "weight", "error", "output", "gradient")
 
 
 def sram_pj_per_bit(law: str, kib: float, access_bits: float) -> float:
@@ -54,14 +53,14 @@ class Register:
 
 @dataclass(frozen=True)
 class Memory:
-    """One on-chip level shared by the array; `bypass`: roles of tensors it does not hold."""
+    """One on-chip level; `holds`: which operands it keeps (all by default)."""
 
     name: str
     bits: float
     read: Number
     write: Number
     bits_per_cycle: float
-    bypass: tuple[str, ...] = ()
+    holds: tuple[str, ...] = REGISTERS
 
 
 @dataclass(frozen=True)
@@ -95,6 +94,16 @@ class Accelerator:
     calibrated_on: str
     rails: str
     speedup: dict[str, float]
+
+    @property
+    def supply(self) -> tuple[float, float, float]:
+        """pJ per bit of the memory that feeds the array with X and Y and takes its sums."""
+        cost = []
+        for operand in REGISTERS:
+            source = next((m for m in self.memories if operand in m.holds), None)
+            cost.append(self.dram.value if source is None
+                        else (source.read.value + source.write.value) / 2 if operand == "sums" else source.read.value)
+        return cost[0], cost[1], cost[2]
 
     def mac(self, x: Format, y: Format, hypothetical: bool = False) -> Number:
         """pJ of one multiply-accumulate of these operands; raises `FormatError` where the chip cannot."""
@@ -176,13 +185,8 @@ def _build(s: Source) -> Accelerator:
     band = s.plain("absolute_band", 1.0, 100)
     points = _points(s, kind)
     ops = {op: _needed(s, f"op.{op}", 0, 1000) for op in OPS}
-    for key in ("op.source", "op.band", "mac.source", "mac.band"):
-        s.get(key)
     dims, unroll = _array(s) if kind == "array" else ((1,), {p: ("K",) for p in PASSES})
     registers = {r: _register(s, f"registers.{r}") for r in REGISTERS} if kind == "array" else {}
-    for key in ("registers.source", "registers.band", "network.source", "network.band", "static.source",
-                "static.band", "dram.source", "dram.band"):
-        s.get(key)
     network = s.number("network.pj_per_bit", 0, 1000) if kind == "array" else None
     memories = tuple(_memory(s, m) for m in s.keys("memory"))
     if not memories:
@@ -198,6 +202,9 @@ def _build(s: Source) -> Accelerator:
     calibrated = s.text("calibrated_on", required=False)
     rails = s.text("rails", required=False)
     zero_skip = s.flag("array.zero_skip", True) if kind == "array" else True
+    for table in ("array", "mac", "pj_per_flop", "op", "registers", "network", "dram", "static", "device", "speedup",
+                  *(f"memory.{m.name}" for m in memories)):
+        s.seen |= {f"{table}.source", f"{table}.band"}  # any table may say where its numbers come from
     _order(s, points, memories, dram, kind)
     s.refuse_unknown()
     s.check()
@@ -226,8 +233,6 @@ def _points(s: Source, kind: str) -> dict[str, Number]:
     """pJ per MAC by format; a device states pJ per FLOP (2 FLOPs = 1 MAC)."""
     table, scale = ("mac", 1.0) if kind == "array" else ("pj_per_flop", 2.0)
     found = {}
-    s.get(f"{table}.source")
-    s.get(f"{table}.band")
     for fmt in s.keys(table):
         if fmt in ("source", "band") or not _known(s, table, fmt):
             continue
@@ -241,7 +246,6 @@ def _points(s: Source, kind: str) -> dict[str, Number]:
 
 
 def _array(s: Source) -> tuple[tuple[int, ...], dict[str, tuple[str, ...]]]:
-    s.get("array.source")
     dims = s.get("array.dims")
     good = isinstance(dims, list) and 1 <= len(dims) <= 3 and all(
         isinstance(d, int) and not isinstance(d, bool) and 1 <= d <= 65536 for d in dims)
@@ -259,14 +263,12 @@ def _array(s: Source) -> tuple[tuple[int, ...], dict[str, tuple[str, ...]]]:
 
 
 def _register(s: Source, key: str) -> Register:
-    return Register(s.plain(f"{key}.bits", 1, 1e9), _needed(s, f"{key}.pj_per_bit", 0, 1000))
+    return Register(s.plain(f"{key}.bits", 0, 1e9), _needed(s, f"{key}.pj_per_bit", 0, 1000))
 
 
 def _memory(s: Source, name: str) -> Memory:
     key = f"memory.{name}"
     kib = s.plain(f"{key}.kib", 1e-3, 1e9)
-    s.get(f"{key}.source")
-    s.get(f"{key}.band")
     width = s.plain(f"{key}.access_bits", 1, 65536, 64.0)
     law_name = s.text(f"{key}.sram_law", choices=tuple(SRAM_LAWS), required=False)
     explicit = s.number(f"{key}.read_pj_per_bit", 0, 1000), s.number(f"{key}.write_pj_per_bit", 0, 1000)
@@ -277,19 +279,18 @@ def _memory(s: Source, name: str) -> Memory:
         explicit = number, number
     elif law_name or not all(explicit):
         s.problem(key, "needs either sram_law, or read_pj_per_bit and write_pj_per_bit, and not both")
-    bypass = _texts(s, f"{key}.bypass")
-    for role in bypass:
-        if role not in ROLES:
-            s.problem(f"{key}.bypass", f"{role!r} is not one of {', '.join(ROLES)}")
+    holds = _texts(s, f"{key}.holds") or REGISTERS
+    for operand in holds:
+        if operand not in REGISTERS:
+            s.problem(f"{key}.holds", f"{operand!r} is not one of {', '.join(REGISTERS)}")
     rate = s.plain(f"{key}.bits_per_cycle", 1, 1e9, 1e9)
     zero = Number(0.0, 1.0, "")
-    return Memory(name, kib * BITS_PER_KIB, explicit[0] or zero, explicit[1] or zero, rate, bypass)
+    return Memory(name, kib * BITS_PER_KIB, explicit[0] or zero, explicit[1] or zero, rate, holds)
 
 
 def _peak(s: Source) -> dict[str, float]:
     """FLOP/s by format that a device reaches: peak x `eta_compute`."""
     eta = s.plain("device.eta_compute", 1e-3, 1.0)
-    s.get("device.source")
     peak = {f: s.plain(f"device.peak_tflops.{f}", 1e-6, 1e6) * 1e12 * eta
             for f in s.keys("device.peak_tflops") if _known(s, "device.peak_tflops", f)}
     if not peak:

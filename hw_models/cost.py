@@ -24,7 +24,18 @@ from hw_models.formats import PASSES, Bits, Format, Precision, parse_precision
 from hw_models.layer import Layer
 from hw_models.passes import Array, Passes, Shapes, passes, shapes
 from hw_models.pointwise import QUANTISE, UPDATE_ADD, UPDATE_MULTIPLY, pointwise
-from hw_models.reuse import Grid, Traffic, Widths, array_traffic, closed, compulsory, steps, unrolled
+from hw_models.reuse import (
+    Grid,
+    Traffic,
+    Widths,
+    compulsory,
+    keep,
+    on_array,
+    steps,
+    traffic,
+    unrolled,
+    whole,
+)
 from hw_models.toml_source import Number
 from hw_models.units import PJ
 
@@ -180,7 +191,7 @@ def _assemble(table: Shapes, chip: Accelerator, precision: Precision, batch: flo
         parts += _vector_parts(table, chip, precision, batch, l1, dram)
         levels = _levels(p, bits, chip, model)
         parts += _memory_parts(p, bits, chip, levels) if model != "compulsory" else []
-        dram[:3, ..., p.index] += levels[-1].total
+        dram[:3, ..., p.index] += _to_dram(chip, levels).total
         cycles_s = _times(p, chip, precision, rules, levels)
         parts.append(Part("dram.pj_per_bit", "dram", chip.dram, dram, None))
     seconds[:3, ..., p.index] = cycles_s
@@ -233,44 +244,46 @@ def _levels(p: Passes, bits: Widths, chip: Accelerator, model: str) -> list[Traf
     if model == "search":
         from hw_models.search import search  # only here: the default does not need it
         return search(p, bits, chip)
-    outer = [closed(p, bits, m.bits) for m in chip.memories]
-    return [array_traffic(p, bits, _grid(p, chip)), *outer] if chip.kind == "array" else outer
+    length, levels = whole(p), []
+    for memory in reversed(chip.memories):
+        length = keep(p, bits, length, memory.bits, memory.holds)
+        levels.append(traffic(p, bits, length, p.window))
+    if chip.kind == "array":
+        length = on_array(p, bits, _grid(p, chip), length, chip.supply)
+    levels.append(traffic(p, bits, length, 1.0))
+    return levels[::-1]
 
 
 def _grid(p: Passes, chip: Accelerator) -> Grid:
-    grid = unrolled(p, chip.dims, chip.unroll)
-    return Grid(grid.u1, grid.u2, grid.ur, *(r.bits for r in chip.registers.values()))
+    return unrolled(p, chip.dims, chip.unroll, tuple(r.bits for r in chip.registers.values()))
 
 
 def _memory_parts(p: Passes, bits: Widths, chip: Accelerator, levels: list[Traffic]) -> list[Part]:
+    """Registers, network and buffers; what a level does not hold passes it untouched."""
     if chip.kind == "device":
         return []  # its pJ per FLOP include everything on the chip
     used = [p.macs * bits.x, p.macs * bits.y, 2 * p.macs * bits.acc]
     parts = [Part(f"registers.{name}", "register", r.pj_per_bit, n, p.index)
-             for (name, r), n in zip(chip.registers.items(), used, strict=True)]
+             for (name, r), n in zip(chip.registers.items(), used, strict=True) if r.bits]
+    inner = levels[0]
     if chip.network is not None:
-        parts.append(Part("network.pj_per_bit", "network", chip.network, levels[0].total, p.index))
-    for memory, inner, outer in zip(chip.memories, levels, levels[1:], strict=False):
-        held = _held(memory.bypass)
-        inside, outside = held(inner), held(outer)
+        parts.append(Part("network.pj_per_bit", "network", chip.network, inner.total, p.index))
+    for memory, outer in zip(chip.memories, levels[1:], strict=True):
+        inside, outside = inner.only(memory.holds), outer.only(memory.holds)
         parts.append(Part(f"memory.{memory.name}.read", "buffer", memory.read,
                           inside.inward + outside.outward, p.index))
         parts.append(Part(f"memory.{memory.name}.write", "buffer", memory.write,
                           inside.outward + outside.inward, p.index))
+        inner = inner.replaced(outer, memory.holds)
     return parts
 
 
-def _held(bypass: tuple[str, ...]) -> Any:
-    """Traffic without the operands that a level does not hold; roles of (x, y, z) by pass."""
-    roles = (("activation", "weight", "output"), ("error", "weight", "output"),
-             ("activation", "error", "gradient"))
-    keep = np.array([[name not in bypass for name in r] for r in roles], dtype=np.float64)
-
-    def apply(t: Traffic) -> Traffic:
-        kx, ky, kz = (keep[:, i].reshape(3, *(1,) * (t.x.ndim - 1)) for i in range(3))
-        return Traffic(t.x * kx, t.y * ky, t.z * kz, t.spill * kz)
-
-    return apply
+def _to_dram(chip: Accelerator, levels: list[Traffic]) -> Traffic:
+    """What reaches DRAM: of each operand, the traffic of the outermost level that holds it."""
+    passing = levels[0]
+    for memory, outer in zip(chip.memories, levels[1:], strict=False):
+        passing = passing.replaced(outer, memory.holds)
+    return passing
 
 
 def _times(p: Passes, chip: Accelerator, precision: Precision, rules: list[Any],

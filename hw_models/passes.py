@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from hw_models.layer import CONTRACTIONS, KINDS, Layer
+from hw_models.layer import CONTRACTIONS, Layer
 
 Array = NDArray[np.float64]
 COLUMNS = ("kind", "macs", "inputs", "outputs", "weights", "C", "K", "H", "W", "P", "Q", "R", "S",
@@ -78,6 +78,30 @@ def candidates(base: Shapes, inputs: Array, outputs: Array) -> Shapes:
 
 
 @dataclass(frozen=True)
+class Halo:
+    """Which X elements a tile needs: n pixels of a (rows, cols) grid touch a strip of X and its margin.
+
+    A strip of r rows needs min(scale r + margin, limit) rows of X; `taps`: positions of the window that are
+    summed (or written) per channel of X.
+    """
+
+    rows: Array
+    cols: Array
+    scale: tuple[Array, Array]
+    margin: tuple[Array, Array]
+    limit: tuple[Array, Array]
+    taps: Array
+
+    def elements(self, pixels: Array, other: Array) -> Array:
+        """X elements under `pixels` grid points and `other` values of the index that holds channels x taps."""
+        images = np.maximum(pixels / (self.rows * self.cols), 1.0)
+        spans = np.clip(pixels / self.cols, 1.0, self.rows), np.clip(pixels, 1.0, self.cols)
+        need = [np.minimum(s * span + m, most) for s, span, m, most in
+                zip(self.scale, spans, self.margin, self.limit, strict=True)]
+        return images * need[0] * need[1] * np.maximum(other / self.taps, 1.0)
+
+
+@dataclass(frozen=True)
 class Passes:
     """The contractions, arrays [3, ..., contraction]; elements and MACs for the whole batch."""
 
@@ -90,6 +114,7 @@ class Passes:
     y: Array
     z: Array
     window: Array  # reuse of X through overlapping windows, >= 1
+    halo: Halo
     index: NDArray[np.int64]  # which layers these are
 
 
@@ -124,8 +149,20 @@ def passes(table: Shapes, batch: float, zero_skip: bool = True) -> Passes:
     y = np.stack([weights, weights * needed, errors])
     z = np.stack([errors, gradients * needed, weights])
     reuse = np.maximum(g1 * red * group / np.maximum(x, 1.0), 1.0)
-    return Passes(g1, g2, red, np.broadcast_to(group, g1.shape), all_macs, x, y, z, reuse, index)
+    return Passes(g1, g2, red, np.broadcast_to(group, g1.shape), all_macs, x, y, z, reuse, _halo(c, effort), index)
 
 
-def kind_code(kind: str) -> int:
-    return KINDS.index(kind)
+def _halo(c: dict[str, Array], effort: Array) -> Halo:
+    def three(forward: Array, backward: Array) -> Array:
+        return np.stack([forward, backward, forward])
+
+    (rs, ss), (r, s) = (c["sr"], c["ss"]), (c["R"], c["S"])
+    window = r * s
+    skipped = np.where(effort > 1, 1.0, rs * ss)  # without zero skipping every tap is multiplied
+    return Halo(
+        three(c["P"], c["H"]), three(c["Q"], c["W"]),
+        (three(np.minimum(rs, r), 1 / rs), three(np.minimum(ss, s), 1 / ss)),
+        (three(np.maximum(r - rs, 0), (r - 1) / rs), three(np.maximum(s - ss, 0), (s - 1) / ss)),
+        (three(np.minimum(c["H"], c["P"] * r), c["P"]), three(np.minimum(c["W"], c["Q"] * s), c["Q"])),
+        three(window, window / skipped))
+

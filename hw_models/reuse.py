@@ -1,26 +1,36 @@
-"""How many bits cross each boundary of the memory hierarchy: reuse as closed formulas.
+"""How many bits cross each boundary of the memory hierarchy: reuse lengths in closed form.
 
-A boundary has an inner side of capacity M. A contraction Z[g1, g2] += X[g1, red] Y[red, g2] (MACs = g1 g2 red)
-is cut into tiles (t1, t2, tr) of which one operand stays inside while the others pass by:
+A contraction Z[g1, g2] += X[g1, red] Y[red, g2] is cut into nested blocks, one size per boundary. What a
+boundary moves follows from three *reuse lengths* (r1, r2, rr), the extent of each index that is worked
+through before an operand has to be fetched again:
 
-    keeping sums (Z)   t1 t2 b_acc <= M :  X moves MACs b_x / (w t2),  Y moves MACs b_y / t1,  Z once
-    keeping Y          t2 tr b_y   <= M :  Y once,  X moves MACs b_x / (w t2),  Z moves 2 MACs b_acc / tr
-    keeping X          t1 tr b_x/w <= M :  X once,  Y moves MACs b_y / t1,      Z moves 2 MACs b_acc / tr
+    X moves MACs b_x / (w r2)      Y moves MACs b_y / r1      sums are visited MACs / rr times
 
-with w the window reuse of X. Each operand moves at least once whatever the tile; sums that leave unfinished
-are written and read again at accumulator width. The best split of M is the square-root rule (t1 : t2 as
-b_y : b_x / w); the cheapest of the three is taken. Without clamping, keeping sums gives the lower bound of
-Chen et al. (HPCA 2020), 2 MACs / sqrt(w M) + Z. The formulas treat tile sizes as continuous, so the traffic
-never rises with a larger M and never falls with more bits. All arguments broadcast as numpy arrays.
+(w: reuse of X through overlapping windows; visits beyond the first of a sum are spills, written and read
+again at accumulator width). A memory of M bits keeps one operand's block while the others pass by:
+
+    keep sums   (t1, t2, rr')   t1 t2 b_acc   <= M        (r1', r2', rr') are the lengths of the
+    keep Y      (r1', t2, tr)   t2 tr b_y     <= M        next outer boundary: nothing lasts longer
+    keep X      (t1, r2', tr)   t1 tr b_x / w <= M        than the block it lies in
+
+The best split of M is the square-root rule, clamped; the cheapest of the three is taken. Without clamping
+"keep sums" gives the lower bound of Chen et al. (HPCA 2020), 2 MACs / sqrt(w M) + Z. On the array the
+same three choices exist with parallel elements and their registers in the place of M.
+
+Sizes are continuous, so traffic never rises with a larger memory and never falls with more bits.
+All arguments broadcast as numpy arrays.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from hw_models.passes import Array, Passes
+
+OPERANDS = ("streaming", "held", "sums")  # X, Y, Z: the names that profiles use for them
 
 
 @dataclass(frozen=True)
@@ -54,63 +64,30 @@ class Traffic:
     def total(self) -> Array:
         return self.x + self.y + self.z + 2 * self.spill
 
+    def only(self, held: tuple[str, ...]) -> Traffic:
+        """The share of the operands in `held`."""
+        kx, ky, kz = (float(name in held) for name in OPERANDS)
+        return Traffic(self.x * kx, self.y * ky, self.z * kz, self.spill * kz)
 
-def compulsory(p: Passes, bits: Widths) -> Traffic:
-    """Every operand crosses exactly once: the least that any mapping can do."""
-    return Traffic(p.x * bits.x, p.y * bits.y, p.z * bits.z, np.zeros_like(p.x))
-
-
-def no_reuse(p: Passes, bits: Widths) -> Traffic:
-    """Every multiply-accumulate fetches both operands and its sum: the most that a mapping can do."""
-    return Traffic(p.macs * bits.x, p.macs * bits.y, p.z * bits.z, p.macs * bits.acc)
-
-
-def closed(p: Passes, bits: Widths, capacity: Array | float) -> Traffic:
-    """Least traffic of the three dataflows into a memory of `capacity` bits."""
-    once = compulsory(p, bits)
-    options = [_keep_sums(p, bits, capacity, once), _keep_y(p, bits, capacity, once),
-               _keep_x(p, bits, capacity, once)]
-    totals = np.stack([o.total for o in options])
-    best = np.argmin(totals, axis=0)[None]
-    pick = lambda name: np.take_along_axis(  # noqa: E731
-        np.stack([np.broadcast_to(getattr(o, name), totals.shape[1:]) for o in options]), best, 0)[0]
-    return Traffic(pick("x"), pick("y"), pick("z"), pick("spill"))
+    def replaced(self, other: Traffic, held: tuple[str, ...]) -> Traffic:
+        """`other` for the operands in `held`, this for the rest."""
+        x, y, z = (name in held for name in OPERANDS)
+        return Traffic(other.x if x else self.x, other.y if y else self.y,
+                       other.z if z else self.z, other.spill if z else self.spill)
 
 
-def _split(area: Array, want: Array, limit_free: Array, limit_other: Array) -> tuple[Array, Array]:
-    """(free, other) with free * other <= area: `want` is the best `free`, both clamped to their limits."""
-    area = np.maximum(area, 1.0)
-    free = np.clip(want, 1.0, np.minimum(limit_free, area))
-    other = np.minimum(area / free, limit_other)
-    free = np.minimum(area / other, limit_free)  # what a small `other` leaves over
-    return np.maximum(free, 1.0), np.maximum(other, 1.0)
+@dataclass(frozen=True)
+class Lengths:
+    """Reuse lengths (r1, r2, rr) of a boundary."""
 
-
-def _keep_sums(p: Passes, bits: Widths, capacity: Array | float, once: Traffic) -> Traffic:
-    area = capacity / bits.acc
-    t2, t1 = _split(area, np.sqrt(area * bits.x / (p.window * bits.y)), p.g2, p.g1)
-    return Traffic(np.maximum(once.x, p.macs * bits.x / (p.window * t2)),
-                   np.maximum(once.y, p.macs * bits.y / t1), once.z, once.spill)
-
-
-def _keep_y(p: Passes, bits: Widths, capacity: Array | float, once: Traffic) -> Traffic:
-    area = capacity / bits.y
-    # moving sums costs write + read; with the whole reduction inside, nothing spills
-    t2, tr = _split(area, np.sqrt(area * bits.x / (p.window * 2 * bits.acc)), p.g2, p.red)
-    return Traffic(np.maximum(once.x, p.macs * bits.x / (p.window * t2)), once.y, once.z,
-                   p.groups * p.g1 * p.g2 * bits.acc * (p.red / tr - 1.0))
-
-
-def _keep_x(p: Passes, bits: Widths, capacity: Array | float, once: Traffic) -> Traffic:
-    area = capacity * p.window / bits.x
-    t1, tr = _split(area, np.sqrt(area * bits.y / (2 * bits.acc)), p.g1, p.red)
-    return Traffic(once.x, np.maximum(once.y, p.macs * bits.y / t1), once.z,
-                   p.groups * p.g1 * p.g2 * bits.acc * (p.red / tr - 1.0))
+    r1: Array
+    r2: Array
+    rr: Array
 
 
 @dataclass(frozen=True)
 class Grid:
-    """An array of processing elements: how far each index is unrolled, register bits per element."""
+    """The array: mean parallel work along g1, g2 and red; register bits per element for X, Y and sums."""
 
     u1: Array
     u2: Array
@@ -120,57 +97,125 @@ class Grid:
     sums: float
 
 
-def unrolled(p: Passes, dims: tuple[int, ...], unroll: dict[str, tuple[str, ...]]) -> Grid:
+def compulsory(p: Passes, bits: Widths) -> Traffic:
+    """Every operand crosses exactly once: the least that any mapping can do."""
+    return Traffic(p.x * bits.x, p.y * bits.y, p.z * bits.z, np.zeros_like(p.macs))
+
+
+def no_reuse(p: Passes, bits: Widths) -> Traffic:
+    """Every multiply-accumulate fetches both operands and its sum: the most that a mapping can do."""
+    return Traffic(p.macs * bits.x, p.macs * bits.y, p.z * bits.z, (p.macs - p.z) * bits.acc)
+
+
+def traffic(p: Passes, bits: Widths, r: Lengths, window: Array | float) -> Traffic:
+    """Bits that a boundary with these reuse lengths moves; never less than once per element."""
+    return Traffic(np.maximum(p.macs * bits.x / (window * r.r2), p.x * bits.x),
+                   np.maximum(p.macs * bits.y / r.r1, p.y * bits.y), p.z * bits.z,
+                   np.maximum(p.macs / r.rr - p.z, 0.0) * bits.acc)
+
+
+def whole(p: Passes) -> Lengths:
+    """The reuse lengths of a memory that holds everything."""
+    return Lengths(p.g1, p.g2, p.red)
+
+
+def keep(p: Passes, bits: Widths, outer: Lengths, capacity: Array | float,
+         held: tuple[str, ...] = OPERANDS) -> Lengths:
+    """The cheapest block in a memory of `capacity` bits that may keep the operands in `held`."""
+    w = p.window
+    options = []
+    if "sums" in held:
+        t2, t1 = _split(capacity / bits.acc, bits.x / (w * bits.y), outer.r2, outer.r1)
+        options.append(Lengths(t1, t2, outer.rr))
+    if "held" in held:  # a spilled sum moves twice
+        t2, tr = _split(capacity / bits.y, bits.x / (2 * w * bits.acc), outer.r2, outer.rr)
+        options.append(Lengths(outer.r1, t2, tr))
+    if "streaming" in held:
+        t1, tr = _split(capacity * w / bits.x, bits.y / (2 * bits.acc), outer.r1, outer.rr)
+        options.append(Lengths(t1, outer.r2, tr))
+    return _cheapest(options, lambda o: traffic(p, bits, o, w).total)
+
+
+def _split(area: Array, ratio: Array, most: Array, most_other: Array) -> tuple[Array, Array]:
+    """(t, other) with t other <= area and t : other as `ratio` : 1, both clamped; what one leaves the other takes."""
+    area = np.maximum(area, 1.0)
+    t = np.clip(np.sqrt(area * ratio), 1.0, np.minimum(most, area))
+    other = np.minimum(area / t, most_other)
+    return np.maximum(np.minimum(area / other, most), 1.0), np.maximum(other, 1.0)
+
+
+def _cheapest(options: list[Lengths], cost: Callable[[Lengths], Array]) -> Lengths:
+    best = options[0]
+    least = cost(best)
+    for option in options[1:]:
+        total = cost(option)
+        better = total < least
+        least = np.where(better, total, least)
+        best = Lengths(np.where(better, option.r1, best.r1), np.where(better, option.r2, best.r2),
+                       np.where(better, option.rr, best.rr))
+    return best
+
+
+def unrolled(p: Passes, dims: tuple[int, ...], unroll: dict[str, tuple[str, ...]],
+             registers: tuple[float, float, float]) -> Grid:
     """Mean parallel work along each index: an index of 40 on 32 rows takes two steps of 20.
 
     "K", "C" and "pixels" are the names of `hw_models.passes`: K is g2 forward, C its reduction, and so on.
     """
-    where = (("K", "g2"), ("C", "red"), ("pixels", "g1")), (("C", "g2"), ("K", "red"), ("pixels", "g1")), \
-            (("K", "g2"), ("pixels", "red"), ("C", "g1"))
     sizes = {"g1": p.g1, "g2": p.g2, "red": p.red}
     used = {name: np.ones_like(p.g1) for name in sizes}
-    for i, (names, table) in enumerate(zip(unroll.values(), where, strict=True)):
+    for i, (names, index) in enumerate(zip(unroll.values(), _INDEX, strict=True)):
         for dim, name in zip(dims, names, strict=True):
-            index = dict(table)[name]
-            used[index][i] *= dim
-    parallel = [sizes[n] / np.ceil(sizes[n] / used[n] - 1e-9) for n in ("g1", "g2", "red")]
-    return Grid(*parallel, 0.0, 0.0, 0.0)
+            used[index[name]][i] *= dim
+    u1, u2, ur = (sizes[n] / np.ceil(sizes[n] / used[n] - 1e-9) for n in ("g1", "g2", "red"))
+    return Grid(u1, u2, ur, *registers)
 
 
-def array_traffic(p: Passes, bits: Widths, grid: Grid) -> Traffic:
-    """Bits between the innermost buffer and the array (registers of `streaming`, `held`, `sums` bits per PE).
+_INDEX = ({"K": "g2", "C": "red", "pixels": "g1"}, {"C": "g2", "K": "red", "pixels": "g1"},
+          {"K": "g2", "pixels": "red", "C": "g1"})
 
-    The same three dataflows on the array: X is broadcast over u2, Y over u1, sums are reduced over ur;
-    registers multiply that reuse by how many words they hold of what stays.
+
+def on_array(p: Passes, bits: Widths, grid: Grid, outer: Lengths,
+             weights: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> Lengths:
+    """The cheapest reuse lengths at the edge of the array, by bits times the pJ in `weights` (X, Y, sums).
+
+    One operand stays in the registers (t words of it, the split tried in powers of two); of the other two
+    either both find a register for their partner, or only one does.
     """
-    once = compulsory(p, bits)
-    rx = np.maximum(np.floor(grid.streaming / bits.x), 1.0)
-    ry = np.maximum(np.floor(grid.held / bits.y), 1.0)
-    rz = np.maximum(np.floor(grid.sums / bits.acc), 1.0)
-    n1, n2, nr = (np.maximum(g / u, 1.0) for g, u in ((p.g1, grid.u1), (p.g2, grid.u2), (p.red, grid.ur)))
-    outputs = p.groups * p.g1 * p.g2 * bits.acc
+    words = [np.maximum(np.floor(bits_per_pe / width), 1.0) for bits_per_pe, width in
+             ((grid.streaming, bits.x), (grid.held, bits.y), (grid.sums, bits.acc))]
+    wx, wy, wz = words
+    n1, n2, nr = (np.maximum(r / u, 1.0) for r, u in
+                  ((outer.r1, grid.u1), (outer.r2, grid.u2), (outer.rr, grid.ur)))
+    one = np.ones_like(n1)
     options = []
 
-    def option(x: Array, y: Array, tr: Array) -> None:
-        spill = outputs * (p.red / np.minimum(grid.ur * tr, p.red) - 1.0)
-        options.append(Traffic(np.maximum(once.x / 1.0, x), np.maximum(once.y, y), once.z, spill))
+    def add(t1: Array | None, t2: Array | None, tr: Array | None) -> None:
+        r1 = outer.r1 if t1 is None else np.minimum(grid.u1 * t1, outer.r1)
+        r2 = outer.r2 if t2 is None else np.minimum(grid.u2 * t2, outer.r2)
+        rr = outer.rr if tr is None else np.minimum(grid.ur * tr, outer.rr)
+        options.append(Lengths(r1, r2, rr))
 
-    for t2, t1 in ((np.minimum(rz, n2), 1.0), (1.0, np.minimum(rz, n1))):  # sums stay until they are finished
-        option(p.macs * bits.x / (grid.u2 * t2), p.macs * bits.y / (grid.u1 * t1), nr)
-    for t2, tr in ((np.minimum(rz, n2), None), (None, np.minimum(rx, nr))):  # Y stays, X passes
-        if t2 is None:
-            t2 = np.minimum(ry / tr, n2)
-            t2 = np.maximum(t2, 1.0)
-        elif tr is None:
-            t2 = np.minimum(t2, ry)
-            tr = np.minimum(ry / t2, nr)
-        option(p.macs * bits.x / (grid.u2 * t2), once.y, tr)
-    option(once.x * np.maximum(p.window, 1.0), p.macs * bits.y / grid.u1, np.minimum(rx, nr))  # X stays
-    totals = np.stack([o.total for o in options])
-    best = np.argmin(totals, axis=0)[None]
-    pick = lambda name: np.take_along_axis(np.stack(  # noqa: E731
-        [np.broadcast_to(getattr(o, name), totals.shape[1:]) for o in options]), best, 0)[0]
-    return Traffic(pick("x"), pick("y"), pick("z"), pick("spill"))
+    for kept, n_a, n_b, w_a, w_b, place in (
+            (wz, n1, n2, wx, wy, lambda a, b: add(a, b, None)),
+            (wy, n2, nr, wz, wx, lambda a, b: add(None, a, b)),
+            (wx, n1, nr, wz, wy, lambda a, b: add(a, None, b))):
+        size = 1.0
+        while size <= np.max(kept):
+            a = np.minimum(np.minimum(size, kept), n_a)
+            b = np.minimum(np.maximum(np.floor(kept / a), 1.0), n_b)
+            both = (w_a >= a) | (w_b >= b)
+            place(a, np.where(both, b, one))
+            if not np.all(both):
+                place(np.where(both, a, one), b)
+            size *= 2
+    ex, ey, ez = weights
+
+    def cost(o: Lengths) -> Array:
+        t = traffic(p, bits, o, 1.0)
+        return ex * t.x + ey * t.y + ez * (t.z + 2 * t.spill)
+
+    return _cheapest(options, cost)
 
 
 def steps(p: Passes, grid: Grid) -> Array:

@@ -116,7 +116,6 @@ class Source:
         raw = self.get(key)
         if raw is None:
             return None
-        table = key.rpartition(".")[0]
         own = raw if isinstance(raw, dict) else {"value": raw}
         for name in own:
             self.seen.add(f"{key}.{name}")
@@ -126,10 +125,8 @@ class Source:
             self.problem(key, "has no value; write {value = ..., source = \"...\"}")
             return None
         value = self._ranged(key, own["value"], low, high)
-        inherited = self.get(f"{table}.band") if table else None
-        band = self._ranged(f"{key}.band" if "band" in own else f"{table}.band",
-                            own.get("band", 1.5 if inherited is None else inherited), 1.0, 100.0)
-        source = own.get("source", self.get(f"{table}.source") if table else None)
+        band = self._ranged(f"{key}.band", own.get("band", self._inherited(key, "band", 1.5)), 1.0, 100.0)
+        source = own.get("source", self._inherited(key, "source", None))
         if not isinstance(source, str) or not source.strip():
             self.problem(key, "has no source; add source = \"where the number comes from\" to it or to its table")
             source = ""
@@ -137,6 +134,15 @@ class Source:
         if not isinstance(derived, bool):
             self.problem(f"{key}.derived", "must be true or false")
         return Number(value, band, source, bool(derived))
+
+    def _inherited(self, key: str, name: str, default: Any) -> Any:
+        """`name` (source or band) of the nearest table around `key`; the top of the file does not count."""
+        while "." in key:
+            key = key.rpartition(".")[0]
+            value = self.get(f"{key}.{name}")
+            if value is not None:
+                return value
+        return default
 
     def refuse_unknown(self) -> None:
         """A problem for every key that nobody asked for, with the nearest valid one."""
