@@ -51,7 +51,10 @@ def choices() -> dict[str, Callable[[], Iterable[str]]]:
 
 def load(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Experiment:
     """Read and validate an experiment file, names included. Raises `ConfigError`."""
-    return config.load(path, overrides, choices())
+    experiment = config.load(path, overrides, choices())
+    if experiment.grid:
+        raise ConfigError(f"{path}: has a [grid] table, so it is many experiments: python cli.py ablate {path}")
+    return experiment
 
 
 @dataclass(frozen=True)

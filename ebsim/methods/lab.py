@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ebsim import models, precision, tickets
-from ebsim.config import Experiment
+from ebsim.config import Experiment, Prune
 from ebsim.errors import ConfigError
 from ebsim.files import canonical_json
 from ebsim.runs.ledger import entry
@@ -178,16 +178,21 @@ class Lab:
     def dense(self, backend_name: str = "fp32") -> Dense:
         """The dense network's trajectory in a precision; states at which a ticket emerges are kept."""
         backend = self.backend(backend_name)
-
-        def emerges_now(gammas: Tensor) -> bool:
-            return any(self.emergence(gammas, ratio)[0] == len(gammas) - 1 for ratio in self.experiment.prune.ratio)
-
-        trajectory = self._trajectory("dense", {}, self.dense_network, backend, keep=emerges_now)
+        trajectory = self._trajectory("dense", {}, self.dense_network, backend, keep=self._wanted)
         return Dense(self, trajectory, backend)
 
-    def emergence(self, gammas: Tensor, ratio: float) -> tuple[int | None, list[float]]:
+    def _wanted(self, gammas: Tensor) -> bool:
+        """Whether this experiment or a companion will ask for the dense state of the newest epoch."""
+        epoch, every = len(gammas) - 1, self.experiment.train.keep_every
+        asked = [(self.epochs, self.experiment.prune), *((c.epochs, c.prune) for c in self.experiment.companions)]
+        return bool(every and epoch % every == 0) or any(
+            epoch == last or any(self.emergence(gammas, ratio, prune)[0] == epoch for ratio in prune.ratio)
+            for last, prune in asked
+        )
+
+    def emergence(self, gammas: Tensor, ratio: float, prune: Prune | None = None) -> tuple[int | None, list[float]]:
         """(epoch or None, mask distances) of one ratio under the experiment's rule, from the gammas so far."""
-        prune = self.experiment.prune
+        prune = prune or self.experiment.prune
         found = tickets.emergence(
             gammas,
             self.layers,
