@@ -43,6 +43,7 @@ def choices() -> dict[str, Callable[[], Iterable[str]]]:
         "methods": lambda: METHODS,
         "precision.search": precision.list_backends,
         "precision.retrain": precision.list_backends,
+        "precision.low": precision.list_backends,
         "hardware.profile": lambda: [
             path.name.removesuffix(".toml") for path in (files("hw_models") / "profiles").iterdir()
         ],

@@ -113,6 +113,12 @@ def _cross_checks(experiment: Experiment) -> Iterable[tuple[str, str]]:
         yield "train.milestones", (
             f"= {milestones}: must lie before train.epochs = {train.epochs}; shorten both together"
         )
+    if any(epoch > train.epochs for epoch in prune.draw_epochs):
+        yield "prune.draw_epochs", (
+            f"= {list(prune.draw_epochs)}: must not lie after train.epochs = {train.epochs}; shorten both together"
+        )
+    if "prune-at-epoch" in experiment.methods and not prune.draw_epochs:
+        yield "methods", 'has "prune-at-epoch", but prune.draw_epochs names no epoch to draw at'
     if len(set(prune.ratio)) != len(prune.ratio):
         yield "prune.ratio", f"= {list(prune.ratio)}: names a ratio twice"
     if len(set(experiment.methods)) != len(experiment.methods):
@@ -120,7 +126,7 @@ def _cross_checks(experiment: Experiment) -> Iterable[tuple[str, str]]:
 
 def _unknown_names(experiment: Experiment, choices: Choices) -> Iterable[tuple[str, str]]:
     """Names that nothing answers to: (key, the choices and the nearest of them)."""
-    own = {"precision.search": experiment.precision.backends, "precision.retrain": experiment.precision.backends}
+    own = {f"precision.{key}": experiment.precision.backends for key in ("search", "retrain", "low")}
     for key, names in choices.items():
         value: Any = experiment
         for part in key.split("."):

@@ -42,6 +42,7 @@ def _dotted(value: Any, prefix: str = "") -> Any:
     return flat
 
 
+Epoch = Annotated[int, Field(ge=0)]
 Ratio = Annotated[float, Field(ge=0.0, lt=1.0)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
@@ -142,6 +143,12 @@ class Prune(Section):
     """Length of the FIFO."""
     min_channels: Annotated[int, Field(ge=0)] = 1
     """Channels that every layer keeps at least; 0 makes a layer that would lose all an error."""
+    criterion: Annotated[Literal["gamma", "magnitude", "taylor", "random"], Since("gamma")] = "gamma"
+    """What ranks the channels, after every epoch of the search: gamma, magnitude, taylor, random."""
+    draw_epochs: Annotated[tuple[Epoch, ...], BeforeValidator(_as_tuple), Since(())] = ()
+    """Epochs at which prune-at-epoch draws its masks (0: untrained)."""
+    gating: Annotated[Literal["exact", "authors"], Since("exact")] = "exact"
+    """Which widths the authors' FLOPs column counts: those of our tickets, or those that their scripts leave."""
 
 
 class Precision(Section):
@@ -149,6 +156,8 @@ class Precision(Section):
     """Precision backend of the search (the dense network): see `precision list`."""
     retrain: str = "fp32"
     """Precision backend of the retraining (the ticket)."""
+    low: Annotated[str, Since("bfp8")] = "bfp8"
+    """What L stands for in eb-train-lf, eb-train-ll and eb-train-fl (the paper's 8 bits are block floating point)."""
     stats_every: Annotated[int, Field(ge=0), Free()] = 0
     """Sample overflow, underflow and SQNR every so many steps; 0 is off."""
     backends: dict[str, dict[str, Any]] = Field(default_factory=dict)

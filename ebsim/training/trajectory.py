@@ -72,6 +72,7 @@ class Trajectory:
         stats_every: int = 0,
         averaging: Averaging | None = None,
         keep: Callable[[Gammas], bool] = lambda gammas: False,
+        score: Callable[[nn.Module, int], Tensor] = lambda model, epoch: tickets.gammas(model),
         constraint: Constraint | None = None,
         progress: Progress | None = None,
     ) -> None:
@@ -87,6 +88,7 @@ class Trajectory:
         self._stats_every = stats_every
         self._averaging = averaging
         self._keep = keep
+        self._score = score
         self._constraint = constraint
         self._progress = progress or Silent()
         self._live: _Live | None = None
@@ -203,7 +205,8 @@ class Trajectory:
 
     def _start(self) -> Checkpoint:
         model = self._network()
-        return Checkpoint(self.first, 0, model.state_dict(), {}, tickets.gammas(model).detach().cpu()[None].clone())
+        scores = self._score(model, self.first).detach().cpu()[None].clone()
+        return Checkpoint(self.first, 0, model.state_dict(), {}, scores)
 
     def _resume(self, head: Checkpoint) -> _Live:
         """The network in memory, at `head`."""
@@ -262,13 +265,13 @@ class Trajectory:
         top5 = {} if sums.top5 is None else {"test_top5": sums.top5}
         return {"test_loss": sums.loss, "test_accuracy": sums.accuracy, "test_images": sums.images, **top5}
 
-    def _evaluate_average(self, live: _Live, epoch: int) -> dict[str, Any]:
+    def _evaluate_average(self, average: swa_utils.AveragedModel, epoch: int) -> dict[str, Any]:
         """The averaged weights, after one pass over the training images for their BatchNorm statistics."""
         batches = self._data.train_batches(
             self._train.batch_size, seed=self._seed, epoch=epoch, memory_format=torch.channels_last
         )
-        swa_utils.update_bn(batches, live.average)
-        found = self._evaluate(live.average.module)
+        swa_utils.update_bn(batches, average)
+        found = self._evaluate(average.module)
         return {"average_accuracy": found["test_accuracy"], "average_images": self._data.train_images} | (
             {"average_top5": found["test_top5"]} if "test_top5" in found else {}
         )
@@ -305,7 +308,7 @@ class Trajectory:
         )
         if self._constraint is not None:
             self._constraint.after_epoch(live.model, epoch)
-        if self._averages(epoch):
+        if live.average is not None and self._averages(epoch):
             live.average.update_parameters(live.model)
         row: dict[str, Any] = {
             "epoch": epoch,
@@ -317,8 +320,8 @@ class Trajectory:
         }
         if last or epoch % train.eval_every == 0:
             row |= self._evaluate(live.model)
-        if last and int(live.average.n_averaged):
-            row |= self._evaluate_average(live, epoch)
+        if last and live.average is not None and self._averages(epoch):
+            row |= self._evaluate_average(live.average, epoch)
         if observed := live.placement.stats():
             row["precision"] = _finite(observed)
         row["seconds"] = round(time.monotonic() - began, 3)
@@ -357,39 +360,41 @@ class _Live:
         )
         self.placement.attach(self.optimizer)
         # A plain fp32 network beside the trained one: its average has full precision whatever the backend is.
-        self.average = swa_utils.AveragedModel(owner._build())
-        if start.extra:
+        self.average = None if owner._averaging is None else swa_utils.AveragedModel(owner._build())
+        if self.average is not None and start.extra:
             self.average.load_state_dict(start.extra)
         self.forward: Callable[[Tensor], Tensor] = torch.compile(self.model) if train.compile else self.model
         self.epoch, self.step = start.epoch, start.step
         self.gammas = start.gammas
         self.curve = list(start.curve)
         self.environment = environment(str(owner._device))
+        self.score = owner._score
         self.saved_at = 0
 
     def advance(self, row: dict[str, Any]) -> None:
         """One epoch further: remember its gammas and its line."""
         self.epoch += 1
-        now = tickets.gammas(self.model).detach().cpu()[None]
+        now = self.score(self.model, self.epoch).detach().cpu()[None]
         self.gammas = torch.cat([self.gammas, now.to(self.gammas.dtype)])
         self.curve = [*self.curve, row]
 
     def checkpoint(self) -> Checkpoint:
-        """A copy on the CPU (later steps must not change it)."""
+        """The state as it is now, as copies."""
         return Checkpoint(
             epoch=self.epoch,
             step=self.step,
-            model={name: tensor.detach().cpu().clone() for name, tensor in self.model.state_dict().items()},
-            momentum={
-                name: tensor.detach().cpu().clone() for name, tensor in momentum_of(self.model, self.optimizer).items()
-            },
+            model=_on_cpu(self.model.state_dict()),
+            momentum=_on_cpu(momentum_of(self.model, self.optimizer)),
             gammas=self.gammas,
             curve=self.curve,
             environment=self.environment,
-            extra={
-                name: tensor.detach().cpu().clone() for name, tensor in self.average.state_dict().items()
-            } if int(self.average.n_averaged) else {},
+            extra=_on_cpu({} if self.average is None else self.average.state_dict()),
         )
+
+
+def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copies on the CPU: later steps must not change them."""
+    return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
 
 
 def _finite(observed: Any) -> Any:
