@@ -33,7 +33,7 @@ def epoch_order(images: int, *, seed: int, epoch: int) -> torch.Tensor:
 
 
 def normalise(pixels: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
-    """uint8 [N, 3, H, W] -> float32 (x / 255 - mean) / std, in torchvision's order of operations, so bit for bit."""
+    """uint8 -> float32 (x / 255 - mean) / std, broadcast, in torchvision's order of operations, so bit for bit."""
     return pixels.to(torch.float32).div_(255).sub_(mean).div_(std)
 
 

@@ -22,7 +22,7 @@ from ebsim.errors import DamagedError, DataError, StorageError
 from ebsim.files import digest, load_tensors, save_tensors
 
 log = logging.getLogger(__name__)
-COPIES = 3  # decoded, padded on the device, and being written to the cache
+COPIES = 5  # decoded, being written to the cache; padded, with its mirror image
 Size = tuple[int, int]
 
 
