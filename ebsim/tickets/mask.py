@@ -114,6 +114,9 @@ class ChannelMask:
     def __hash__(self) -> int:
         return hash(self.digest)
 
+    def __deepcopy__(self, memo: dict[int, object]) -> ChannelMask:
+        return self  # immutable, and a mappingproxy cannot be copied
+
     def __repr__(self) -> str:
         return f"ChannelMask({_describe(self.layers)}, {self.ratio:.1%} pruned, {self.digest[:8]})"
 
