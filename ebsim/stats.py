@@ -35,7 +35,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Paired:
-    """Differences x - y over n pairs; `p` (two-sided) and `effect` are None where there is no spread to test against."""
+    """Differences x - y over n pairs; `p` (two-sided) and `effect` are None where there is no spread to test by."""
 
     difference: Sample
     p: float | None

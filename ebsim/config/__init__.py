@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ebsim.config.load import all_keys, check, load, refusal, validate
+from ebsim.config.load import Choices, all_keys, check, load, refusal, validate
 from ebsim.config.sections import (
     Companion,
     Data,
@@ -13,10 +13,12 @@ from ebsim.config.sections import (
     Prune,
     Section,
     Train,
+    dotted,
 )
 from ebsim.config.source import Source, override, parse_settings, parse_value, read
 
 __all__ = [
+    "Choices",
     "Companion",
     "Data",
     "Experiment",
@@ -29,6 +31,7 @@ __all__ = [
     "Train",
     "all_keys",
     "check",
+    "dotted",
     "load",
     "override",
     "parse_settings",

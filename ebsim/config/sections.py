@@ -32,13 +32,13 @@ def _as_tuple(value: Any) -> Any:
     return (value,)
 
 
-def _dotted(value: Any, prefix: str = "") -> Any:
+def dotted(value: Any, prefix: str = "") -> Any:
     """`precision.search = [...]` in a TOML table is a nested table; one flat {dotted key: list}."""
     if not isinstance(value, dict):
         return value
     flat: dict[str, Any] = {}
     for key, inner in value.items():
-        flat |= _dotted(inner, f"{prefix}{key}.") if isinstance(inner, dict) else {prefix + key: inner}
+        flat |= dotted(inner, f"{prefix}{key}.") if isinstance(inner, dict) else {prefix + key: inner}
     return flat
 
 
@@ -194,7 +194,7 @@ class Experiment(Section):
     prune: Prune = Field(default_factory=Prune)
     precision: Precision = Field(default_factory=Precision)
     hardware: Hardware = Field(default_factory=Hardware)
-    grid: Annotated[dict[str, list[Any]], BeforeValidator(_dotted), Free()] = Field(default_factory=dict)
+    grid: Annotated[dict[str, list[Any]], BeforeValidator(dotted), Free()] = Field(default_factory=dict)
     """A grid of experiments for `ablate`: dotted key -> its values, one experiment per combination."""
     companions: Annotated[tuple[Companion, ...], BeforeValidator(_as_tuple), Free()] = ()
     """Other experiments whose dense states are kept too, so that none trains an epoch again; `ablate` fills it in."""
