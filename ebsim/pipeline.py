@@ -87,8 +87,7 @@ def run_experiment(experiment: Experiment, runs_dir: Path, progress: Progress | 
 
     chip = hw_models.load(experiment.hardware.profile)
     lab = open_lab(experiment, runs_dir, progress)
-    identity = {**experiment.identity(), "dataset_digest": lab.data.digest}
-    folder = folders.run_folder(runs_dir, experiment.name, identity)
+    folder = run_folder(experiment, runs_dir, lab.data.digest)
     if folders.is_done(folder):
         folders.verify(folder)
         return Run(folder, read_json(folder / "results.json"), reused=True)
@@ -99,27 +98,23 @@ def run_experiment(experiment: Experiment, runs_dir: Path, progress: Progress | 
         return _finish(folder, lab, rows, chip, started)
 
 
+def run_folder(experiment: Experiment, runs_dir: Path, dataset_digest: str) -> Path:
+    """Where the run of an experiment on this dataset lives."""
+    identity = {**experiment.identity(), "dataset_digest": dataset_digest}
+    return folders.run_folder(runs_dir, experiment.name, identity)
+
+
 def open_lab(experiment: Experiment, runs_dir: Path, progress: Progress | None = None) -> Lab:
     """Device, dataset and store of an experiment. Raises `DataError` before anything is written."""
     import torch
 
-    from ebsim import data
     from ebsim.methods.lab import Lab
     from ebsim.training import Silent
 
     device = pick_device(experiment.train.device)
     if experiment.train.threads:
         torch.set_num_threads(experiment.train.threads)
-    section = experiment.data
-    dataset = data.load(
-        section.name,
-        root=section.root,
-        device=device,
-        download=section.download,
-        subset=section.subset,
-        augment=section.augment,
-        workers=section.workers,
-    )
+    dataset = load_data(experiment, device)
     return Lab(experiment, dataset, Store(runs_dir / "stages"), device, progress or Silent())
 
 
@@ -130,6 +125,22 @@ def precision_plans(experiment: Experiment, backend: str | None = None) -> list[
     lab = open_lab(experiment, Path("."))
     names = [backend] if backend else dict.fromkeys([experiment.precision.search, experiment.precision.retrain])
     return [str(precision.plan(lab.dense_network(), lab.backend(name))) for name in names]
+
+
+def load_data(experiment: Experiment, device: Any = "cpu") -> Any:
+    """The dataset of an experiment. Raises `DataError`."""
+    from ebsim import data
+
+    section = experiment.data
+    return data.load(
+        section.name,
+        root=section.root,
+        device=device,
+        download=section.download,
+        subset=section.subset,
+        augment=section.augment,
+        workers=section.workers,
+    )
 
 
 def pick_device(name: str) -> Any:
