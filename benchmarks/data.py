@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from ebsim.data.catalogue import PAPER
-from ebsim.data.tensors import Images, from_images
+from ebsim.data.tensors import Decoded, Images, from_images
 from ebsim.torchvision_shim import import_torchvision
 
 
@@ -57,9 +57,8 @@ def cases(images: int, batch: int) -> dict[str, Callable[[], Iterable[tuple[torc
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (images, 3, 32, 32), dtype=torch.uint8, generator=generator)
     stored = Images(pixels, torch.arange(images) % 10)
-    ours = from_images(
-        stored, stored, name="random", label="random", class_names=tuple("0123456789"), split="none", recipe=PAPER
-    )
+    decoded = Decoded(stored, stored, tuple("0123456789"), "none")
+    ours = from_images(decoded, name="random", label="random", recipe=PAPER)
     train, test = PerImage(stored, train=True), PerImage(stored, train=False)
     channels_last = torch.channels_last
     return {

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from ebsim.data.python_batch import byte_array, parse
-from ebsim.data.tensors import Images
+from ebsim.data.tensors import Decoded, Images
 from ebsim.errors import DataError
 from ebsim.files import file_digest
 
@@ -90,8 +90,8 @@ SOURCES: dict[str, Source] = {
 }
 
 
-def read_cifar(source: Source, root: Path) -> tuple[Images, Images, tuple[str, ...]]:
-    """(train, test, class names); raises `DataError` for a file that is missing, altered or not what it should be."""
+def read_cifar(source: Source, root: Path) -> Decoded:
+    """Both parts; raises `DataError` for a file that is missing, altered or not what it should be."""
     folder = root / source.folder
     if not folder.is_dir():
         raise DataError(
@@ -104,7 +104,7 @@ def read_cifar(source: Source, root: Path) -> tuple[Images, Images, tuple[str, .
         raise DataError(f"{folder}: {len(names)} class names, expected {source.classes}; {_cure(source)}")
     train = _images(source, folder, source.train, source.train_per_class)
     test = _images(source, folder, source.test, source.test_per_class)
-    return train, test, names
+    return Decoded(train, test, names, SPLIT)
 
 
 def _images(source: Source, folder: Path, files: dict[str, str], per_class: int) -> Images:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import torch
 
-from ebsim.data.tensors import Images, content_digest
+from ebsim.data.tensors import Decoded, Images, content_digest
 from ebsim.errors import DataError
 
 DIGEST = "a6f0b0446945f4da779920d0d9403db264fc38ba66d83112e525e34e42bcef92"
@@ -19,8 +19,8 @@ CLASS_NAMES = tuple("0123456789")
 SPLIT = "fixed and stratified: sorted by label, every fourth image is a test image"
 
 
-def read_digits() -> tuple[Images, Images]:
-    """(train, test); raises `DataError` if scikit-learn is missing or its copy is not the one we know."""
+def read_digits() -> Decoded:
+    """Raises `DataError` if scikit-learn is missing or its copy is not the one we know."""
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
@@ -36,7 +36,7 @@ def read_digits() -> tuple[Images, Images]:
             f"digits: scikit-learn's copy is not the known one (SHA-256 expected {DIGEST}, actual {actual}); "
             "install a scikit-learn release with the original digits (1.4 to 1.9 have it)"
         )
-    return train, test
+    return Decoded(train, test, CLASS_NAMES, SPLIT)
 
 
 def split_digits(images: Images) -> tuple[Images, Images]:

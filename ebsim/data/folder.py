@@ -43,6 +43,10 @@ class Listing:
     test: Split
 
     @property
+    def split(self) -> str:
+        return f"the folders {self.train.folder}/ and {self.test.folder}/"
+
+    @property
     def splits(self) -> tuple[Split, Split]:
         return self.train, self.test
 

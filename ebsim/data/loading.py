@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ebsim.data import cifar, digits, folder, small
 from ebsim.data.archives import unpack
 from ebsim.data.catalogue import entry
+from ebsim.data.cifar import SOURCES, check_file, read_cifar
 from ebsim.data.dataset import Dataset
+from ebsim.data.digits import read_digits
 from ebsim.data.download import download as fetch_url
+from ebsim.data.folder import Listing, list_folder
 from ebsim.data.pictures import decode_rgb, for_each, open_picture
-from ebsim.data.tensors import from_images
+from ebsim.data.small import check_small, read_small, small_size
+from ebsim.data.tensors import Decoded, from_images
 from ebsim.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     import torch
+
+
+READERS: dict[str, Callable[[Path], Decoded]] = {
+    "digits": lambda root: read_digits(),
+    "cifar10": lambda root: read_cifar(SOURCES["cifar10"], root),
+    "cifar100": lambda root: read_cifar(SOURCES["cifar100"], root),
+}
 
 
 def load(
@@ -38,31 +49,23 @@ def load(
     item, root = entry(name), Path(root)
     if subset is not None and subset < 1:
         raise ConfigError(f"data.subset must be at least 1, not {subset}")
-    if download and name in cifar.SOURCES and not (root / cifar.SOURCES[name].folder).is_dir():
+    if download and name in SOURCES and not (root / SOURCES[name].folder).is_dir():
         fetch(name, root)
-    label, recipe = item.label, item.recipe
-    if name == "digits":
-        (train, test), class_names, split = digits.read_digits(), digits.CLASS_NAMES, digits.SPLIT
-    elif name in cifar.SOURCES:
-        train, test, class_names = cifar.read_cifar(cifar.SOURCES[name], root)
-        split = cifar.SPLIT
+    if name != "imagefolder":
+        decoded, label = READERS[name](root), item.label
     else:
-        listing = folder.list_folder(root)
-        split = f"the folders {listing.train.folder}/ and {listing.test.folder}/"
-        label = f"{root.resolve().name} (image folder)"
-        size = small.small_size(listing)
+        listing, label = list_folder(root), f"{root.resolve().name} (image folder)"
+        size = small_size(listing)
         if size is None:
             from ebsim.data.stream import from_listing
 
             return from_listing(
-                listing, name=name, label=label, split=split, device=device, subset=subset, augment=augment,
-                workers=workers,
-            )  # fmt: skip
-        (train, test), class_names = small.read_small(listing, size), listing.class_names
+                listing, name=name, label=label, device=device, subset=subset, augment=augment, workers=workers
+            )
+        decoded = read_small(listing, size)
     return from_images(
-        train, test, name=name, label=label, class_names=class_names, split=split, recipe=recipe, device=device,
-        subset=subset, augment=augment,
-    )  # fmt: skip
+        decoded, name=name, label=label, recipe=item.recipe, device=device, subset=subset, augment=augment
+    )
 
 
 def fetch(name: str, root: str | Path = "data", from_file: str | Path | None = None) -> dict[str, Any]:
@@ -75,12 +78,12 @@ def fetch(name: str, root: str | Path = "data", from_file: str | Path | None = N
     root, given = Path(root), Path(from_file) if from_file is not None else None
     if given is not None and not given.is_file():
         raise DataError(f"{given}: not found; --from takes a downloaded archive")
-    if name in cifar.SOURCES:
-        source = cifar.SOURCES[name]
+    if name in SOURCES:
+        source = SOURCES[name]
         archive = given or root / source.archive
         if not archive.exists():
             fetch_url(source.url, archive, sha256=source.archive_sha256, size=source.archive_bytes)
-        cifar.check_file(archive, source.archive_sha256, f"delete it and fetch {source.archive} again")
+        check_file(archive, source.archive_sha256, f"delete it and fetch {source.archive} again")
         unpack(archive, root)
     elif name == "imagefolder":
         if given is None:
@@ -93,15 +96,15 @@ def verify(name: str, root: str | Path = "data") -> dict[str, Any]:
     """Check every file of a dataset; returns what it is and what was checked, or raises `DataError`."""
     entry(name)
     if name == "imagefolder":
-        listing = folder.list_folder(Path(root))
-        size = small.small_size(listing)
-        checked = small.check_small(listing, size) if size else _decode_all(listing)
+        listing = list_folder(Path(root))
+        size = small_size(listing)
+        checked = check_small(listing, size) if size else _decode_all(listing)
     else:
         checked = "SHA-256 of every file, labels and class counts"
     return {**load(name, root=root).describe(), "checked": checked}
 
 
-def _decode_all(listing: folder.Listing) -> str:
+def _decode_all(listing: Listing) -> str:
     paths = [listing.root / path for split in listing.splits for path in split.paths]
 
     def decode(i: int) -> None:

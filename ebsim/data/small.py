@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from bisect import bisect_left
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ import torch
 from ebsim.data.catalogue import CACHE_FOLDER, SMALL_SIDE
 from ebsim.data.folder import Listing
 from ebsim.data.pictures import decode_rgb, for_each, open_picture, read_bytes
-from ebsim.data.tensors import Images
+from ebsim.data.tensors import Decoded, Images
 from ebsim.errors import DamagedError, DataError, StorageError
 from ebsim.files import digest, load_tensors, save_tensors
 
@@ -28,7 +29,8 @@ Size = tuple[int, int]
 
 def small_size(listing: Listing) -> Size | None:
     """(width, height) if these are small images, None if they are large; looks at the first image of every class."""
-    firsts = [listing.train.paths[listing.train.labels.index(number)] for number in range(len(listing.class_names))]
+    labels = listing.train.labels  # ascending
+    firsts = [listing.train.paths[bisect_left(labels, number)] for number in range(len(listing.class_names))]
     sizes = {path: open_picture(listing.root / path).size for path in firsts}
     if max(max(size) for size in sizes.values()) > SMALL_SIDE:
         return None
@@ -38,8 +40,8 @@ def small_size(listing: Listing) -> Size | None:
     return expected
 
 
-def read_small(listing: Listing, size: Size) -> tuple[Images, Images]:
-    """(train, test), from what was kept if it still holds; raises `DataError` for the first image that is broken."""
+def read_small(listing: Listing, size: Size) -> Decoded:
+    """Both parts, from what was kept if it still holds; raises `DataError` for the first image that is broken."""
     kept = _load_kept(listing)
     if kept is not None and kept[1]["state"] == listing.state_digest():
         tensors = kept[0]
@@ -47,7 +49,7 @@ def read_small(listing: Listing, size: Size) -> tuple[Images, Images]:
         tensors = _decode(listing, size)
         _keep(listing, tensors)
     train, test = (Images(tensors[f"{part}.pixels"], tensors[f"{part}.labels"]) for part in ("train", "test"))
-    return train, test
+    return Decoded(train, test, listing.class_names, listing.split)
 
 
 def check_small(listing: Listing, size: Size) -> str:

@@ -98,14 +98,13 @@ def from_listing(
     *,
     name: str,
     label: str,
-    split: str,
     device: str | torch.device,
     subset: int | None,
     augment: bool,
     workers: int,
 ) -> StreamedDataset:
     """A streamed dataset over a checked image folder."""
-    train, test = listing.splits
+    (train, test), split = listing.splits, listing.split
     if subset is not None:
         train, test = (s.take(balanced_subset(torch.tensor(s.labels), subset).tolist()) for s in (train, test))
         split += f"; the first {subset} of each, balanced over the classes"

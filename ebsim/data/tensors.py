@@ -36,6 +36,20 @@ class Images:
         return Images(self.pixels[keep], self.labels[keep])
 
 
+@dataclass(frozen=True)
+class Decoded:
+    """What a reader returns: both parts, and how they were split in words."""
+
+    train: Images
+    test: Images
+    class_names: tuple[str, ...]
+    split: str
+
+    def subset(self, images: int) -> Decoded:
+        split = f"{self.split}; the first {images} of each, balanced over the classes"
+        return Decoded(self.train.subset(images), self.test.subset(images), self.class_names, split)
+
+
 def content_digest(*parts: Images) -> str:
     """SHA-256 (hex) over the shapes, pixels and labels of the parts, in order."""
     total = hashlib.sha256()
@@ -131,27 +145,23 @@ class TensorDataset(Dataset):
 
 
 def from_images(
-    train: Images,
-    test: Images,
+    decoded: Decoded,
     *,
     name: str,
     label: str,
-    class_names: tuple[str, ...],
-    split: str,
     recipe: Recipe,
     device: str | torch.device = "cpu",
     subset: int | None = None,
     augment: bool = True,
 ) -> TensorDataset:
     """Put decoded images on the device, with what `describe()` says about them."""
-    if subset is not None:
-        train, test = train.subset(subset), test.subset(subset)
-        split += f"; the first {subset} of each, balanced over the classes"
+    decoded = decoded if subset is None else decoded.subset(subset)
+    train, test = decoded.train, decoded.test
     pad, flip = (recipe.pad, recipe.flip) if augment else (0, False)
     return TensorDataset(
         name=name,
         label=label,
-        class_names=class_names,
+        class_names=decoded.class_names,
         shape=tuple(train.pixels.shape[1:]),  # type: ignore[arg-type]
         train_images=len(train),
         test_images=len(test),
@@ -161,7 +171,7 @@ def from_images(
         std=recipe.std,
         augmentation=_augmentation_text(pad, flip),
         test_transform="as stored",
-        split=split,
+        split=decoded.split,
         crops=Crops.of(train.pixels.to(device), pad, flip),
         train_labels=train.labels.to(device),
         test_rows=interleave(test.pixels.to(device)),

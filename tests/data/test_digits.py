@@ -12,7 +12,8 @@ from ebsim.errors import DataError
 
 
 def test_split_is_stratified_and_covers_every_scan_once() -> None:
-    train, test = read_digits()
+    decoded = read_digits()
+    train, test = decoded.train, decoded.test
     stored = sklearn.datasets.load_digits()
     assert (len(train), len(test)) == (1347, 450)
     totals = np.bincount(stored.target)
@@ -30,8 +31,7 @@ def test_split_is_stratified_and_covers_every_scan_once() -> None:
 
 
 def test_normalisation_is_that_of_the_training_images() -> None:
-    train, _ = read_digits()
-    pixels = train.pixels.double() / 255
+    pixels = read_digits().train.pixels.double() / 255
     recipe = data.DATASETS["digits"].recipe
     assert recipe.mean == pytest.approx([pixels.mean().item()] * 3, abs=5e-5)
     assert recipe.std == pytest.approx([pixels.std(correction=0).item()] * 3, abs=5e-5)

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ebsim import data
 from ebsim.data.catalogue import CIFAR_MEAN, CIFAR_STD, PAPER, Recipe
 from ebsim.data.dataset import balanced_subset, derive_seed, epoch_order
-from ebsim.data.tensors import Crops, Images, epoch_draws, from_images
+from ebsim.data.tensors import Crops, Decoded, Images, epoch_draws, from_images
 from ebsim.torchvision_shim import import_torchvision
 
 SIDE = 32
@@ -26,11 +26,8 @@ def random_images(count: int, seed: int = 0, side: int = SIDE) -> Images:
 
 
 def make(train: Images, test: Images | None = None, recipe: Recipe = PAPER, **options: object) -> data.TensorDataset:
-    names = tuple("abcdefg")
-    return from_images(
-        train, test or random_images(10, 1), name="toy", label="Toy", class_names=names, split="none", recipe=recipe,
-        **options,  # type: ignore[arg-type]
-    )  # fmt: skip
+    decoded = Decoded(train, test or random_images(10, 1), tuple("abcdefg"), "none")
+    return from_images(decoded, name="toy", label="Toy", recipe=recipe, **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
@@ -69,9 +66,7 @@ def test_test_batches_equal_torchvision_and_keep_the_tail() -> None:
 
 def test_an_epoch_visits_every_image_once_and_keeps_the_tail() -> None:
     images = Images(torch.zeros(101, 3, 8, 8, dtype=torch.uint8), torch.arange(101))
-    dataset = from_images(
-        images, images, name="toy", label="Toy", class_names=tuple(map(str, range(101))), split="none", recipe=PAPER
-    )
+    dataset = make(images, images)
     labels = [y for _, y in dataset.train_batches(32, seed=0, epoch=0)]
     assert [len(y) for y in labels] == [32, 32, 32, 5]
     assert torch.cat(labels).sort().values.equal(images.labels)
