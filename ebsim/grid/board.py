@@ -1,0 +1,108 @@
+"""Where the cells of a grid stand, as files say: done, failed, or still to run.
+
+Done is what the run folder's own manifest says, checked file by file. Failures are remembered in the grid folder's
+`cells.jsonl`, which is written anew at every change, so a driver that is killed at any moment loses nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ebsim import pipeline
+from ebsim.config.write import to_toml
+from ebsim.errors import DamagedError
+from ebsim.files import canonical_json, digest, write_atomic
+from ebsim.grid.expand import Cell, Grid
+from ebsim.runs import folder as folders
+
+DONE, FAILED, PENDING = "done", "failed", "pending"
+
+
+@dataclass
+class Board:
+    """A grid's cells by number: their run folders, states and, where one failed, why."""
+
+    grid: Grid
+    folder: Path
+    runs: dict[int, Path]
+    states: dict[int, str] = field(default_factory=dict)
+    errors: dict[int, str] = field(default_factory=dict)
+
+    def cells(self, state: str) -> list[Cell]:
+        return [cell for cell in self.grid.cells if self.states[cell.number] == state]
+
+    def set(self, cell: Cell, state: str, error: str = "") -> None:
+        """Note a cell's new state, on disk too."""
+        self.states[cell.number] = state
+        self.errors.pop(cell.number, None)
+        if error:
+            self.errors[cell.number] = error
+        self.write()
+
+    def write(self) -> None:
+        """`grid.toml` (the grid as one could run it again) and `cells.jsonl` (one line per cell)."""
+        base = self.grid.cells[0].experiment.model_copy(update={"grid": self.grid.axes})
+        write_atomic(self.folder / "grid.toml", to_toml(base))
+        lines = (canonical_json(self._line(cell)) + "\n" for cell in self.grid.cells)
+        write_atomic(self.folder / "cells.jsonl", "".join(lines))
+
+    def _line(self, cell: Cell) -> dict[str, Any]:
+        line = {
+            "cell": cell.number,
+            "settings": cell.settings,
+            "run": self.runs[cell.number].name,
+            "state": self.states[cell.number],
+        }
+        return line | ({"error": self.errors[cell.number]} if cell.number in self.errors else {})
+
+
+def locate(grid: Grid, runs_dir: Path) -> Board:
+    """Where every cell and the grid itself live. Reads each dataset once; raises `DataError` if one is missing."""
+    digests: dict[str, str] = {}
+    runs = {}
+    for cell in grid.cells:
+        key = cell.experiment.data.model_dump_json()
+        if key not in digests:
+            digests[key] = pipeline.load_data(cell.experiment).digest
+        runs[cell.number] = pipeline.run_folder(cell.experiment, runs_dir, digests[key])
+    own = digest([path.name for path in runs.values()])[:8]
+    return Board(grid, runs_dir / "grids" / f"{grid.name}-{own}", runs)
+
+
+def look(board: Board, retry_failed: bool = False) -> Board:
+    """Find every cell's state. A finished run that was changed since counts as failed.
+
+    With `retry_failed`, what failed is to run again; the manifest of a changed run is put aside for that, and its
+    files are made anew from the store of stages.
+    """
+    before = _remembered(board.folder / "cells.jsonl")
+    for cell in board.grid.cells:
+        run, number = board.runs[cell.number], cell.number
+        board.states[number] = PENDING
+        if folders.is_done(run):
+            try:
+                folders.verify(run)
+                board.states[number] = DONE
+            except DamagedError as error:
+                if retry_failed:
+                    (run / folders.MANIFEST).replace(run / f"{folders.MANIFEST}.damaged")
+                else:
+                    board.states[number], board.errors[number] = FAILED, str(error)
+        elif run.name in before and not retry_failed:
+            board.states[number], board.errors[number] = FAILED, before[run.name]
+    return board
+
+
+def _remembered(path: Path) -> Mapping[str, str]:
+    """Run name -> why its cell failed, as an earlier driver noted it."""
+    try:
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return {line["run"]: line["error"] for line in lines if line["state"] == FAILED}
+    except FileNotFoundError:
+        return {}
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamagedError(f"{path}: not the cells of a grid ({error}). Delete it; the runs are safe.") from None
