@@ -16,8 +16,13 @@ from ebsim.report.text import plain
 from ebsim.report.units import Value
 
 _UNITS = {
-    "mac_points": "pJ/MAC", "ops": "pJ/op", "registers": "pJ/bit", "network": "pJ/bit", "memories": "pJ/bit",
-    "dram": "pJ/bit", "static": "W",
+    "mac_points": "pJ/MAC",
+    "ops": "pJ/op",
+    "registers": "pJ/bit",
+    "network": "pJ/bit",
+    "memories": "pJ/bit",
+    "dram": "pJ/bit",
+    "static": "W",
 }
 
 
@@ -49,8 +54,7 @@ def read(profile: str) -> Assumptions:
     except (ValueError, OSError) as error:
         return Assumptions(problem=plain(error))
     found = tuple(
-        Constant(plain(key), number.value, _UNITS[key.split(".")[0]], number.band, number.derived,
-                 plain(number.source))
+        Constant(plain(key), number.value, _UNITS[key.split(".")[0]], number.band, number.derived, plain(number.source))
         for field in _UNITS
         for key, number in _numbers(field, getattr(chip, field))
     )
@@ -74,14 +78,19 @@ def _numbers(key: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 def table(assumptions: Assumptions) -> Table:
     rows = assumptions.constants
-    return Table("assumptions", "Constants of the hardware profile", (
-        Column("Constant", tuple((one.key,) for one in rows), numeric=False),
-        Column("Value", tuple((Value(one.value, f"{one.value:.4g}"),) for one in rows)),
-        Column("Unit", tuple((one.unit,) for one in rows), numeric=False),
-        Column("Band ×/÷", tuple((Value(one.band, f"{one.band:.3g}"),) for one in rows)),
-        Column("Source", tuple((("derived: " if one.derived else "") + one.source,) for one in rows),
-               numeric=False),
-    ))
+    return Table(
+        "assumptions",
+        "Constants of the hardware profile",
+        (
+            Column("Constant", tuple((one.key,) for one in rows), numeric=False),
+            Column("Value", tuple((Value(one.value, f"{one.value:.4g}"),) for one in rows)),
+            Column("Unit", tuple((one.unit,) for one in rows), numeric=False),
+            Column("Band ×/÷", tuple((Value(one.band, f"{one.band:.3g}"),) for one in rows)),
+            Column(
+                "Source", tuple((("derived: " if one.derived else "") + one.source,) for one in rows), numeric=False
+            ),
+        ),
+    )
 
 
 def records(assumptions: Assumptions) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:

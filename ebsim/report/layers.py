@@ -61,7 +61,9 @@ def _cost(run: Run, entry: LedgerEntry) -> NetworkCost:
         layers = [hw_models.Layer.from_dict(layer) for layer in run.networks[entry.network]]
     except (KeyError, TypeError, AttributeError) as error:
         raise DamagedError(f"{run.path / 'networks.json'}: {entry.network}: not a layer table ({error}).") from error
-    cost = hw_models.training_cost(layers, run.record.hardware, bits=entry.precision, batch=entry.batch_size)
+    cost = hw_models.training_cost(
+        layers, run.record.hardware, bits=entry.precision, batch=entry.batch_size, model=run.record.reuse
+    )
     contractions = {layer.name for layer in layers if layer.macs}
     out: dict[str, dict[str, float]] = {}
     owner = next(iter(name for name in cost.layers if name in contractions), "")

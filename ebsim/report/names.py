@@ -15,18 +15,23 @@ def precision(row: Row) -> str:
 
 
 def ratio(row: Row) -> str:
-    return "dense" if row.ratio is None else f"p = {row.ratio:g}"
+    return "" if row.ratio is None else f"p = {row.ratio:g}"
+
+
+def _parts(row: Row, rows: Sequence[Row]) -> tuple[str, str]:
+    """(method, precision), each only where it tells this row from others; fp32 goes without saying."""
+    several_methods = len({one.label for one in rows if one.ratio is not None}) > 1
+    several_precisions = len({precision(one) for one in rows}) > 1
+    method = plain(row.label) if row.ratio is None or several_methods else ""
+    return method, precision(row) if several_precisions and precision(row) != "fp32" else ""
+
+
+def group(row: Row, rows: Sequence[Row]) -> str:
+    """The name without its ratio: what the rows of one method and precision share."""
+    return ", ".join(part for part in _parts(row, rows) if part)
 
 
 def short(rows: Sequence[Row]) -> list[str]:
     """One name per row, unique as far as method, ratio and precision are."""
-    pruned = [row for row in rows if row.ratio is not None]
-    several_methods = len({row.label for row in pruned}) > 1
-    several_precisions = len({precision(row) for row in rows}) > 1
-    names = []
-    for row in rows:
-        parts = [plain(row.label)] if row.ratio is None or several_methods else []
-        parts += [ratio(row)] if row.ratio is not None else []
-        parts += [precision(row)] if several_precisions else []
-        names.append(", ".join(parts))
-    return names
+    named = [(*_parts(row, rows), ratio(row)) for row in rows]
+    return [", ".join(part for part in (method, ratio, precision) if part) for method, precision, ratio in named]

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
 
-from ebsim.report import assumptions, layers, names, render, tables, text
+from ebsim.report import assumptions, layers, names, precision, render, tables, text
 from ebsim.report.assumptions import Assumptions
 from ebsim.report.figures import PLOTS, style
 from ebsim.report.load import Run
@@ -43,6 +43,7 @@ def content(run: Run, figures: Mapping[str, bytes], known: Assumptions) -> dict[
         "by_pass": tables.by_pass(layers.passes(run)),
         "sums": tables.conservation(run),
         "plots": {plot.name: plot for plot in PLOTS if f"{plot.name}.svg" in figures},
+        "precision": precision.table(precision.observations(run)),
         "known": known,
         "constants": assumptions.table(known),
         "command": f"python cli.py run {shlex.quote(f'{text.plain(run.path.name)}/experiment.toml')}",
@@ -67,8 +68,16 @@ def tiles(run: Run) -> list[dict[str, Any]]:
         elif row.ratio is not None and row.emerged is False:
             drawn = ("no ticket emerged",)
         accuracy = NONE if row.accuracy is None else percent(row.accuracy)
-        out.append({"name": name, "accuracy": accuracy, "saving": saving, "drawn": drawn,
-                    "baseline": row is run.dense, "energy": quantity(row.energy.joules, "J")})
+        out.append(
+            {
+                "name": name,
+                "accuracy": accuracy,
+                "saving": saving,
+                "drawn": drawn,
+                "baseline": row is run.dense,
+                "energy": quantity(row.energy.joules, "J"),
+            }
+        )
     return out
 
 
@@ -77,17 +86,63 @@ def setting(run: Run) -> list[tuple[str, Cell]]:
     r = run.record
     shape = "×".join(map(str, r.dataset.shape))
     return [
-        ("Data", (f"{r.dataset.label}, {shape}: ", count(r.dataset.train_images), " training and ",
-                  count(r.dataset.test_images), " test images, ", count(r.dataset.classes), " classes")),
-        ("Network", (f"{r.network.label}: ", quantity(r.network.parameters, ""), " parameters, ",
-                     quantity(r.network.macs, ""), " MACs per image, ", count(r.network.channels),
-                     " BatchNorm channels")),
-        ("Training", (count(r.train.epochs), " epochs, batch ", count(r.train.batch_size), ", learning rate ",
-                      Value(r.train.lr, f"{r.train.lr:g}"), *_milestones(run), ", seed ", count(r.seed))),
-        ("Ticket", (f'rule "{r.prune.rule}": mask distance under ',
-                    Value(r.prune.threshold, f"{r.prune.threshold:g}"), ", window ", count(r.prune.window))),
-        ("Cost of this run", (duration(r.seconds), " of training; ", count(r.epochs_trained), " epochs trained, ",
-                              count(r.epochs_reused), " reused from earlier runs")),
+        (
+            "Data",
+            (
+                f"{r.dataset.label}, {shape}: ",
+                count(r.dataset.train_images),
+                " training and ",
+                count(r.dataset.test_images),
+                " test images, ",
+                count(r.dataset.classes),
+                " classes",
+            ),
+        ),
+        (
+            "Network",
+            (
+                f"{r.network.label}: ",
+                quantity(r.network.parameters, ""),
+                " parameters, ",
+                quantity(r.network.macs, ""),
+                " MACs per image, ",
+                count(r.network.channels),
+                " BatchNorm channels",
+            ),
+        ),
+        (
+            "Training",
+            (
+                count(r.train.epochs),
+                " epochs, batch ",
+                count(r.train.batch_size),
+                ", learning rate ",
+                Value(r.train.lr, f"{r.train.lr:g}"),
+                *_milestones(run),
+                ", seed ",
+                count(r.seed),
+            ),
+        ),
+        (
+            "Ticket",
+            (
+                f'rule "{r.prune.rule}": mask distance under ',
+                Value(r.prune.threshold, f"{r.prune.threshold:g}"),
+                ", window ",
+                count(r.prune.window),
+            ),
+        ),
+        (
+            "Cost of this run",
+            (
+                duration(r.seconds),
+                " of training; ",
+                count(r.epochs_trained),
+                " epochs trained, ",
+                count(r.epochs_reused),
+                " reused from earlier runs",
+            ),
+        ),
     ]
 
 
@@ -114,7 +169,7 @@ def origin(run: Run) -> list[tuple[str, str]]:
 def inline_svg(name: str, data: bytes, label: str) -> str:
     """A figure's SVG ready to stand inside HTML: own ids, no fixed size, theme colours, a label for readers."""
     svg = data.decode()
-    svg = svg[svg.index("<svg"):]
+    svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
     svg = re.sub(r"<!--.*?-->\s*", "", svg, flags=re.DOTALL)
     svg = re.sub(r'\bid="', f'id="{name}-', svg)
@@ -133,7 +188,10 @@ def html(run: Run, figures: Mapping[str, bytes], known: Assumptions) -> str:
     script = (_TEMPLATES / "sort.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
         finalize=lambda value: text.plain(value) if type(value) is str else value,
     )
     page = content(run, figures, known)
@@ -142,7 +200,10 @@ def html(run: Run, figures: Mapping[str, bytes], known: Assumptions) -> str:
         for name, plot in page["plots"].items()
     }
     return environment.from_string((_TEMPLATES / "report.html").read_text(encoding="utf-8")).render(
-        **page, svg=drawn, script=Markup(script), script_hash=Markup(digest),
+        **page,
+        svg=drawn,
+        script=Markup(script),
+        script_hash=Markup(digest),
         css=Markup((_TEMPLATES / "page.css").read_text(encoding="utf-8")),
     )
 
@@ -151,17 +212,22 @@ def markdown(run: Run, figures: Mapping[str, bytes], known: Assumptions) -> str:
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(  # Markdown: finalize escapes
-        autoescape=False, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        autoescape=False,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
         keep_trailing_newline=True,
         finalize=lambda value: value if isinstance(value, _Done) else text.markdown(value),
     )
     environment.filters["table"] = lambda table: _Done(render.to_markdown(table))
     environment.filters["cell"] = lambda cell: _Done(text.markdown(render.flat(cell)))
     environment.filters["figure"] = lambda name: _Done(
-        f"![{name}](figures/{name}.svg)\n\n[PNG](figures/{name}.png) · [CSV](figures/{name}.csv)")
+        f"![{name}](figures/{name}.svg)\n\n[PNG](figures/{name}.png) · [CSV](figures/{name}.csv)"
+    )
     environment.filters["code"] = lambda value: _Done(text.code(value))
     return environment.from_string((_TEMPLATES / "report.md").read_text(encoding="utf-8")).render(
-        **content(run, figures, known))
+        **content(run, figures, known)
+    )
 
 
 class _Done(str):

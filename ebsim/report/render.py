@@ -44,8 +44,13 @@ def terminal(table: Table, width: int) -> Group:
     out = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for column in columns:
         heading = "\n".join(wrap(column.heading, _width(column), break_long_words=False))
-        out.add_column(Text(heading), justify="right" if column.numeric else "left", vertical="bottom",
-                       no_wrap=column.numeric, min_width=_width(column))
+        out.add_column(
+            Text(heading),
+            justify="right" if column.numeric else "left",
+            vertical="bottom",
+            no_wrap=column.numeric,
+            min_width=_width(column),
+        )
     for number in range(len(table.rows)):
         out.add_row(*(Text(plain(flat(column.cells[number]))) for column in columns))
     notes = [Text(plain(flat(note)), style="dim") for note in table.notes]
@@ -84,8 +89,17 @@ def to_latex(table: Table) -> str:
     body = [" & ".join(latex(column.heading) for column in table.columns)]
     rows = [" & ".join(latex(flat(cell)) for cell in row) for row in table.rows]
     notes = [f"% {latex(flat(note))}" for note in table.notes]
-    return "\n".join([
-        f"% {latex(table.caption)}", *notes, rf"\begin{{tabular}}{{{align}}}", r"\toprule",
-        *(line + r" \\" for line in body), r"\midrule", *(line + r" \\" for line in rows), r"\bottomrule",
-        r"\end{tabular}", "",
-    ])
+    return "\n".join(
+        [
+            f"% {latex(table.caption)}",
+            *notes,
+            rf"\begin{{tabular}}{{{align}}}",
+            r"\toprule",
+            *(line + r" \\" for line in body),
+            r"\midrule",
+            *(line + r" \\" for line in rows),
+            r"\bottomrule",
+            r"\end{tabular}",
+            "",
+        ]
+    )

@@ -93,6 +93,10 @@ class Row(Record):
     channels_kept: Count | None
     kept_floor: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    weights_kept: Fraction | None = None
+    """Fraction of the prunable weights, where they are pruned one by one."""
+    averaged: bool = False
+    """The accuracy is that of averaged weights (SWA)."""
     train_macs: Amount
     train_flops: Amount
     train_pflops_paper: Amount | None
@@ -112,10 +116,23 @@ class Results(Record):
     train: Train
     prune: Prune
     hardware: str
+    reuse: str = "closed"
+    """Which of the hardware model's reuse models priced the rows."""
     rows: Annotated[tuple[Row, ...], Field(min_length=1)]
     seconds: Amount
     epochs_trained: Count
     epochs_reused: Count
+
+
+class Seen(Record):
+    """What the quantiser of one layer and role saw: number of elements, shares of them, SQNR, largest magnitude."""
+
+    count: Amount
+    nonfinite: Fraction = 0.0
+    overflow: Fraction = 0.0
+    underflow: Fraction = 0.0
+    sqnr_db: float | None = None
+    absmax: float | None = None
 
 
 class Point(Record):
@@ -127,6 +144,8 @@ class Point(Record):
     accuracy: Fraction | None = None
     test_loss: float | None = None
     test_accuracy: Fraction | None = None
+    precision: dict[str, dict[str, Seen]] = {}
+    """{layer: {role: what its quantiser saw}}, in epochs that were sampled."""
 
 
 class RatioMasks(Record):

@@ -101,42 +101,56 @@ def summary(run: Run) -> Table:
         _scaled("MACs", "", rows, lambda row: row.macs, priority=1),
         _scaled("Training", "FLOPs", rows, lambda row: row.train_flops, priority=2),
         *_energy(rows),
-        _column("Saving (%)", rows, lambda row: row.saving_vs_dense,
-                lambda number: Value(number, f"{100 * number:.1f}")),
+        _column(
+            "Saving (%)", rows, lambda row: row.saving_vs_dense, lambda number: Value(number, f"{100 * number:.1f}")
+        ),
     ]
     if len({names.precision(row) for row in rows}) > 1:
         columns.insert(2, _text("Precision", rows, names.precision))
     if any(row.accuracy_top5 is not None for row in rows):
         columns.insert(-7, _column("Top-5 (%)", rows, lambda row: row.accuracy_top5, _points, 2))
     results = run.record
-    caption = (f"{plain(results.network.label)} on {plain(results.dataset.label)}; "
-               f"energies modelled on {plain(results.hardware)}, not measured")
+    caption = (
+        f"{plain(results.network.label)} on {plain(results.dataset.label)}; "
+        f"energies modelled on {plain(results.hardware)}, not measured"
+    )
     return Table("results", caption, tuple(columns), _notes(run))
 
 
 def _notes(run: Run) -> tuple[Cell, ...]:
     one_image = 1 / run.record.dataset.test_images
     notes: list[Cell] = [
-        ("n = 1 (one seed, ", count(run.record.seed), "): no spread is known; one test image is ",
-         Value(one_image, f"{100 * one_image:.2f}"), " points of accuracy."),
-        ("Accuracy is that of the last epoch. Best on test is picked by looking at the test set, as the paper "
-         "does, and flatters.",),
-        ("MACs: forward, one image. Training FLOPs = 2 x MAC, forward and both backward passes, exact. "
-         "Saving: modelled energy against dense; the band moves all rows together.",),
+        (
+            "n = 1 (one seed, ",
+            count(run.record.seed),
+            "): no spread is known; one test image is ",
+            Value(one_image, f"{100 * one_image:.2f}"),
+            " points of accuracy.",
+        ),
+        (
+            "Accuracy is that of the last epoch. Best on test is picked by looking at the test set, as the paper "
+            "does, and flatters.",
+        ),
+        (
+            "MACs: forward, one image. Training FLOPs = 2 x MAC, forward and both backward passes, exact. "
+            "Saving: modelled energy against dense; the band moves all rows together.",
+        ),
     ]
     for row, name in zip(run.rows, names.short(run.rows), strict=True):
         if row.kept_floor:
             some = ", ".join(map(plain, row.kept_floor[:4]))
             rest = f", … ({len(row.kept_floor)} in all)" if len(row.kept_floor) > 4 else ""
             notes.append((f"{name}: min_channels kept channels alive in {some}{rest}.",))
-        notes += [(f"{name}: {plain(note)}.",) for note in row.notes]
+        if row.averaged:
+            notes.append((f"{name}: accuracy of the averaged weights (SWA).",))
+        notes += [(f"{name}: {plain(note).rstrip('.')}.",) for note in row.notes]
     return tuple(notes)
 
 
 def detail(run: Run) -> Table:
     """Counts in full, channels, both FLOPs conventions, modelled time."""
     rows = run.rows
-    columns = (
+    columns = [
         _row_names(rows),
         _text("Precision", rows, names.precision),
         _column("Channels kept", rows, lambda row: row.channels_kept, count),
@@ -146,11 +160,15 @@ def detail(run: Run) -> Table:
         _scaled("Training, exact", "FLOPs", rows, lambda row: row.train_flops),
         _scaled("Training, authors' convention", "FLOPs", rows, _authors_flops),
         _scaled("Modelled time, at least", "s", rows, lambda row: row.energy.seconds),
+    ]
+    if any(row.weights_kept is not None for row in rows):
+        columns.insert(3, _column("Weights kept (%)", rows, lambda row: row.weights_kept, _points))
+    note = (
+        "Training FLOPs = 2 x MAC. The authors' convention rounds the forward FLOPs of one image to 0.01 G and "
+        "multiplies by 3; it is there to compare with their tables only."
     )
-    return Table("detail", "Counts in full", columns, (
-        ("The authors' convention rounds the forward FLOPs of one image to 0.01 G and multiplies by 3; it is "
-         "there to compare with their tables only.",),
-    ))
+    known = [column for column in columns if any(cell != (NONE,) for cell in column.cells)]
+    return Table("detail", "Counts in full", tuple(known), ((note,),))
 
 
 def _authors_flops(row: Row) -> float | None:
@@ -176,10 +194,14 @@ def by_pass(passes: Mapping[str, Mapping[str, float]]) -> Table:
     own = scale((sum(part.values()) for part in passes.values()), "J")
     columns = [Column("Row", tuple((name,) for name in passes), numeric=False)]
     for key in part_names(passes.values()):
-        columns.append(Column(_with_unit(key.replace("_", " "), own.unit),
-                              tuple((own.value(part[key]),) for part in passes.values())))
-    columns.append(Column(_with_unit("total", own.unit),
-                          tuple((own.value(sum(part.values())),) for part in passes.values())))
+        columns.append(
+            Column(
+                _with_unit(key.replace("_", " "), own.unit), tuple((own.value(part[key]),) for part in passes.values())
+            )
+        )
+    columns.append(
+        Column(_with_unit("total", own.unit), tuple((own.value(sum(part.values())),) for part in passes.values()))
+    )
     return Table("energy_by_pass", "Modelled energy of one training image by pass", tuple(columns))
 
 
@@ -195,7 +217,7 @@ def pass_records(passes: Mapping[str, Mapping[str, float]]) -> tuple[tuple[str, 
 def split(row: Row, kind: str) -> dict[str, float]:
     """{part: joules}; a stage that occurs more than once is summed."""
     if kind == "component":
-        return dict(row.energy.components)
+        return {name: joules for name, joules in row.energy.components.items() if joules}
     out: dict[str, float] = {}
     for stage in row.energy.stages:
         out[stage.stage] = out.get(stage.stage, 0.0) + stage.joules
@@ -216,13 +238,32 @@ def conservation(run: Run) -> list[Cell]:
         for kind in ("stage", "component"):
             total = sum(split(row, kind).values())
             if abs(total - row.energy.joules) > 1e-9 * max(total, row.energy.joules):
-                wrong.append((f"{name}: the parts by {kind} sum to ", quantity(total, "J"), ", not to ",
-                              quantity(row.energy.joules, "J"), "."))
+                wrong.append(
+                    (
+                        f"{name}: the parts by {kind} sum to ",
+                        quantity(total, "J"),
+                        ", not to ",
+                        quantity(row.energy.joules, "J"),
+                        ".",
+                    )
+                )
     return wrong or [("Checked: stages and components sum to the total of every row.",)]
 
 
-ORDER = ("search", "mask_draws", "retrain", "dense", "mac", "register", "network", "buffer", "dram",
-         "vector", "quantiser", "static")
+ORDER = (
+    "search",
+    "mask_draws",
+    "retrain",
+    "dense",
+    "mac",
+    "register",
+    "network",
+    "buffer",
+    "dram",
+    "vector",
+    "quantiser",
+    "static",
+)
 
 
 def part_names(parts: Iterable[Mapping[str, float]]) -> list[str]:
@@ -232,21 +273,54 @@ def part_names(parts: Iterable[Mapping[str, float]]) -> list[str]:
 
 
 RECORD = (
-    "method", "label", "ratio", "precision", "search_precision", "retrain_precision", "epoch_drawn", "emerged",
-    "accuracy", "best_accuracy", "accuracy_top5", "parameters", "macs", "channels_kept", "train_macs",
-    "train_flops", "train_pflops_paper",
+    "method",
+    "label",
+    "ratio",
+    "precision",
+    "search_precision",
+    "retrain_precision",
+    "epoch_drawn",
+    "emerged",
+    "accuracy",
+    "best_accuracy",
+    "accuracy_top5",
+    "parameters",
+    "macs",
+    "channels_kept",
+    "train_macs",
+    "train_flops",
+    "train_pflops_paper",
+    "weights_kept",
 )
 
 
 def records(run: Run) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
     """Every figure of every row, unrounded and in base units, for CSV."""
-    header = (*RECORD, "kept_floor", "energy_joules", "energy_low_joules", "energy_high_joules",
-              "modelled_seconds", "saving_vs_dense", "factor_vs_dense", "one_test_image",
-              "train_flops_paper")
+    header = (
+        *RECORD,
+        "kept_floor",
+        "energy_joules",
+        "energy_low_joules",
+        "energy_high_joules",
+        "modelled_seconds",
+        "saving_vs_dense",
+        "factor_vs_dense",
+        "one_test_image",
+        "train_flops_paper",
+    )
     rows = [
-        (*(getattr(row, key) for key in RECORD), " ".join(row.kept_floor), row.energy.joules, row.energy.low,
-         row.energy.high, row.energy.seconds, row.saving_vs_dense, factor_vs_dense(run, row),
-         1 / run.record.dataset.test_images, _authors_flops(row))
+        (
+            *(getattr(row, key) for key in RECORD),
+            " ".join(row.kept_floor),
+            row.energy.joules,
+            row.energy.low,
+            row.energy.high,
+            row.energy.seconds,
+            row.saving_vs_dense,
+            factor_vs_dense(run, row),
+            1 / run.record.dataset.test_images,
+            _authors_flops(row),
+        )
         for row in run.rows
     ]
     return header, rows
@@ -261,4 +335,3 @@ def energy_records(run: Run) -> tuple[tuple[str, ...], list[tuple[object, ...]]]
         for part, joules in split(row, kind).items()
     ]
     return header, rows
-

@@ -39,6 +39,12 @@ def plain(text: object) -> str:
     return "".join(char for char in flat if unicodedata.category(char) not in _INVISIBLE)
 
 
+def clip(text: object, limit: int = 36) -> str:
+    """Plain text for a label in a figure, cut where it would push the figure aside."""
+    flat = plain(text)
+    return flat if len(flat) <= limit else flat[: limit - 1].rstrip() + "…"
+
+
 def latex(text: object) -> str:
     """Text for a LaTeX document, every active character escaped."""
     return "".join(_LATEX.get(char, char) for char in plain(text))

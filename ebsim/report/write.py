@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ebsim.files import read_json, write_atomic, write_json
-from ebsim.report import assumptions, figures, layers, page, render, tables, text
+from ebsim.report import assumptions, figures, layers, page, precision, render, tables, text
 from ebsim.report.load import Run, load_run
 
 
@@ -50,9 +50,15 @@ def build(run: Run) -> dict[str, bytes]:
         "energy_by_pass": tables.pass_records(layers.passes(run)),
         "assumptions": assumptions.records(known),
     }
+    if seen := precision.observations(run):
+        sheets["precision"] = precision.records(seen)
     out |= {f"tables/{name}.csv": text.csv(*sheet).encode() for name, sheet in sheets.items()}
-    shown = (tables.summary(run), tables.detail(run), tables.energy_split(run, "stage"),
-             tables.energy_split(run, "component"))
+    shown = (
+        tables.summary(run),
+        tables.detail(run),
+        tables.energy_split(run, "stage"),
+        tables.energy_split(run, "component"),
+    )
     out |= {f"tables/{table.name}.tex": render.to_latex(table).encode() for table in shown}
     out["report.md"] = page.markdown(run, drawn, known).encode()
     out["report.html"] = page.html(run, drawn, known).encode()

@@ -33,14 +33,33 @@ def layers(keep: float = 1.0, blocks: int = 11, size: int = 8) -> list[dict[str,
 
     def conv(name: str, c: int, k: int, side: int, kernel: int = 1, stride: int = 1, first: bool = False) -> None:
         to = side // stride
-        add(name, "conv", macs=k * c * kernel * kernel * to * to, inputs=c * side * side, outputs=k * to * to,
-            weights=k * c * kernel * kernel, channels=[c, k], size=[side, side], out=[to, to],
-            kernel=[kernel, kernel], stride=[stride, stride], first=first)
+        add(
+            name,
+            "conv",
+            macs=k * c * kernel * kernel * to * to,
+            inputs=c * side * side,
+            outputs=k * to * to,
+            weights=k * c * kernel * kernel,
+            channels=[c, k],
+            size=[side, side],
+            out=[to, to],
+            kernel=[kernel, kernel],
+            stride=[stride, stride],
+            first=first,
+        )
 
     def norm(name: str, c: int, side: int) -> None:
         for suffix, kind, weights in (("bn", "bn", 2 * c), ("relu", "relu", 0)):
-            add(f"{name}_{suffix}", kind, inputs=c * side * side, outputs=c * side * side, weights=weights,
-                channels=[c, c], size=[side, side], out=[side, side])
+            add(
+                f"{name}_{suffix}",
+                kind,
+                inputs=c * side * side,
+                outputs=c * side * side,
+                weights=weights,
+                channels=[c, c],
+                size=[side, side],
+                out=[side, side],
+            )
 
     conv("conv1", 3, 16, size, kernel=3, first=True)
     width, side = 16, size
@@ -56,11 +75,17 @@ def layers(keep: float = 1.0, blocks: int = 11, size: int = 8) -> list[dict[str,
             side //= stride
             conv(f"{at}.conv3", inner, 4 * base, side)
             width = 4 * base
-            add(f"{at}.add", "add", inputs=2 * width * side * side, outputs=width * side * side,
-                channels=[width, width], size=[side, side], out=[side, side])
+            add(
+                f"{at}.add",
+                "add",
+                inputs=2 * width * side * side,
+                outputs=width * side * side,
+                channels=[width, width],
+                size=[side, side],
+                out=[side, side],
+            )
     kept = round(width * keep)
-    add("fc", "linear", macs=10 * kept, inputs=kept, outputs=10, weights=10 * kept + 10, channels=[kept, 10],
-        bias=True)
+    add("fc", "linear", macs=10 * kept, inputs=kept, outputs=10, weights=10 * kept + 10, channels=[kept, 10], bias=True)
     add("loss", "loss", inputs=10, outputs=1)
     return out
 
@@ -73,9 +98,18 @@ def curve(start: int, end: int, best: float, dice: random.Random) -> list[dict[s
         noise = dice.gauss(0, 0.012 if lr > 0.05 else 0.002)
         accuracy = min(0.999, max(0.1, best - 0.75 * math.exp(-age / 2.5) + (noise - 0.015 if lr > 0.05 else noise)))
         loss = 1.9 * math.exp(-age / 4) + (0.06 if lr > 0.05 else 0.012) * (1 + abs(dice.gauss(0, 0.2)))
-        points.append({"epoch": epoch, "lr": lr, "loss": loss, "accuracy": min(1.0, accuracy + 0.01),
-                       "test_loss": 1.3 * loss + 0.03, "test_accuracy": round(accuracy * TEST_IMAGES) / TEST_IMAGES,
-                       "images": IMAGES, "seconds": 4.0})
+        points.append(
+            {
+                "epoch": epoch,
+                "lr": lr,
+                "loss": loss,
+                "accuracy": min(1.0, accuracy + 0.01),
+                "test_loss": 1.3 * loss + 0.03,
+                "test_accuracy": round(accuracy * TEST_IMAGES) / TEST_IMAGES,
+                "images": IMAGES,
+                "seconds": 4.0,
+            }
+        )
     return points
 
 
@@ -94,8 +128,15 @@ def emergence(distances: list[float]) -> int:
     return next(e for e in range(5, EPOCHS + 1) if all(d < 0.1 for d in distances[e - 5 : e]))
 
 
-def row(method: str, label: str, ratio: float | None, drawn: int | None, networks: dict[str, Any],
-        curves: dict[str, Any], dense_joules: float | None) -> dict[str, Any]:
+def row(
+    method: str,
+    label: str,
+    ratio: float | None,
+    drawn: int | None,
+    networks: dict[str, Any],
+    curves: dict[str, Any],
+    dense_joules: float | None,
+) -> dict[str, Any]:
     key = "dense" if ratio is None else f"ticket-{ratio:g}"
     macs = sum(layer.get("macs", 0) for layer in networks[key])
     dense_macs = sum(layer.get("macs", 0) for layer in networks["dense"])
@@ -108,28 +149,65 @@ def row(method: str, label: str, ratio: float | None, drawn: int | None, network
         per_image = 3 * (macs if stage == "retrain" else dense_macs) - first
         total_macs += per_image * IMAGES * epochs
         stages.append({"stage": stage, "joules": per_image * IMAGES * epochs * 1.4e-11})
-        ledger.append({"stage": stage, "network": network, "precision": "fp32", "epochs": epochs,
-                       "batch_size": 128, "images_per_epoch": IMAGES, "steps_per_epoch": 11,
-                       "eval_images": TEST_IMAGES * epochs, "mask_draws": epochs if stage == "search" else 0,
-                       "channels": 7408, "l1": True, "masked": False})
+        ledger.append(
+            {
+                "stage": stage,
+                "network": network,
+                "precision": "fp32",
+                "epochs": epochs,
+                "batch_size": 128,
+                "images_per_epoch": IMAGES,
+                "steps_per_epoch": 11,
+                "eval_images": TEST_IMAGES * epochs,
+                "mask_draws": epochs if stage == "search" else 0,
+                "channels": 7408,
+                "l1": True,
+                "masked": False,
+            }
+        )
     joules = sum(stage["joules"] for stage in stages)
     shares = {"mac": 0.33, "register": 0.05, "network": 0.02, "buffer": 0.2, "vector": 0.04}
     components = {name: share * joules for name, share in shares.items()}
     components["dram"] = joules - sum(components.values())
     points = curves[DENSE if ratio is None else f"retrain-{ratio:g}"]
     return {
-        "method": method, "label": label, "ratio": ratio, "precision": "FF", "search_precision": "fp32",
-        "retrain_precision": "fp32", "epoch_drawn": drawn, "emerged": drawn is not None or None,
-        "accuracy": points[-1]["test_accuracy"], "best_accuracy": max(p["test_accuracy"] for p in points),
-        "accuracy_top5": None, "parameters": sum(layer.get("weights", 0) for layer in networks[key]), "macs": macs,
+        "method": method,
+        "label": label,
+        "ratio": ratio,
+        "precision": "FF",
+        "search_precision": "fp32",
+        "retrain_precision": "fp32",
+        "epoch_drawn": drawn,
+        "emerged": drawn is not None or None,
+        "accuracy": points[-1]["test_accuracy"],
+        "best_accuracy": max(p["test_accuracy"] for p in points),
+        "accuracy_top5": None,
+        "parameters": sum(layer.get("weights", 0) for layer in networks[key]),
+        "macs": macs,
         "channels_kept": 7408 if ratio is None else 7408 - round(7408 * ratio),
-        "kept_floor": ["layer3.10.bn2"] if ratio == 0.7 else [], "notes": [], "train_macs": total_macs,
-        "train_flops": 2 * total_macs, "train_pflops_paper": 3 * IMAGES * 1e-15 * 1e9 * sum(
-            epochs * round(2e-9 * (macs if stage == "retrain" else dense_macs), 2) for stage, epochs in spent.items()),
-        "energy": {"joules": joules, "low": joules / 2.1, "high": 2.1 * joules, "seconds": total_macs / 4e11,
-                   "stages": stages, "components": components},
+        "kept_floor": ["layer3.10.bn2"] if ratio == 0.7 else [],
+        "notes": [],
+        "train_macs": total_macs,
+        "train_flops": 2 * total_macs,
+        "train_pflops_paper": 3
+        * IMAGES
+        * 1e-15
+        * 1e9
+        * sum(
+            epochs * round(2e-9 * (macs if stage == "retrain" else dense_macs), 2) for stage, epochs in spent.items()
+        ),
+        "energy": {
+            "joules": joules,
+            "low": joules / 2.1,
+            "high": 2.1 * joules,
+            "seconds": total_macs / 4e11,
+            "stages": stages,
+            "components": components,
+        },
         "saving_vs_dense": None if dense_joules is None else 1 - joules / dense_joules,
-        "ledger": ledger, "curve": DENSE if ratio is None else f"retrain-{ratio:g}", "trajectory": DENSE,
+        "ledger": ledger,
+        "curve": DENSE if ratio is None else f"retrain-{ratio:g}",
+        "trajectory": DENSE,
     }
 
 
@@ -145,30 +223,63 @@ def content(seed: int = 0, blocks: int = 11) -> dict[str, Any]:
     curves |= {f"retrain-{p:g}": curve(drawn[p], EPOCHS, 0.985 - 0.02 * p, dice) for p in RATIOS}
     dense = row("dense", "Dense", None, None, networks, curves, None)
     dense["saving_vs_dense"] = 0.0
-    rows = [dense] + [row("eb-train", "EB Train", p, drawn[p], networks, curves, dense["energy"]["joules"])
-                      for p in RATIOS]
+    rows = [dense] + [
+        row("eb-train", "EB Train", p, drawn[p], networks, curves, dense["energy"]["joules"]) for p in RATIOS
+    ]
     return {
         "experiment.toml": '# synthetic\nname = "synthetic-preresnet101-digits"\nseed = 0\n\n[data]\nname = "digits"\n',
         "results.json": {
-            "schema": 1, "name": NAME, "seed": 0,
-            "dataset": {"name": "digits", "label": "digits (synthetic sample)", "classes": 10, "shape": [3, 8, 8],
-                        "train_images": IMAGES, "test_images": TEST_IMAGES, "digest": "ab" * 32},
-            "network": {"name": "preresnet", "depth": 9 * blocks + 2, "label": f"PreResNet{9 * blocks + 2}",
-                        "parameters": dense["parameters"], "macs": dense["macs"], "channels": 7408},
+            "schema": 1,
+            "name": NAME,
+            "seed": 0,
+            "dataset": {
+                "name": "digits",
+                "label": "digits (synthetic sample)",
+                "classes": 10,
+                "shape": [3, 8, 8],
+                "train_images": IMAGES,
+                "test_images": TEST_IMAGES,
+                "digest": "ab" * 32,
+            },
+            "network": {
+                "name": "preresnet",
+                "depth": 9 * blocks + 2,
+                "label": f"PreResNet{9 * blocks + 2}",
+                "parameters": dense["parameters"],
+                "macs": dense["macs"],
+                "channels": 7408,
+            },
             "train": {"epochs": EPOCHS, "batch_size": 128, "lr": 0.1, "milestones": [20, 30]},
             "prune": {"rule": "paper", "threshold": 0.1, "window": 5, "ratios": list(RATIOS), "min_channels": 1},
-            "hardware": "horowitz-45nm", "rows": rows, "seconds": 301.5, "epochs_trained": 126, "epochs_reused": 0,
+            "hardware": "horowitz-45nm",
+            "rows": rows,
+            "seconds": 301.5,
+            "epochs_trained": 126,
+            "epochs_reused": 0,
         },
         "networks.json": networks,
         "curves.json": curves,
-        "masks.json": {DENSE: {"channels": 7408, "layers": {"layer1.0.bn1": 16}, "ratios": {
-            f"{p:g}": {"distances": distances[p], "emerged": drawn[p], "map": maps[p]} for p in RATIOS}}},
+        "masks.json": {
+            DENSE: {
+                "channels": 7408,
+                "layers": {"layer1.0.bn1": 16},
+                "ratios": {f"{p:g}": {"distances": distances[p], "emerged": drawn[p], "map": maps[p]} for p in RATIOS},
+            }
+        },
         "provenance.json": {
-            "commit": "0123456789abcdef0123456789abcdef01234567", "dirty": False,
-            "versions": {"ebsim": "0.1.0", "torch": "2.13.0+cpu"}, "python": "3.11.7", "torch_build": "cpu",
-            "threads": 2, "cpu_capability": "AVX2", "device": "cpu",
-            "argv": ["cli.py", "run", "experiments/preresnet101.toml"], "host_os": "Linux",
-            "started": "2026-11-22T08:00:00Z", "finished": "2026-11-22T08:05:02Z", "dataset_digest": "ab" * 32,
+            "commit": "0123456789abcdef0123456789abcdef01234567",
+            "dirty": False,
+            "versions": {"ebsim": "0.1.0", "torch": "2.13.0+cpu"},
+            "python": "3.11.7",
+            "torch_build": "cpu",
+            "threads": 2,
+            "cpu_capability": "AVX2",
+            "device": "cpu",
+            "argv": ["cli.py", "run", "experiments/preresnet101.toml"],
+            "host_os": "Linux",
+            "started": "2026-11-22T08:00:00Z",
+            "finished": "2026-11-22T08:05:02Z",
+            "dataset_digest": "ab" * 32,
             "hardware_digest": "cd" * 32,
         },
     }

@@ -72,7 +72,7 @@ def test_curves_csv_holds_every_epoch(folder: Path, run: Run) -> None:
     rows = sheet(folder, "curves")
     assert len(rows) == sum(map(len, run.curves.values()))
     assert {row["line"] for row in rows} == {"Dense", "p = 0.3", "p = 0.5", "p = 0.7"}
-    ticket = [line for line in curves.lines(run) if line.name == "p = 0.5"][0]
+    ticket = next(line for line in curves.lines(run) if line.name == "p = 0.5")
     assert ticket.start is not None and ticket.start.epoch == ticket.drawn == run.rows[2].epoch_drawn
 
 
@@ -137,10 +137,22 @@ def no_ticket() -> dict[str, Any]:
     """The rule never fired: nothing drawn, nothing retrained, and no dense row beside it."""
     files = variant()
     results = files["results.json"]
-    results["rows"] = [results["rows"][2] | {
-        "epoch_drawn": None, "emerged": False, "accuracy": None, "best_accuracy": None, "parameters": None,
-        "macs": None, "channels_kept": None, "curve": sample.DENSE, "train_pflops_paper": None,
-        "saving_vs_dense": None, "notes": ["no ticket emerged within 40 epochs; nothing was retrained"]}]  # fmt: skip
+    results["rows"] = [
+        results["rows"][2]
+        | {
+            "epoch_drawn": None,
+            "emerged": False,
+            "accuracy": None,
+            "best_accuracy": None,
+            "parameters": None,
+            "macs": None,
+            "channels_kept": None,
+            "curve": sample.DENSE,
+            "train_pflops_paper": None,
+            "saving_vs_dense": None,
+            "notes": ["no ticket emerged within 40 epochs; nothing was retrained"],
+        }
+    ]
     for masks_of in files["masks.json"][sample.DENSE]["ratios"].values():
         masks_of["emerged"] = None
     return files
@@ -154,10 +166,17 @@ def many() -> dict[str, Any]:
     for number in range(8):
         for row in tickets:
             joules = row["energy"]["joules"] * (1 + number / 9)
-            rows.append(row | {
-                "method": f"m{number}", "label": f"Method number {number}", "accuracy": row["accuracy"] - number / 450,
-                "energy": row["energy"] | {"joules": joules}, "search_precision": "fp8" if number > 5 else "fp32",
-                "curve": f"c{number}-{row['ratio']}"})  # fmt: skip
+            rows.append(
+                row
+                | {
+                    "method": f"m{number}",
+                    "label": f"Method number {number}",
+                    "accuracy": row["accuracy"] - number / 450,
+                    "energy": row["energy"] | {"joules": joules},
+                    "search_precision": "fp8" if number > 5 else "fp32",
+                    "curve": f"c{number}-{row['ratio']}",
+                }
+            )
             files["curves.json"][f"c{number}-{row['ratio']}"] = files["curves.json"][row["curve"]]
     files["results.json"]["rows"] = rows
     files["masks.json"]["dense-fp8"] = files["masks.json"][sample.DENSE]

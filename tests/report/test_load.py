@@ -61,7 +61,10 @@ def test_each_file_and_damage_is_named(tmp_path: Path, name: str, damage: str) -
 CHANGES: dict[str, tuple[str, Callable[[dict[str, Any]], Any]]] = {
     "other schema": ("results.json: schema", lambda f: f["results.json"].update(schema=2)),
     "no rows": ("results.json: rows", lambda f: f["results.json"].update(rows=[])),
-    "a missing key": ("results.json: rows.0.energy.joules", lambda f: f["results.json"]["rows"][0]["energy"].pop("joules")),
+    "a missing key": (
+        "results.json: rows.0.energy.joules",
+        lambda f: f["results.json"]["rows"][0]["energy"].pop("joules"),
+    ),
     "text for a number": ("rows.1.accuracy", lambda f: f["results.json"]["rows"][1].update(accuracy="high")),
     "an accuracy above 1": ("rows.1.accuracy", lambda f: f["results.json"]["rows"][1].update(accuracy=97.5)),
     "NaN": ("rows.2.energy.low", lambda f: f["results.json"]["rows"][2]["energy"].update(low=float("nan"))),
@@ -69,10 +72,14 @@ CHANGES: dict[str, tuple[str, Callable[[dict[str, Any]], Any]]] = {
     "a curve that is not there": ("rows.1 .*curve", lambda f: f["curves.json"].pop("retrain-0.3")),
     "a network that is not there": ("rows.0 .*networks.json", lambda f: f["networks.json"].pop("dense")),
     "a ragged map": ("masks.json", lambda f: f["masks.json"][sample.DENSE]["ratios"]["0.5"]["map"][3].pop()),
-    "a ratio that is no number": ("masks.json", lambda f: f["masks.json"][sample.DENSE]["ratios"].update(
-        {"<b>": f["masks.json"][sample.DENSE]["ratios"]["0.5"]})),
+    "a ratio that is no number": (
+        "masks.json",
+        lambda f: f["masks.json"][sample.DENSE]["ratios"].update(
+            {"<b>": f["masks.json"][sample.DENSE]["ratios"]["0.5"]}
+        ),
+    ),
     "deep nesting": ("provenance.json", lambda f: f.update({"provenance.json": "[" * 100_000})),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", CHANGES)

@@ -92,7 +92,9 @@ def test_every_shown_number_is_its_raw_number(folder: Path) -> None:
         assert match is not None, shown
         number, unit = float(match[1].replace(",", "")), match[2] or ""
         places = len(match[1].partition(".")[2])
-        scale = {"%": 0.01, "×": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}.get(unit, PREFIX.get(unit.rstrip("Js"), 1.0))
+        scale = {"%": 0.01, "×": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}.get(
+            unit, PREFIX.get(unit.rstrip("Js"), 1.0)
+        )
         scales = [scale] if unit else [*PREFIX.values(), 0.01]
         slack = 0.51 * 10.0**-places
         assert any(abs(float(raw) / one - number) <= slack for one in scales), (raw, shown)
@@ -102,11 +104,29 @@ def test_no_number_hides_outside_the_marked_ones(folder: Path) -> None:
     """Names, and constants of the sentences, are the only digits that are not marked as data."""
     text = " ".join(Page((folder / "report.html").read_text()).text)
     results = json.loads((folder / "results.json").read_text())
-    constants = json.loads(json.dumps([line["key"] for line in csv.DictReader((folder / "tables/assumptions.csv").open())]))
+    constants = json.loads(
+        json.dumps([line["key"] for line in csv.DictReader((folder / "tables/assumptions.csv").open())])
+    )
     sources = [line["source"] for line in csv.DictReader((folder / "tables/assumptions.csv").open())]
-    names = [results["network"]["label"], results["dataset"]["label"], results["hardware"], "p = 0.3", "p = 0.5", "p = 0.7",
-             "3×8×8", "layer3.10.bn2", "fp32", "n = 1", "2 x MAC", "0.01 G", "by 3;", "Epoch 0", *constants, *sources,
-             *re.findall(r"Profile .*?(?=Constant)", text, re.DOTALL)]  # fmt: skip
+    names = [
+        results["network"]["label"],
+        results["dataset"]["label"],
+        results["hardware"],
+        "p = 0.3",
+        "p = 0.5",
+        "p = 0.7",
+        "3×8×8",
+        "layer3.10.bn2",
+        "fp32",
+        "n = 1",
+        "2 x MAC",
+        "0.01 G",
+        "by 3;",
+        "Epoch 0",
+        *constants,
+        *sources,
+        *re.findall(r"Profile .*?(?=Constant)", text, re.DOTALL),
+    ]
     for name in sorted(names, key=len, reverse=True):
         text = text.replace(name, " ")
     text = re.sub(r"(provenance|versions|sha).*", " ", text, flags=re.DOTALL)
@@ -146,8 +166,10 @@ def test_a_rebuild_gives_the_same_bytes_without_torch(folder: Path, tmp_path: Pa
     """In another process, with another hash seed, another name for the folder's parent and a user's matplotlibrc."""
     copy = sample.write(tmp_path / "elsewhere" / sample.NAME, sample.content(blocks=4))
     (tmp_path / "matplotlibrc").write_text("font.size: 20\nsvg.fonttype: none\nlines.linewidth: 9\n")
-    code = (f"import sys; from ebsim import report; report.write_report({str(copy)!r}); "
-            "assert not {'torch', 'matplotlib.pyplot', 'fvcore'} & set(sys.modules)")  # fmt: skip
+    code = (
+        f"import sys; from ebsim import report; report.write_report({str(copy)!r}); "
+        "assert not {'torch', 'matplotlib.pyplot', 'fvcore'} & set(sys.modules)"
+    )
     environment = os.environ | {"PYTHONHASHSEED": "12345", "MATPLOTLIBRC": str(tmp_path), "TZ": "Asia/Tokyo"}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment, cwd=Path(__file__).parents[2])
     for path in sorted(folder.rglob("*")):
@@ -157,8 +179,11 @@ def test_a_rebuild_gives_the_same_bytes_without_torch(folder: Path, tmp_path: Pa
 
 def test_the_manifest_covers_the_report_after_a_rebuild(folder: Path) -> None:
     files = json.loads((folder / "MANIFEST.json").read_text())["files"]
-    found = {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-             for path in folder.rglob("*") if path.is_file() and path.name != "MANIFEST.json"}
+    found = {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != "MANIFEST.json"
+    }
     assert files == found
 
 
@@ -167,10 +192,22 @@ def test_the_command_names_the_resolved_experiment(folder: Path) -> None:
 
 
 PAYLOADS = [
-    "<script>alert(1)</script>", "\"><img src=x onerror=alert(1)>", "</style></title><svg/onload=alert(1)>", "{{ 7*7 }}{% raw %}",
-    "=cmd|' /C calc'!A0", "@SUM(1+9)", "\\input{/etc/passwd}$x^2$ 100% #1 & _~", "\x1b[31mred\x1b]0;title\x07\x9b2J", "‮evil‬",
-    "|a|`b`|[x](javascript:alert(1))", "-->]]>", "' ; rm -rf $HOME `id`", "[bold red]markup[/]", "$\\frac{1}{", "\n# heading\n",
-]  # fmt: skip
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "</style></title><svg/onload=alert(1)>",
+    "{{ 7*7 }}{% raw %}",
+    "=cmd|' /C calc'!A0",
+    "@SUM(1+9)",
+    "\\input{/etc/passwd}$x^2$ 100% #1 & _~",
+    "\x1b[31mred\x1b]0;title\x07\x9b2J",
+    "‮evil‬",
+    "|a|`b`|[x](javascript:alert(1))",
+    "-->]]>",
+    "' ; rm -rf $HOME `id`",
+    "[bold red]markup[/]",
+    "$\\frac{1}{",
+    "\n# heading\n",
+]
 
 
 def poisoned(text: str) -> dict[str, Any]:
@@ -182,8 +219,15 @@ def poisoned(text: str) -> dict[str, Any]:
     results["network"].update(name=text, label=text)
     results["prune"]["rule"] = text
     for number, row in enumerate(results["rows"]):
-        row.update(method="dense" if number == 0 else text, label=text, precision=text, search_precision=text,
-                   retrain_precision=text, kept_floor=[text], notes=[text])  # fmt: skip
+        row.update(
+            method="dense" if number == 0 else text,
+            label=text,
+            precision=text,
+            search_precision=text,
+            retrain_precision=text,
+            kept_floor=[text],
+            notes=[text],
+        )
         row["energy"]["components"][text] = 0.0
         row["energy"]["stages"].append({"stage": text, "joules": 0.0})
         row["ledger"][-1]["precision"] = text
@@ -200,9 +244,52 @@ def check_harmless(folder: Path, text: str) -> None:
     page = Page((folder / "report.html").read_text())
     assert page.stack == [] and sum(tag == "script" for tag, _ in page.tags) == 1
     assert {tag for tag, _ in page.tags} <= {
-        "html", "head", "meta", "title", "style", "body", "header", "main", "section", "div", "p", "h1", "h2", "h3", "span", "code",
-        "pre", "table", "thead", "tbody", "tr", "th", "td", "ul", "li", "dl", "dt", "dd", "data", "figure", "figcaption", "a", "svg",
-        "g", "path", "defs", "use", "clippath", "rect", "image", "details", "summary", "script", "lineargradient", "stop"}  # fmt: skip
+        "html",
+        "head",
+        "meta",
+        "title",
+        "style",
+        "body",
+        "header",
+        "main",
+        "section",
+        "div",
+        "p",
+        "h1",
+        "h2",
+        "h3",
+        "span",
+        "code",
+        "pre",
+        "table",
+        "thead",
+        "tbody",
+        "tr",
+        "th",
+        "td",
+        "ul",
+        "li",
+        "dl",
+        "dt",
+        "dd",
+        "data",
+        "figure",
+        "figcaption",
+        "a",
+        "svg",
+        "g",
+        "path",
+        "defs",
+        "use",
+        "clippath",
+        "rect",
+        "image",
+        "details",
+        "summary",
+        "script",
+        "lineargradient",
+        "stop",
+    }
     assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
     for path in folder.rglob("*.csv"):
         for line in csv.reader(io.StringIO(path.read_text())):
@@ -210,12 +297,42 @@ def check_harmless(folder: Path, text: str) -> None:
                 assert not cell.startswith(("=", "+", "@")) and not re.match(r"-(?![\d.])", cell), (path.name, cell)
     for path in folder.rglob("*.tex"):
         commands = set(re.findall(r"\\([a-zA-Z]+)", path.read_text()))
-        assert commands <= {"begin", "end", "toprule", "midrule", "bottomrule", "textbackslash", "textasciitilde", "textless", "to",
-                            "textasciicircum", "textgreater", "textquotedbl", "times", "mu"}  # fmt: skip
+        assert commands <= {
+            "begin",
+            "end",
+            "toprule",
+            "midrule",
+            "bottomrule",
+            "textbackslash",
+            "textasciitilde",
+            "textless",
+            "to",
+            "textasciicircum",
+            "textgreater",
+            "textquotedbl",
+            "times",
+            "mu",
+        }
     for path in folder.rglob("*.svg"):
         assert {e.tag.rpartition("}")[2] for e in ElementTree.parse(path).iter()} <= {
-            "svg", "metadata", "RDF", "Work", "type", "format", "creator", "Agent", "title", "defs", "style", "g", "path", "use",
-            "clipPath", "rect", "image"}  # fmt: skip
+            "svg",
+            "metadata",
+            "RDF",
+            "Work",
+            "type",
+            "format",
+            "creator",
+            "Agent",
+            "title",
+            "defs",
+            "style",
+            "g",
+            "path",
+            "use",
+            "clipPath",
+            "rect",
+            "image",
+        }
     outside_code = re.sub(r"(`+)(?!`).*?(?<!`)\1(?!`)", "", (folder / "report.md").read_text())
     assert "<" not in outside_code and "\n# heading" not in outside_code
     for path in [folder / "report.html", folder / "report.md", *folder.glob("tables/*")]:

@@ -11,7 +11,18 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from ebsim.report import detail, energy_split, load_run, print_summary, summary, tables, terminal, text, to_latex, to_markdown
+from ebsim.report import (
+    detail,
+    energy_split,
+    load_run,
+    print_summary,
+    summary,
+    tables,
+    terminal,
+    text,
+    to_latex,
+    to_markdown,
+)
 from ebsim.report.load import Run
 from tests.report import sample
 
@@ -50,7 +61,8 @@ def test_the_summary_says_what_the_results_say(run: Run) -> None:
         assert shown == pytest.approx(row.parameters / 1e3, rel=5e-3)
         assert float(str(cells["Modelled energy (J)"][number][0])) == pytest.approx(row.energy.joules, rel=5e-3)
         assert float(str(cells["Saving (%)"][number][0])) == pytest.approx(
-            100 * (1 - row.energy.joules / run.rows[0].energy.joules), abs=0.051)
+            100 * (1 - row.energy.joules / run.rows[0].energy.joules), abs=0.051
+        )
     assert [str(cell[0]) for cell in cells["Epoch drawn"]] == ["–", *(str(row.epoch_drawn) for row in run.rows[1:])]
 
 
@@ -122,6 +134,8 @@ def test_latex_compiles(run: Run, tmp_path: Path) -> None:
         pytest.skip("no pdflatex here")
     (tmp_path / "a.tex").write_text(
         "\\documentclass{article}\\usepackage[T1]{fontenc}\\usepackage{booktabs}\\begin{document}\\small\n"
-        + to_latex(summary(run)) + to_latex(detail(run)) + "\\end{document}\n"
+        + to_latex(summary(run))
+        + to_latex(detail(run))
+        + "\\end{document}\n"
     )
     subprocess.run(["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "a.tex"], cwd=tmp_path, check=True)

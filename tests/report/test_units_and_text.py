@@ -13,7 +13,19 @@ from hypothesis import strategies as st
 
 from ebsim.report import text, units
 
-PREFIX = {"p": 1e-12, "n": 1e-9, "µ": 1e-6, "m": 1e-3, "": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18}
+PREFIX = {
+    "p": 1e-12,
+    "n": 1e-9,
+    "µ": 1e-6,
+    "m": 1e-3,
+    "": 1.0,
+    "k": 1e3,
+    "M": 1e6,
+    "G": 1e9,
+    "T": 1e12,
+    "P": 1e15,
+    "E": 1e18,
+}
 ANY = st.text(max_size=40) | st.sampled_from(["\x1b[31mred\x1b[0m", "=1+1", " @x", "a\nb", "\\input{x}", "`|`", "‮abc"])
 
 
@@ -31,18 +43,36 @@ def test_a_column_shares_one_unit_that_fits_its_largest(numbers: list[float]) ->
     assert 1 <= float(f"{max(numbers) / own.factor:.2e}") < 1000
 
 
-@pytest.mark.parametrize(("number", "shown"), [
-    (0.0, "0"), (999.6, "1000"), (12.34, "12.3"), (0.004567, "0.00457"), (123456.0, "123456"), (-1.234, "-1.23"), (9.999, "10.0"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("number", "shown"),
+    [
+        (0.0, "0"),
+        (999.6, "1000"),
+        (12.34, "12.3"),
+        (0.004567, "0.00457"),
+        (123456.0, "123456"),
+        (-1.234, "-1.23"),
+        (9.999, "10.0"),
+    ],
+)
 def test_significant_digits(number: float, shown: str) -> None:
     assert units.significant(number) == shown
 
 
-@pytest.mark.parametrize(("value", "shown"), [
-    (units.quantity(999.9996e6, ""), "1.00 G"), (units.quantity(48100.0, "J"), "48.1 kJ"), (units.percent(0.9746), "97.5 %"),
-    (units.count(1059050), "1,059,050"), (units.times(3.94), "3.9×"), (units.duration(301.5), "5.0 min"),
-    (units.duration(59.0), "59.0 s"), (units.duration(7200.0), "2.0 h"), (units.quantity(0.0, "J"), "0 J"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (units.quantity(999.9996e6, ""), "1.00 G"),
+        (units.quantity(48100.0, "J"), "48.1 kJ"),
+        (units.percent(0.9746), "97.5 %"),
+        (units.count(1059050), "1,059,050"),
+        (units.times(3.94), "3.9×"),
+        (units.duration(301.5), "5.0 min"),
+        (units.duration(59.0), "59.0 s"),
+        (units.duration(7200.0), "2.0 h"),
+        (units.quantity(0.0, "J"), "0 J"),
+    ],
+)
 def test_written_values(value: units.Value, shown: str) -> None:
     assert str(value) == shown
 
@@ -68,12 +98,24 @@ def test_a_csv_cell_is_one_cell_and_never_a_formula(raw: str) -> None:
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_a_number_in_csv_is_itself(number: float) -> None:
-    assert float(text.csv_cell(number)) == number and math.copysign(1, float(text.csv_cell(number))) == math.copysign(1, number)
+    assert float(text.csv_cell(number)) == number and math.copysign(1, float(text.csv_cell(number))) == math.copysign(
+        1, number
+    )
 
 
 @given(ANY)
 def test_latex_text_has_no_command_but_the_escapes(raw: str) -> None:
-    allowed = {"textbackslash", "textasciitilde", "textasciicircum", "textless", "textgreater", "textquotedbl", "times", "mu", "to"}
+    allowed = {
+        "textbackslash",
+        "textasciitilde",
+        "textasciicircum",
+        "textless",
+        "textgreater",
+        "textquotedbl",
+        "times",
+        "mu",
+        "to",
+    }
     shown = text.latex(raw)
     assert set(re.findall(r"\\([a-zA-Z]+)", shown)) <= allowed
     # What is left after the escapes has no active character.

@@ -35,30 +35,61 @@ def _has_masks(run: Run) -> bool:
 
 
 PLOTS = (
-    Plot("accuracy_energy", "Accuracy against modelled energy",
-         "Up and to the left is better; the line joins what no other row beats. The band of the energies is left "
-         "out because it moves all points together.",
-         energy.plane_data, energy.draw_plane, lambda run: any(row.accuracy is not None for row in run.rows),
-         wide=False),
-    Plot("energy_stages", "Energy per stage",
-         "The whole pipeline, search included; at the end of a bar the saving against dense.",
-         energy.stage_data, energy.draw_stages, lambda run: True, wide=False),
-    Plot("mask_distance", "Mask distance against its threshold",
-         "Dots: distance of each epoch's mask to the one before. Line: what the rule compares with the threshold. "
-         "Red: the epoch at which the ticket emerged.",
-         masks.distance_data, masks.draw_distance, _has_masks),
-    Plot("mask_map", "Mask distance between any two epochs",
-         "Epoch 0 is the untrained network. Dashed red: the epoch at which the ticket was identified; the red mark "
-         "on the colour bar is the threshold.",
-         masks.map_data, masks.draw_map, _has_masks),
-    Plot("curves", "Accuracy and loss",
-         "Each ticket leaves the dense line at the epoch where it was drawn (dot). The accuracy axis leaves out the "
-         "first steep rise; the test loss is in the CSV.",
-         curves.data, curves.draw, lambda run: any(run.curves.values())),
-    Plot("energy_layers", "Energy per layer, dense against ticket",
-         "One bar per convolution or linear layer in network order, with the normalisation, activation and other "
-         "work that follows it; forward, both backward passes and the update.",
-         energy.layer_data, energy.draw_layers, lambda run: bool(per_layer(run))),
+    Plot(
+        "accuracy_energy",
+        "Accuracy against modelled energy",
+        "Up and to the left is better; the line joins what no other row beats. The band of the energies is left "
+        "out because it moves all points together.",
+        energy.plane_data,
+        energy.draw_plane,
+        lambda run: any(row.accuracy is not None for row in run.rows),
+        wide=False,
+    ),
+    Plot(
+        "energy_stages",
+        "Energy per stage",
+        "The whole pipeline, search included; at the end of a bar the saving against dense.",
+        energy.stage_data,
+        energy.draw_stages,
+        lambda run: True,
+        wide=False,
+    ),
+    Plot(
+        "mask_distance",
+        "Mask distance against its threshold",
+        "Dots: distance of each epoch's mask to the one before. Line: what the rule compares with the threshold. "
+        "Red: the epoch at which the ticket emerged.",
+        masks.distance_data,
+        masks.draw_distance,
+        _has_masks,
+    ),
+    Plot(
+        "mask_map",
+        "Mask distance between any two epochs",
+        "Epoch 0 is the untrained network. Dashed red: the epoch at which the ticket was identified; the red mark "
+        "on the colour bar is the threshold.",
+        masks.map_data,
+        masks.draw_map,
+        _has_masks,
+    ),
+    Plot(
+        "curves",
+        "Accuracy and loss",
+        "Each ticket leaves the dense line at the epoch where it was drawn (dot). The accuracy axis leaves out the "
+        "first steep rise; the test loss is in the CSV.",
+        curves.data,
+        curves.draw,
+        lambda run: any(run.curves.values()),
+    ),
+    Plot(
+        "energy_layers",
+        "Energy per layer, dense against ticket",
+        "One bar per convolution or linear layer in network order, with the normalisation, activation and other "
+        "work that follows it; forward, both backward passes and the update.",
+        energy.layer_data,
+        energy.draw_layers,
+        lambda run: bool(per_layer(run)),
+    ),
 )
 
 

@@ -23,6 +23,8 @@ _MANY = 6
 @dataclass(frozen=True)
 class Line:
     name: str
+    group: str
+    """The name without the ratio."""
     points: list[Point]
     ratio: float | None
     drawn: int | None = None
@@ -39,12 +41,12 @@ def lines(run: Run) -> list[Line]:
     for row in run.rows:  # whole dense trainings
         if row.curve is not None and row.ratio is None:
             seen.add(row.curve)
-            out.append(Line(labels[id(row)], run.curves[row.curve], None))
+            out.append(Line(labels[id(row)], labels[id(row)], run.curves[row.curve], None))
     for row in run.rows:  # dense trainings that ended with the search
         if row.trajectory in searches - seen:
             seen.add(row.trajectory)
             name = f"dense search, {plain(row.search_precision)}" if len(searches) > 1 else "dense search"
-            out.append(Line(name, run.curves[row.trajectory or ""], None))
+            out.append(Line(name, name, run.curves[row.trajectory or ""], None))
     for row in run.rows:
         if row.curve is None or row.curve in seen:
             continue
@@ -52,7 +54,8 @@ def lines(run: Run) -> list[Line]:
         went_on = points and row.epoch_drawn is not None and points[0].epoch == row.epoch_drawn + 1
         before = run.curves.get(row.trajectory or "", []) if went_on else []
         start = next((point for point in before if point.epoch == row.epoch_drawn), None)
-        out.append(Line(labels[id(row)], points, row.ratio, row.epoch_drawn, start))
+        group = names.group(row, run.rows) or labels[id(row)]
+        out.append(Line(labels[id(row)], group, points, row.ratio, row.epoch_drawn, start))
     return out
 
 
@@ -60,37 +63,39 @@ def data(run: Run) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
     header = ("line", "epoch_drawn", "epoch", "lr", "train_loss", "train_accuracy", "test_loss", "test_accuracy")
     return header, [
         (line.name, line.drawn, p.epoch, p.lr, p.loss, p.accuracy, p.test_loss, p.test_accuracy)
-        for line in lines(run) for p in line.points
+        for line in lines(run)
+        for p in line.points
     ]
 
 
 def draw(run: Run) -> Figure:
     every = lines(run)
-    groups = _groups(every)
-    paint = style.colours([line.name for line in every])
-    figure, grid = style.canvas(style.PAGE, 2.3 * len(groups), len(groups), 2, sharex=True)
-    for (left, right), group in zip(grid, groups, strict=True):
-        _panel(left, group, paint, run, "test_accuracy")
-        _panel(right, group, paint, run, "loss")
-    for axes, name in zip(grid[0], ("Test accuracy [%]", "Training loss"), strict=True):
-        axes.set_title(name)
+    ratios = sorted({line.ratio for line in every if line.ratio is not None})
+    if len(every) <= _MANY or len(ratios) < 2:
+        parts = {"": [(line, line.name) for line in every]}
+    else:  # one pair of panels per ratio, one colour per method in all of them
+        parts = {
+            f", p = {ratio:g}": [(line, line.group) for line in every if line.ratio in (None, ratio)]
+            for ratio in ratios
+        }
+    paint = style.colours(list(dict.fromkeys(name for part in parts.values() for _, name in part)))
+    tallest = max(map(len, parts.values()))
+    figure, grid = style.canvas(style.PAGE, max(2.3, 0.3 + 0.145 * tallest) * len(parts), len(parts), 2, sharex=True)
+    for (left, right), (title, part) in zip(grid, parts.items(), strict=True):
+        _panel(left, part, paint, run, "test_accuracy")
+        _panel(right, part, paint, run, "loss")
+        left.set_title(f"Test accuracy [%]{title}")
+        right.set_title(f"Training loss{title}")
     for axes in grid[-1]:
         axes.set_xlabel("epoch")
     return figure
 
 
-def _groups(every: list[Line]) -> list[list[Line]]:
-    ratios = sorted({line.ratio for line in every if line.ratio is not None})
-    if len(every) <= _MANY or len(ratios) < 2:
-        return [every]
-    return [[line for line in every if line.ratio in (None, ratio)] for ratio in ratios]
-
-
-def _panel(axes: Axes, group: Sequence[Line], paint: dict[str, Any], run: Run, key: str) -> None:
+def _panel(axes: Axes, part: Sequence[tuple[Line, str]], paint: dict[str, Any], run: Run, key: str) -> None:
     factor = 100.0 if key == "test_accuracy" else 1.0
     ends = []
-    for line in group:
-        colour, dash = paint[line.name]
+    for line, name in part:
+        colour, dash = paint[name]
         shown = [line.start, *line.points] if line.start else line.points
         points = [(p.epoch, factor * value) for p in shown if (value := getattr(p, key)) is not None]
         if not points:
@@ -98,18 +103,41 @@ def _panel(axes: Axes, group: Sequence[Line], paint: dict[str, Any], run: Run, k
         xs, ys = zip(*points, strict=True)
         axes.plot(xs, ys, color=colour, linestyle=dash, zorder=2 if line.drawn is None else 3)
         if line.start is not None and getattr(line.start, key) is not None:
-            axes.plot(xs[:1], ys[:1], "o", color=colour, markersize=4.5, markeredgecolor="white",
-                      markeredgewidth=0.7, zorder=4)
-        ends.append((ys[-1], line.name, colour))
+            axes.plot(
+                xs[:1],
+                ys[:1],
+                "o",
+                color=colour,
+                markersize=4.5,
+                markeredgecolor="white",
+                markeredgewidth=0.7,
+                zorder=4,
+            )
+        ends.append((ys[-1], name, colour))
     last = run.record.train.epochs
     axes.set_xlim(0, last)
-    _limits(axes, [factor * value for line in group for p in line.points
-                   if (value := getattr(p, key)) is not None and p.epoch > last / 5], key)
+    _limits(
+        axes,
+        [
+            factor * value
+            for line, _ in part
+            for p in line.points
+            if (value := getattr(p, key)) is not None and p.epoch > last / 5
+        ],
+        key,
+    )
     for epoch in run.record.train.milestones:
         if epoch < last:
             axes.axvline(epoch, color=style.GRID, linewidth=0.8, zorder=0)
-            axes.annotate("lr ↓", (epoch, 0), xycoords=("data", "axes fraction"), xytext=(2, 3),
-                          textcoords="offset points", fontsize=6, color=style.FAINT)
+            axes.annotate(
+                "lr ↓",
+                (epoch, 0),
+                xycoords=("data", "axes fraction"),
+                xytext=(2, 3),
+                textcoords="offset points",
+                fontsize=6,
+                color=style.FAINT,
+            )
     if key == "test_accuracy":
         style.end_labels(axes, ends, last)
 

@@ -11,7 +11,7 @@ from ebsim.report.layers import LayerCost, per_layer
 from ebsim.report.load import Run
 from ebsim.report.schema import Row
 from ebsim.report.tables import part_names, split
-from ebsim.report.text import plain
+from ebsim.report.text import clip, plain
 from ebsim.report.units import percent, scale
 
 if TYPE_CHECKING:
@@ -20,8 +20,18 @@ if TYPE_CHECKING:
     from matplotlib.patches import PathPatch
 
 _STAGES = {"search": "#E69F00", "retrain": "#0072B2", "dense": "#999999"}
-_COMPONENTS = {"mac": "#0072B2", "register": "#56B4E9", "network": "#CC79A7", "buffer": "#E69F00", "dram": "#D55E00",
-               "vector": "#009E73", "quantiser": "#F0E442", "static": "#999999"}
+_COMPONENTS = {
+    "mac": "#0072B2",
+    "register": "#56B4E9",
+    "network": "#CC79A7",
+    "buffer": "#E69F00",
+    "dram": "#D55E00",
+    "vector": "#009E73",
+    "quantiser": "#F0E442",
+    "static": "#999999",
+}
+_CROWD = 8
+"""More points than this in the accuracy-energy plane get a legend instead of direct labels."""
 _SPARE = ("#009E73", "#F0E442", "#CC79A7", "#56B4E9", "#8c564b", "#7f7f7f")
 
 
@@ -49,23 +59,42 @@ def draw_stages(run: Run) -> Figure:
     axes = grid[0][0]
     for key in keys:
         lefts = [sum(part.get(k, 0.0) for k in keys[: keys.index(key)]) / own.factor for part in parts]
-        axes.barh(range(len(parts)), [part.get(key, 0.0) / own.factor for part in parts], left=lefts, height=0.72,
-                  color=paint[key], edgecolor="white", linewidth=0.5, label=plain(key))
+        axes.barh(
+            range(len(parts)),
+            [part.get(key, 0.0) / own.factor for part in parts],
+            left=lefts,
+            height=0.72,
+            color=paint[key],
+            edgecolor="white",
+            linewidth=0.5,
+            label=clip(key),
+        )
     longest = max(row.energy.joules for row in run.rows) / own.factor or 1.0
     for place, row in enumerate(run.rows):
         saving = row.saving_vs_dense
         text = f"{own.value(row.energy.joules)}" + (f"  −{percent(saving, 0)}" if saving and saving > 0 else "")
-        axes.annotate(text, (row.energy.joules / own.factor, place), xytext=(3, 0), textcoords="offset points",
-                      va="center", fontsize=7)
-    axes.set_yticks(range(len(parts)), names.short(run.rows))
+        axes.annotate(
+            text,
+            (row.energy.joules / own.factor, place),
+            xytext=(3, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=7,
+        )
+    axes.set_yticks(range(len(parts)), map(clip, names.short(run.rows)))
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
-    axes.invert_yaxis()
+    axes.set_ylim(len(parts) - 0.5, -0.5)
     axes.set_xlim(0, 1.22 * longest)
     axes.set_xlabel(f"modelled training energy [{own.unit}]")
     axes.grid(axis="x")
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper right", ncols=len(keys),
-                  handlelength=1, columnspacing=1)
+    figure.legend(
+        *axes.get_legend_handles_labels(),
+        loc="outside upper right",
+        ncols=min(3, len(keys)),
+        handlelength=1,
+        columnspacing=1,
+    )
     return figure
 
 
@@ -92,14 +121,19 @@ def draw_layers(run: Run) -> Figure:
     for axes, (name, costs) in zip(grid[:, 0], every.items(), strict=True):
         _layer_panel(axes, costs, order, keys, paint, own.factor)
         whole = total.value(networks[name].total)
-        axes.set_title(f"{name}: {whole} {total.unit} per training image", pad=2)
+        axes.set_title(f"{clip(name)}: {whole} {total.unit} per training image", pad=2)
         axes.grid(axis="y")
     highest = max(sum(cost.joules.values()) for costs in every.values() for cost in costs)
     grid[-1][0].set(xlim=(-0.7, len(order) - 0.3), ylim=(0, 1.05 * highest / own.factor or 1.0))
     _layer_ticks(grid[:, 0], order)
     figure.supylabel(f"energy per training image [{own.unit}]", fontsize=8)
-    figure.legend(*grid[0][0].get_legend_handles_labels(), loc="outside upper right", ncols=len(keys),
-                  handlelength=1, columnspacing=1)
+    figure.legend(
+        *grid[0][0].get_legend_handles_labels(),
+        loc="outside upper right",
+        ncols=min(8, len(keys)),
+        handlelength=1,
+        columnspacing=1,
+    )
     return figure
 
 
@@ -112,13 +146,19 @@ def _layer_order(every: Mapping[str, Sequence[LayerCost]]) -> list[str]:
     return list(order)
 
 
-def _layer_panel(axes: Axes, costs: Sequence[LayerCost], order: Sequence[str], keys: Sequence[str],
-                 paint: Mapping[str, str], factor: float) -> None:
+def _layer_panel(
+    axes: Axes,
+    costs: Sequence[LayerCost],
+    order: Sequence[str],
+    keys: Sequence[str],
+    paint: Mapping[str, str],
+    factor: float,
+) -> None:
     places = [order.index(cost.layer) for cost in costs]
     floor = [0.0] * len(costs)
     for key in keys:
         tops = [low + cost.joules.get(key, 0.0) / factor for low, cost in zip(floor, costs, strict=True)]
-        axes.add_patch(_bars(places, floor, tops, facecolor=paint[key], label=plain(key)))
+        axes.add_patch(_bars(places, floor, tops, facecolor=paint[key], label=clip(key)))
         floor = tops
 
 
@@ -139,14 +179,16 @@ def _bars(places: Sequence[int], floor: Sequence[float], tops: Sequence[float], 
 def _layer_ticks(column: Sequence[Axes], order: Sequence[str]) -> None:
     """Every layer's name where there is room for it, else the names of the groups that layers share."""
     if len(order) <= 36:
-        column[-1].set_xticks(range(len(order)), list(map(plain, order)), rotation=90)
+        column[-1].set_xticks(range(len(order)), list(map(clip, order)), rotation=90)
         return
     groups: dict[str, list[int]] = {}
     for place, name in enumerate(order):
         groups.setdefault(plain(name).split(".")[0], []).append(place)
     wide = {name: places for name, places in groups.items() if len(places) >= len(order) / 25}
-    column[-1].set_xticks([(places[0] + places[-1]) / 2 for places in wide.values()],
-                          [f"{name} ({len(places)} layers)" for name, places in wide.items()])
+    column[-1].set_xticks(
+        [(places[0] + places[-1]) / 2 for places in wide.values()],
+        [f"{name} ({len(places)} layers)" for name, places in wide.items()],
+    )
     for axes in column:
         axes.tick_params(axis="x", length=0)
         for places in wide.values():
@@ -165,8 +207,7 @@ def plane_data(run: Run) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
 
 def _finished(run: Run) -> tuple[list[Row], list[str]]:
     """Rows with an accuracy, and their names."""
-    pairs = [(row, name) for row, name in zip(run.rows, names.short(run.rows), strict=True)
-             if row.accuracy is not None]
+    pairs = [(row, name) for row, name in zip(run.rows, names.short(run.rows), strict=True) if row.accuracy is not None]
     return [row for row, _ in pairs], [name for _, name in pairs]
 
 
@@ -180,24 +221,57 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[bool]:
 
 def draw_plane(run: Run) -> Figure:
     rows, labels = _finished(run)
-    paint = style.colours(labels)
     own = scale((row.energy.joules for row in rows), "J")
     points = [(row.energy.joules / own.factor, 100 * (row.accuracy or 0.0)) for row in rows]
-    figure, grid = style.canvas(style.COLUMN, 2.5)
+    crowded = len(rows) > _CROWD
+    groups = [names.group(row, run.rows) or label for row, label in zip(rows, labels, strict=True)]
+    paint = style.colours(list(dict.fromkeys(groups)) if crowded else labels)
+    marks = dict(zip(sorted({row.ratio for row in rows if row.ratio is not None}), "os^Dv<>p*h" * 9, strict=False))
+    figure, grid = style.canvas(style.COLUMN, 3.4 + 0.07 * len(set(groups)) if crowded else 2.5)
     axes = grid[0][0]
     front = sorted(point for point, kept in zip(points, pareto(points), strict=True) if kept)
     axes.plot(*zip(*front, strict=True), color=style.FAINT, linewidth=0.8, zorder=1, drawstyle="steps-post")
+    _plane_limits(axes, points)
+    for (x, y), row, group, label in zip(points, rows, groups, labels, strict=True):
+        mark = marks.get(row.ratio, "o") if crowded and row.ratio is not None else "o"
+        axes.plot(
+            [x],
+            [y],
+            mark,
+            color=paint[group if crowded else label][0],
+            markersize=5.5,
+            markeredgecolor="white",
+            zorder=3,
+        )
+    axes.set_xlabel(f"modelled training energy [{own.unit}]")
+    axes.set_ylabel("test accuracy, last epoch [%]")
+    axes.grid()
+    if crowded:
+        _plane_legend(figure, axes, paint, marks)
+    else:
+        style.point_labels(axes, [(x, y, label, paint[label][0]) for (x, y), label in zip(points, labels, strict=True)])
+    return figure
+
+
+def _plane_limits(axes: Axes, points: Sequence[tuple[float, float]]) -> None:
     xs, ys = zip(*points, strict=True)
     if min(xs) > 0 and max(xs) / min(xs) > 12:
         axes.set_xscale("log")
     else:
-        axes.set_xlim(0, 1.12 * max(xs))
+        axes.set_xlim(0, 1.12 * max(xs) or 1.0)
     margin = max(0.15 * (max(ys) - min(ys)), 0.25)
     axes.set_ylim(min(ys) - margin, max(ys) + margin)
-    for (x, y), name in zip(points, labels, strict=True):
-        axes.plot([x], [y], "o", color=paint[name][0], markersize=5.5, markeredgecolor="white", zorder=3)
-    axes.set_xlabel(f"modelled training energy [{own.unit}]")
-    axes.set_ylabel("test accuracy, last epoch [%]")
-    axes.grid()
-    style.point_labels(axes, [(x, y, name, paint[name][0]) for (x, y), name in zip(points, labels, strict=True)])
-    return figure
+
+
+def _plane_legend(figure: Figure, axes: Axes, paint: Mapping[str, Any], marks: Mapping[float, str]) -> None:
+    """Too many points for direct labels: colour is the method, the mark is the ratio."""
+    from matplotlib.lines import Line2D
+
+    look: dict[str, Any] = {"linestyle": "", "markersize": 5}
+    handles = [
+        Line2D([], [], marker="o", color=colour, label=clip(name), **look) for name, (colour, _) in paint.items()
+    ]
+    handles += [
+        Line2D([], [], marker=mark, color=style.FAINT, label=f"p = {ratio:g}", **look) for ratio, mark in marks.items()
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, handletextpad=0.2)

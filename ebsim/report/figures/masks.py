@@ -12,28 +12,33 @@ from typing import TYPE_CHECKING, Any
 from ebsim.report.figures import style
 from ebsim.report.load import Run
 from ebsim.report.schema import RatioMasks
-from ebsim.report.text import plain
+from ebsim.report.text import clip
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+COLUMNS = 4
+"""Panels side by side; the ratios of a trajectory that do not fit go on in the next line."""
+
+
 @dataclass(frozen=True)
 class Panel:
-    title: str
     trajectory: str
+    search: str
+    """The search precision, where there are several trajectories."""
     ratio: float
     masks: RatioMasks
 
 
 def panels(run: Run) -> list[Panel]:
-    """One per trajectory and ratio; the search precision is named where there are several trajectories."""
+    """One per trajectory and ratio."""
     out = []
     for key, masks in run.masks.items():
-        row = next((row for row in run.rows if row.trajectory == key and row.search_precision), None)
-        search = f", {plain(row.search_precision)} search" if row and len(run.masks) > 1 else ""
+        found = next((row.search_precision for row in run.rows if row.trajectory == key), None)
+        search = clip(found or key) if len(run.masks) > 1 else ""
         for text, one in sorted(masks.ratios.items(), key=lambda item: float(item[0])):
-            out.append(Panel(f"p = {float(text):g}{search}", key, float(text), one))
+            out.append(Panel(key, search, float(text), one))
     return out
 
 
@@ -53,16 +58,29 @@ def criterion(run: Run, masks: RatioMasks) -> list[float | None]:
     return out
 
 
-def _grid(run: Run, height: float, **options: Any) -> tuple[Figure, list[tuple[Any, Panel]]]:
-    every = panels(run)
-    columns = min(4, max(1, len(every)))
-    rows = max(1, math.ceil(len(every) / columns))
+def _grid(run: Run, height: float | None) -> tuple[Figure, list[tuple[Any, Panel]]]:
+    """Axes for every panel, a new line for each trajectory; square panels where `height` (inches) is None."""
+    lines: list[list[Panel]] = []
+    for panel in panels(run):
+        if not lines or lines[-1][0].trajectory != panel.trajectory or len(lines[-1]) == COLUMNS:
+            lines.append([])
+        lines[-1].append(panel)
+    columns = max(map(len, lines))
     width = style.PAGE if columns > 1 else style.COLUMN
-    figure, grid = style.canvas(width, height * rows, rows, columns, **options)
-    flat = list(grid.flat)
-    for axes in flat[len(every):]:
-        axes.set_visible(False)
-    return figure, list(zip(flat, every, strict=False))
+    each = height or (width - 1.0) / columns + 0.3
+    figure, grid = style.canvas(width, 0.3 + each * len(lines), len(lines), columns, sharex=True, sharey=True)
+    pairs = []
+    for line, axes_line in zip(lines, grid, strict=True):
+        for number, axes in enumerate(axes_line):
+            if number < len(line):
+                pairs.append((axes, line[number]))
+            else:
+                axes.set_visible(False)
+        if line[0].search:
+            axes_line[0].set_ylabel(f"{line[0].search} search")
+    for axes in grid[-1]:
+        axes.set_xlabel("epoch")
+    return figure, pairs
 
 
 def distance_data(run: Run) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
@@ -71,38 +89,56 @@ def distance_data(run: Run) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
         (panel.trajectory, panel.ratio, number, distance, largest, run.record.prune.threshold, panel.masks.emerged)
         for panel in panels(run)
         for number, (distance, largest) in enumerate(
-            zip(panel.masks.distances, criterion(run, panel.masks), strict=True), start=1)
+            zip(panel.masks.distances, criterion(run, panel.masks), strict=True), start=1
+        )
     ]
 
 
 def draw_distance(run: Run) -> Figure:
     prune = run.record.prune
-    figure, grid = _grid(run, 2.0, sharex=True, sharey=True)
+    figure, grid = _grid(run, 1.6)
     top = max([prune.threshold, *(d for _, panel in grid for d in panel.masks.distances)])
     for number, (axes, panel) in enumerate(grid):
         epochs = range(1, len(panel.masks.distances) + 1)
         largest = criterion(run, panel.masks)
         axes.plot(epochs, panel.masks.distances, ".", color=style.FAINT, markersize=3, label="to the epoch before")
-        axes.plot(epochs, [math.nan if v is None else v for v in largest], color=style.CYCLE[0],
-                  drawstyle="steps-mid", label=_criterion_name(prune.rule, prune.window))
+        axes.plot(
+            epochs,
+            [math.nan if v is None else v for v in largest],
+            color=style.CYCLE[0],
+            drawstyle="steps-mid",
+            label=_criterion_name(prune.rule, prune.window),
+        )
         axes.axhline(prune.threshold, color=style.INK, linewidth=0.8, linestyle=(0, (4, 2)))
         emerged = panel.masks.emerged
         if emerged is not None:
             axes.axvline(emerged, color=style.RED, linewidth=0.9, linestyle=(0, (4, 2)))
-            axes.annotate(f"epoch {emerged}", (emerged, 1), xycoords=("data", "axes fraction"), xytext=(3, -3),
-                          textcoords="offset points", color=style.RED, fontsize=7, va="top")
-        axes.set_title(panel.title if emerged is not None else f"{panel.title} (not emerged)")
+            axes.annotate(
+                f"epoch {emerged}",
+                (emerged, 1),
+                xycoords=("data", "axes fraction"),
+                xytext=(3, -3),
+                textcoords="offset points",
+                color=style.RED,
+                fontsize=7,
+                va="top",
+            )
+        axes.set_title(f"p = {panel.ratio:g}" + (", not emerged" if emerged is None else ""))
         axes.set_ylim(0, 1.08 * top)
         axes.set_xlim(0, max(2, len(panel.masks.distances)))
         axes.grid(axis="y")
-        axes.set_xlabel("epoch")
         if number == 0:
-            axes.set_ylabel("mask distance")
-            axes.annotate(f"threshold {prune.threshold:g}", (1, prune.threshold), fontsize=6,
-                          xycoords=("axes fraction", "data"), xytext=(0, 2), textcoords="offset points", ha="right")
-    if grid:
-        handles, labels = grid[0][0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper right", ncols=2)
+            axes.annotate(
+                f"threshold {prune.threshold:g}",
+                (1, prune.threshold),
+                fontsize=6,
+                xycoords=("axes fraction", "data"),
+                xytext=(0, 2),
+                textcoords="offset points",
+                ha="right",
+            )
+    figure.supylabel("mask distance", fontsize=8)
+    figure.legend(*grid[0][0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
     return figure
 
 
@@ -125,23 +161,18 @@ def draw_map(run: Run) -> Figure:
     every = panels(run)
     largest = max((value for panel in every for line in panel.masks.map for value in line), default=1.0)
     top = min(1.0, max(0.1, math.ceil(10 * largest) / 10))
-    figure, grid = _grid(run, 2.25 if len(every) > 1 else 3.0, sharex=True, sharey=True)
-    image = None
-    for number, (axes, panel) in enumerate(grid):
-        image = axes.imshow(panel.masks.map, cmap="viridis_r", vmin=0, vmax=top, origin="upper",
-                            interpolation="none")
+    figure, grid = _grid(run, None)
+    for axes, panel in grid:
+        image = axes.imshow(panel.masks.map, cmap="viridis_r", vmin=0, vmax=top, origin="upper", interpolation="none")
         axes.spines[:].set_visible(True)
         emerged = panel.masks.emerged
         if emerged is not None:
             for line in (axes.axhline, axes.axvline):
                 line(emerged, color="red", linewidth=1.0, linestyle=(0, (4, 2)))
-        axes.set_title(f"{panel.title}: " + ("no ticket" if emerged is None else f"ticket at epoch {emerged}"))
-        axes.set_xlabel("epoch")
-        if number % 4 == 0:
-            axes.set_ylabel("epoch")
-    if image is not None:
-        bar = figure.colorbar(image, ax=[axes for axes, _ in grid], shrink=0.8, aspect=18, pad=0.02)
-        bar.set_label("mask distance")
-        bar.outline.set_linewidth(0.4)
-        bar.ax.axhline(run.record.prune.threshold, color=style.RED, linewidth=1.0)
+        axes.set_title(f"p = {panel.ratio:g}, " + ("no ticket" if emerged is None else f"epoch {emerged}"))
+    bar = figure.colorbar(image, ax=[axes for axes, _ in grid], shrink=0.8, aspect=18, pad=0.02)
+    bar.set_label("mask distance")
+    bar.outline.set_linewidth(0.4)
+    bar.ax.axhline(run.record.prune.threshold, color=style.RED, linewidth=1.0)
+    figure.supylabel("epoch", fontsize=8)
     return figure

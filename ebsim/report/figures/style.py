@@ -12,6 +12,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from ebsim.report.text import clip
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -24,13 +26,35 @@ COLUMN, PAGE = 3.5, 7.0
 """Widths in inches: one column of a two-column paper, and the whole text width."""
 
 _RC: dict[str, Any] = {
-    "font.family": "DejaVu Sans", "font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8,
-    "xtick.labelsize": 7, "ytick.labelsize": 7, "legend.fontsize": 7, "figure.titlesize": 8,
-    "text.color": INK, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK, "axes.edgecolor": FAINT,
-    "axes.linewidth": 0.6, "xtick.major.width": 0.6, "ytick.major.width": 0.6, "lines.linewidth": 1.3,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.titlelocation": "left", "axes.axisbelow": True,
-    "grid.color": GRID, "grid.linewidth": 0.5, "legend.frameon": False, "text.parse_math": False,
-    "figure.constrained_layout.use": True, "svg.fonttype": "path", "svg.hashsalt": "ebsim", "savefig.dpi": 200,
+    "font.family": "DejaVu Sans",
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "figure.titlesize": 8,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.edgecolor": FAINT,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "lines.linewidth": 1.3,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlelocation": "left",
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.5,
+    "legend.frameon": False,
+    "text.parse_math": False,
+    "figure.constrained_layout.use": True,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "ebsim",
+    "savefig.dpi": 200,
 }
 
 
@@ -103,9 +127,19 @@ def end_labels(axes: Axes, ends: Sequence[tuple[float, str, str]], x: float) -> 
     inches = axes.figure.get_size_inches()[1] * axes.get_position().height  # type: ignore[union-attr]
     gap = abs(high - low) * 0.13 / inches
     heights = [min(max(end[0], low), high) for end in ends]
-    for (_, text, colour), height in zip(ends, spread(heights, gap), strict=True):
-        axes.annotate(text, (x, height), xytext=(4, 0), textcoords="offset points", color=colour, va="center",
-                      fontsize=7, annotation_clip=False)
+    moved = spread(heights, gap)
+    down = max(0.0, max(moved, default=low) - high)
+    for (_, text, colour), height in zip(ends, (place - down for place in moved), strict=True):
+        axes.annotate(
+            clip(text),
+            (x, height),
+            xytext=(4, 0),
+            textcoords="offset points",
+            color=colour,
+            va="center",
+            fontsize=7,
+            annotation_clip=False,
+        )
 
 
 def point_labels(axes: Axes, points: Sequence[tuple[float, float, str, str]]) -> None:
@@ -113,6 +147,7 @@ def point_labels(axes: Axes, points: Sequence[tuple[float, float, str, str]]) ->
     axes.figure.draw_without_rendering()  # type: ignore[union-attr]
     dot = axes.figure.dpi / 72  # type: ignore[union-attr]
     frame = axes.get_window_extent()
+    points = [(x, y, clip(text), colour) for x, y, text, colour in points]
     places = [axes.transData.transform((x, y)) for x, y, _, _ in points]
     taken = [(x - 3 * dot, y - 3 * dot, x + 3 * dot, y + 3 * dot) for x, y in places]
     for (left, low), (x, y, text, colour) in zip(places, points, strict=True):
@@ -129,8 +164,16 @@ def point_labels(axes: Axes, points: Sequence[tuple[float, float, str, str]]) ->
         assert best is not None
         side, up = best[1]
         taken.append(best[2])
-        axes.annotate(text, (x, y), xytext=(4 * side, up), textcoords="offset points", color=colour, fontsize=7,
-                      ha="left" if side > 0 else "right", va="center")
+        axes.annotate(
+            text,
+            (x, y),
+            xytext=(4 * side, up),
+            textcoords="offset points",
+            color=colour,
+            fontsize=7,
+            ha="left" if side > 0 else "right",
+            va="center",
+        )
 
 
 def _overlap(one: Sequence[float], other: Sequence[float]) -> bool:
