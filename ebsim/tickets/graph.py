@@ -11,6 +11,7 @@ import copy
 import inspect
 import operator
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -114,7 +115,12 @@ def _drop_in_place(graph: fx.Graph, root: nn.Module) -> None:
         elif not overwrites(node, root):
             continue
         if isinstance(node.args[0], fx.Node):
-            node.args[0].replace_all_uses_with(node, lambda user, at=order[node]: order[user] > at)
+            later = partial(_comes_after, order, order[node])
+            node.args[0].replace_all_uses_with(node, later)
+
+
+def _comes_after(order: dict[fx.Node, int], position: int, user: fx.Node) -> bool:
+    return order[user] > position
 
 
 def overwrites(node: fx.Node, root: nn.Module) -> bool:

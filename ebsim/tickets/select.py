@@ -19,6 +19,9 @@ from torch import Tensor, nn
 class Select(nn.Module):
     """[N, width, ...] -> [N, len(index), ...]; index -1 gives zeros. Has no weights and no state to save."""
 
+    index: Tensor
+    inverse: Tensor
+
     def __init__(self, index: Sequence[int], width: int) -> None:
         super().__init__()
         picked = torch.tensor(index)
