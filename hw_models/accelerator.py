@@ -13,6 +13,7 @@ Laws (used where a profile has no explicit value, always drawn through the expli
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 from dataclasses import dataclass, replace
@@ -185,7 +186,10 @@ def _build(s: Source) -> Accelerator:
     band = s.plain("absolute_band", 1.0, 100)
     points = _points(s, kind)
     ops = {op: _needed(s, f"op.{op}", 0, 1000) for op in OPS}
-    dims, unroll = _array(s) if kind == "array" else ((1,), {p: ("K",) for p in PASSES})
+    dims: tuple[int, ...] = (1,)
+    unroll: dict[str, tuple[str, ...]] = dict.fromkeys(PASSES, ("K",))
+    if kind == "array":
+        dims, unroll = _array(s)
     registers = {r: _register(s, f"registers.{r}") for r in REGISTERS} if kind == "array" else {}
     network = s.number("network.pj_per_bit", 0, 1000) if kind == "array" else None
     memories = tuple(_memory(s, m) for m in s.keys("memory"))
@@ -317,7 +321,7 @@ def _order(s: Source, points: dict[str, Number], memories: tuple[Memory, ...], d
                                    f"({points['fp32'].value:g} pJ); swap or correct them")
     levels = [(f"memory.{m.name}", m.read.value, m.bits) for m in memories]
     levels.append(("dram", dram.value, math.inf))
-    for (inner, cost, size), (outer, more, larger) in zip(levels, levels[1:], strict=False):
+    for (inner, cost, size), (outer, more, larger) in itertools.pairwise(levels):
         if cost > more:
             s.problem(inner, f"{cost:.3g} pJ/bit is dearer than the outer {outer} ({more:.3g} pJ/bit); "
                              "list memories innermost first, or correct the energies")

@@ -22,20 +22,10 @@ from hw_models.accelerator import Accelerator, load
 from hw_models.errors import ConservationError, HardwareError
 from hw_models.formats import PASSES, Bits, Format, Precision, parse_precision
 from hw_models.layer import Layer
+from hw_models.mapping import Mapped, grid, map_passes
 from hw_models.passes import Array, Passes, Shapes, passes, shapes
 from hw_models.pointwise import QUANTISE, UPDATE_ADD, UPDATE_MULTIPLY, pointwise
-from hw_models.reuse import (
-    Grid,
-    Traffic,
-    Widths,
-    compulsory,
-    keep,
-    on_array,
-    steps,
-    traffic,
-    unrolled,
-    whole,
-)
+from hw_models.reuse import Widths, steps
 from hw_models.toml_source import Number
 from hw_models.units import PJ
 
@@ -189,10 +179,11 @@ def _assemble(table: Shapes, chip: Accelerator, precision: Precision, batch: flo
     cycles_s = np.zeros(p.macs.shape)
     if model != "macs":
         parts += _vector_parts(table, chip, precision, batch, l1, dram)
-        levels = _levels(p, bits, chip, model)
-        parts += _memory_parts(p, bits, chip, levels) if model != "compulsory" else []
-        dram[:3, ..., p.index] += _to_dram(chip, levels).total
-        cycles_s = _times(p, chip, precision, rules, levels)
+        mapped = map_passes(p, bits, chip, model)
+        if model != "compulsory" and chip.kind == "array":  # a device's pJ per FLOP include its chip
+            parts += _memory_parts(p, bits, chip, mapped)
+        dram[:3, ..., p.index] += mapped.to_dram(chip).total
+        cycles_s = _times(p, chip, rules, mapped)
         parts.append(Part("dram.pj_per_bit", "dram", chip.dram, dram, None))
     seconds[:3, ..., p.index] = cycles_s
     seconds = np.maximum(seconds, dram / chip.dram_bits_per_s) + chip.launch_s * (dram > 0)
@@ -237,38 +228,15 @@ def _mac_parts(p: Passes, chip: Accelerator, precision: Precision, rules: list[A
     return parts
 
 
-def _levels(p: Passes, bits: Widths, chip: Accelerator, model: str) -> list[Traffic]:
-    """Traffic at each boundary, from array | first buffer outwards to last buffer | DRAM."""
-    if model == "compulsory":
-        return [compulsory(p, bits)]
-    if model == "search":
-        from hw_models.search import search  # only here: the default does not need it
-        return search(p, bits, chip)
-    length, levels = whole(p), []
-    for memory in reversed(chip.memories):
-        length = keep(p, bits, length, memory.bits, memory.holds)
-        levels.append(traffic(p, bits, length, p.window))
-    if chip.kind == "array":
-        length = on_array(p, bits, _grid(p, chip), length, chip.supply)
-    levels.append(traffic(p, bits, length, 1.0))
-    return levels[::-1]
-
-
-def _grid(p: Passes, chip: Accelerator) -> Grid:
-    return unrolled(p, chip.dims, chip.unroll, tuple(r.bits for r in chip.registers.values()))
-
-
-def _memory_parts(p: Passes, bits: Widths, chip: Accelerator, levels: list[Traffic]) -> list[Part]:
-    """Registers, network and buffers; what a level does not hold passes it untouched."""
-    if chip.kind == "device":
-        return []  # its pJ per FLOP include everything on the chip
-    used = [p.macs * bits.x, p.macs * bits.y, 2 * p.macs * bits.acc]
+def _memory_parts(p: Passes, bits: Widths, chip: Accelerator, mapped: Mapped) -> list[Part]:
+    """Registers (read X and Y, read and write a sum at every product), network and buffers."""
+    inner = mapped.boundaries[0]
+    used = p.macs * bits.x, p.macs * bits.y, 2 * p.macs * bits.acc
     parts = [Part(f"registers.{name}", "register", r.pj_per_bit, n, p.index)
              for (name, r), n in zip(chip.registers.items(), used, strict=True) if r.bits]
-    inner = levels[0]
     if chip.network is not None:
         parts.append(Part("network.pj_per_bit", "network", chip.network, inner.total, p.index))
-    for memory, outer in zip(chip.memories, levels[1:], strict=True):
+    for memory, outer in zip(chip.memories, mapped.boundaries[1:], strict=True):
         inside, outside = inner.only(memory.holds), outer.only(memory.holds)
         parts.append(Part(f"memory.{memory.name}.read", "buffer", memory.read,
                           inside.inward + outside.outward, p.index))
@@ -278,24 +246,15 @@ def _memory_parts(p: Passes, bits: Widths, chip: Accelerator, levels: list[Traff
     return parts
 
 
-def _to_dram(chip: Accelerator, levels: list[Traffic]) -> Traffic:
-    """What reaches DRAM: of each operand, the traffic of the outermost level that holds it."""
-    passing = levels[0]
-    for memory, outer in zip(chip.memories, levels[1:], strict=False):
-        passing = passing.replaced(outer, memory.holds)
-    return passing
-
-
-def _times(p: Passes, chip: Accelerator, precision: Precision, rules: list[Any],
-           levels: list[Traffic]) -> Array:
+def _times(p: Passes, chip: Accelerator, rules: list[Any], mapped: Mapped) -> Array:
     """Seconds of the array or of its buffers, whichever is slower (DRAM is added by the caller)."""
     rate = np.array([[chip.rate(*r.operands[i]) for r in rules] for i in range(3)])
     rate = rate[(slice(None),) + (None,) * (p.macs.ndim - 2)]
     if chip.kind == "device":
         return p.macs / rate
-    busy = steps(p, _grid(p, chip)) / rate
-    for memory, inner in zip(chip.memories, levels, strict=False):
-        busy = np.maximum(busy, inner.total / memory.bits_per_cycle)
+    busy = steps(p, grid(p, chip)) / rate
+    for memory, inner in zip(chip.memories, mapped.boundaries, strict=False):
+        busy = np.maximum(busy, inner.only(memory.holds).total / memory.bits_per_cycle)
     return busy / chip.clock_hz
 
 

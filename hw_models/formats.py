@@ -160,7 +160,7 @@ def _from_record(record: Mapping[str, Any]) -> Precision:
     return Precision(
         str(record.get("name", "custom")), rule(default),
         {name: rule({**default, **data}) for name, data in record.get("layers", {}).items()},
-        *(find(update.get(role, "fp32")) for role in ("gradient", "momentum", "stored")),
+        find(update.get("gradient", "fp32")), find(update.get("momentum", "fp32")), find(update.get("stored", "fp32")),
         {role: str(how) for role, how in record.get("quantise", {}).items() if how})
 
 

@@ -42,7 +42,8 @@ class Layer:
     bias: bool = False
     first: bool = False
     sources: tuple[str, ...] = ()
-    op: str = ""
+    op: str = ""  # contractions: path of the module; other rows: the ATen operation
+    adaptive: bool = False  # a pool over whatever size comes in
 
     @cached_property
     def numbers(self) -> tuple[int, ...]:
@@ -60,7 +61,8 @@ class Layer:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Layer:
         """Inverse of `to_dict`; raises `KeyError`/`TypeError` on foreign dictionaries."""
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+        return cls(**values)
 
 
 def conv_macs(outputs: int, in_channels: int, kernel: tuple[int, int], groups: int) -> int:

@@ -159,7 +159,7 @@ def _stage(i: int, e: Mapping[str, Any], tables: Mapping[str, Shapes], chip: Acc
             raise LedgerError(f"ledger entry {i}: {key} is {value!r}, must be a whole number from 0")
         return value
 
-    network = e.get("network")
+    network = str(e.get("network"))
     if network not in tables:
         raise LedgerError(f"ledger entry {i}: network {network!r} is not among {', '.join(tables) or 'none'}")
     batch, per_epoch, epochs = count("batch_size"), count("images_per_epoch"), count("epochs")

@@ -18,7 +18,7 @@ weight, writes momentum and weight. Quantiser: compare (range), scale, round, cl
 from __future__ import annotations
 
 from math import log2
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -89,7 +89,7 @@ def pointwise(table: Shapes, fused: tuple[str, ...] = ()) -> Moves:
     c = _TABLES[:, table.kind]  # [2, layers, coefficient]
     needed = np.stack([np.ones_like(table.first), np.where(table.kind == KINDS.index("bn"), 1, 1 - table.first)])
     lead = (slice(None),) + (None,) * (table.columns.ndim - 2)
-    w = Work(*(c[..., i][lead] for i in range(c.shape[-1])))
+    w: Any = Work._make(c[..., i][lead] for i in range(c.shape[-1]))  # arrays in the place of numbers
     n_in, n_out = table.inputs, table.outputs
     window = n_out * np.maximum(table.R * table.S - 1, 0)
     moved = (w.read_in + w.write_in) * n_in + (w.read_out + w.write_out) * n_out

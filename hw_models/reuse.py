@@ -23,13 +23,17 @@ All arguments broadcast as numpy arrays.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hw_models.passes import Array, Passes
 
+T = TypeVar("T", bound=Any)
+Costs = tuple[float, float, float]  # pJ per bit of X, Y and sums
 OPERANDS = ("streaming", "held", "sums")  # X, Y, Z: the names that profiles use for them
 
 
@@ -133,7 +137,8 @@ def keep(p: Passes, bits: Widths, outer: Lengths, capacity: Array | float,
     if "streaming" in held:
         t1, tr = _split(capacity * w / bits.x, bits.y / (2 * bits.acc), outer.r1, outer.rr)
         options.append(Lengths(t1, outer.r2, tr))
-    return _cheapest(options, lambda o: traffic(p, bits, o, w).total)
+    stacked = stack(options)
+    return choose(stacked, traffic(p, bits, stacked, w).total)
 
 
 def _split(area: Array, ratio: Array, most: Array, most_other: Array) -> tuple[Array, Array]:
@@ -144,16 +149,18 @@ def _split(area: Array, ratio: Array, most: Array, most_other: Array) -> tuple[A
     return np.maximum(np.minimum(area / other, most), 1.0), np.maximum(other, 1.0)
 
 
-def _cheapest(options: list[Lengths], cost: Callable[[Lengths], Array]) -> Lengths:
-    best = options[0]
-    least = cost(best)
-    for option in options[1:]:
-        total = cost(option)
-        better = total < least
-        least = np.where(better, total, least)
-        best = Lengths(np.where(better, option.r1, best.r1), np.where(better, option.r2, best.r2),
-                       np.where(better, option.rr, best.rr))
-    return best
+def stack(options: Sequence[T]) -> T:
+    """Dataclasses of arrays -> one with a leading axis of options."""
+    arrays = {f.name: np.stack(np.broadcast_arrays(*(getattr(o, f.name) for o in options)))
+              for f in fields(options[0])}
+    return type(options[0])(**arrays)
+
+
+def choose(options: T, cost: Array) -> T:
+    """The cheapest option of a leading axis, element by element."""
+    best = np.argmin(cost, axis=0)[None]
+    return type(options)(**{f.name: np.take_along_axis(
+        np.broadcast_to(getattr(options, f.name), cost.shape), best, 0)[0] for f in fields(options)})
 
 
 def unrolled(p: Passes, dims: tuple[int, ...], unroll: dict[str, tuple[str, ...]],
@@ -175,47 +182,47 @@ _INDEX = ({"K": "g2", "C": "red", "pixels": "g1"}, {"C": "g2", "K": "red", "pixe
           {"K": "g2", "pixels": "red", "C": "g1"})
 
 
-def on_array(p: Passes, bits: Widths, grid: Grid, outer: Lengths,
-             weights: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> Lengths:
-    """The cheapest reuse lengths at the edge of the array, by bits times the pJ in `weights` (X, Y, sums).
+def edge_pj(moved: Traffic, supply: Costs) -> Array:
+    """pJ of what crosses the edge of the array (`supply`: pJ per bit of X, Y and sums)."""
+    return supply[0] * moved.x + supply[1] * moved.y + supply[2] * (moved.z + 2 * moved.spill)
 
-    One operand stays in the registers (t words of it, the split tried in powers of two); of the other two
-    either both find a register for their partner, or only one does.
+
+def on_array(p: Passes, bits: Widths, grid: Grid, outer: Lengths, supply: Costs = (1.0, 1.0, 1.0)) -> Lengths:
+    """The reuse lengths of the cheapest mapping onto the array inside blocks of `outer`.
+
+    One operand stays: `a` x `b` words of it in the registers of each element, the split tried in powers of
+    two. The loop over one of its two indices runs innermost; the operand without that index is reused over
+    it for free, the third is reused over the other index if its registers hold a word for each step.
     """
-    words = [np.maximum(np.floor(bits_per_pe / width), 1.0) for bits_per_pe, width in
-             ((grid.streaming, bits.x), (grid.held, bits.y), (grid.sums, bits.acc))]
-    wx, wy, wz = words
+    wx, wy, wz = (np.maximum(np.floor(own / width), 1.0) for own, width in
+                  ((grid.streaming, bits.x), (grid.held, bits.y), (grid.sums, bits.acc)))
     n1, n2, nr = (np.maximum(r / u, 1.0) for r, u in
                   ((outer.r1, grid.u1), (outer.r2, grid.u2), (outer.rr, grid.ur)))
-    one = np.ones_like(n1)
-    options = []
+    options: list[tuple[Array | None, ...]] = []  # (t1, t2, tr) per element; None: the whole outer length
+    a, b = _register_tiles(wz, n1, n2)
+    options += [(_if(wy >= b, a), b, None), (a, _if(wx >= a, b), None)]
+    a, b = _register_tiles(wy, n2, nr)
+    options += [(None, _if(wx >= b, a), b), (None, a, _if(wz >= a, b))]
+    a, b = _register_tiles(wx, n1, nr)
+    options += [(_if(wy >= b, a), None, b), (a, None, _if(wz >= a, b))]
 
-    def add(t1: Array | None, t2: Array | None, tr: Array | None) -> None:
-        r1 = outer.r1 if t1 is None else np.minimum(grid.u1 * t1, outer.r1)
-        r2 = outer.r2 if t2 is None else np.minimum(grid.u2 * t2, outer.r2)
-        rr = outer.rr if tr is None else np.minimum(grid.ur * tr, outer.rr)
-        options.append(Lengths(r1, r2, rr))
+    def lengths(*tiles: Array | None) -> Sequence[Array]:
+        return np.broadcast_arrays(*(full if t is None else np.minimum(u * t, full) for t, u, full in zip(
+            tiles, (grid.u1, grid.u2, grid.ur), (outer.r1, outer.r2, outer.rr), strict=True)))
 
-    for kept, n_a, n_b, w_a, w_b, place in (
-            (wz, n1, n2, wx, wy, lambda a, b: add(a, b, None)),
-            (wy, n2, nr, wz, wx, lambda a, b: add(None, a, b)),
-            (wx, n1, nr, wz, wy, lambda a, b: add(a, None, b))):
-        size = 1.0
-        while size <= np.max(kept):
-            a = np.minimum(np.minimum(size, kept), n_a)
-            b = np.minimum(np.maximum(np.floor(kept / a), 1.0), n_b)
-            both = (w_a >= a) | (w_b >= b)
-            place(a, np.where(both, b, one))
-            if not np.all(both):
-                place(np.where(both, a, one), b)
-            size *= 2
-    ex, ey, ez = weights
+    every = Lengths(*(np.concatenate(parts) for parts in zip(*(lengths(*o) for o in options), strict=True)))
+    return choose(every, edge_pj(traffic(p, bits, every, 1.0), supply))
 
-    def cost(o: Lengths) -> Array:
-        t = traffic(p, bits, o, 1.0)
-        return ex * t.x + ey * t.y + ez * (t.z + 2 * t.spill)
 
-    return _cheapest(options, cost)
+def _register_tiles(words: Array, most_a: Array, most_b: Array) -> tuple[Array, Array]:
+    """Splits of `words` registers over two indices: [powers of two, ...]."""
+    sizes = 2.0 ** np.arange(int(np.log2(np.max(words))) + 1).reshape(-1, *(1,) * words.ndim)
+    a = np.minimum(np.minimum(sizes, words), most_a)
+    return a, np.minimum(np.maximum(np.floor(words / a), 1.0), most_b)
+
+
+def _if(holds: NDArray[np.bool_], length: Array) -> Array:
+    return np.where(holds, length, 1.0)
 
 
 def steps(p: Passes, grid: Grid) -> Array:

@@ -19,8 +19,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hw_models.accelerator import Accelerator, Memory
+from hw_models.mapping import Mapped, grid
 from hw_models.passes import Array, Halo, Passes
-from hw_models.reuse import Lengths, Traffic, Widths, on_array, traffic, unrolled
+from hw_models.reuse import (
+    Grid,
+    Lengths,
+    Traffic,
+    Widths,
+    edge_pj,
+    on_array,
+    traffic,
+)
 
 BEAM = 8  # tiles of an outer memory that are cut further
 Ints = NDArray[np.int64]
@@ -36,62 +45,60 @@ class _Tiles:
     cost: Array  # pJ so far
 
 
-def search(p: Passes, bits: Widths, chip: Accelerator) -> list[Traffic]:
-    """Traffic at each boundary (array first, last buffer | DRAM last), arrays like those of `Passes`."""
-    shape = p.macs.shape
+def search(p: Passes, bits: Widths, chip: Accelerator) -> Mapped:
+    """The best mapping found, arrays like those of `Passes`."""
     flat, widths, inverse = _distinct(p, bits)
     count = flat.macs.size
     tiles = _Tiles(np.arange(count), Lengths(flat.g1, flat.g2, flat.red), (), np.zeros(count))
-    outer_cost = [chip.dram.value, chip.dram.value]
+    outer = chip.dram.value, chip.dram.value
     for depth, memory in enumerate(reversed(chip.memories)):
-        tiles = _cut(flat, widths, tiles, memory, outer_cost)
-        outer_cost = [memory.read.value, memory.write.value]
+        tiles = _cut(flat, widths, tiles, memory, outer)
+        outer = memory.read.value, memory.write.value
         if depth + 1 < len(chip.memories):
             tiles = _take(tiles, _best(tiles, BEAM))
+
+    def spread(values: Array) -> Array:
+        out = np.zeros(p.macs.shape)
+        out[p.macs > 0] = values[inverse]
+        return out
+
+    def spread_traffic(t: Traffic) -> Traffic:
+        return Traffic(*(spread(getattr(t, f.name)) for f in fields(Traffic)))
+
+    if chip.kind == "device":
+        found = [spread_traffic(t) for t in _take(tiles, _best(tiles, 1)).moved[::-1]]
+        return Mapped((found[0], *found))
     q, w = _pick(flat, tiles.problem), _pick(widths, tiles.problem)
-    length = tiles.size
-    if chip.kind == "array":
-        sizes = replace(q, g1=length.r1, g2=length.r2, red=length.rr)
-        passes_of = (tiles.problem[None], sizes)
-        length = on_array(q, w, _grids(passes_of, chip, flat), length, chip.supply)
-    edge = traffic(q, w, length, 1.0)
-    ex, ey, ez = chip.supply
-    total = tiles.cost + ex * edge.x + ey * edge.y + ez * (edge.z + 2 * edge.spill)
-    chosen = _best(replace(tiles, cost=total), 1)
-    found = [*(_pick(t, chosen) for t in tiles.moved), _pick(edge, chosen)][::-1]
-    return [_unflatten(t, inverse, shape, p.macs > 0) for t in found]
+    inside = tiles.size
+    parallel = _grid(replace(q, g1=inside.r1, g2=inside.r2, red=inside.rr), chip)
+    moved = traffic(q, w, on_array(q, w, parallel, inside, chip.supply), 1.0)
+    chosen = _best(replace(tiles, cost=tiles.cost + edge_pj(moved, chip.supply)), 1)
+    return Mapped(tuple(spread_traffic(_pick(t, chosen)) for t in (moved, *tiles.moved[::-1])))
 
 
-def _grids(passes_of: Any, chip: Accelerator, flat: Passes) -> Any:
-    """The array's parallel work inside each tile; the pass of a tile decides what its dimensions unroll."""
-    problem, sizes = passes_of
-    which = flat.index[problem[0]]
-    parts = unrolled(_stack3(sizes), chip.dims, chip.unroll, tuple(r.bits for r in chip.registers.values()))
-    take = np.arange(which.size)
-    return replace(parts, u1=parts.u1[which, take], u2=parts.u2[which, take], ur=parts.ur[which, take])
-
-
-def _stack3(q: Passes) -> Passes:
-    return replace(q, **{n: np.stack([getattr(q, n)] * 3) for n in ("g1", "g2", "red")})
+def _grid(tile: Passes, chip: Accelerator) -> Grid:
+    """The array's parallel work inside each tile; `index` says which pass, so what the dimensions unroll."""
+    three = [np.stack([a] * 3) for a in (tile.g1, tile.g2, tile.red)]
+    every = grid(replace(tile, g1=three[0], g2=three[1], red=three[2]), chip)
+    take = tile.index, np.arange(tile.index.size)
+    return replace(every, u1=every.u1[take], u2=every.u2[take], ur=every.ur[take])
 
 
 def _distinct(p: Passes, bits: Widths) -> tuple[Passes, Widths, Ints]:
     """Each different (layer shape, pass, widths) once, flat; `index` is then the pass. Idle rows are dropped."""
     shape = p.macs.shape
     which = np.broadcast_to(np.arange(3).reshape(3, *(1,) * (p.macs.ndim - 1)), shape)
-    columns = [getattr(p, f.name) for f in fields(p) if f.name not in ("halo", "index")]
-    halo = [p.halo.rows, p.halo.cols, *p.halo.scale, *p.halo.margin, *p.halo.limit, p.halo.taps]
-    table = np.stack([np.broadcast_to(a, shape)[p.macs > 0] for a in
-                      [*columns, *halo, bits.x, bits.y, bits.z, bits.acc, which]])
-    unique, inverse = np.unique(table, axis=1, return_inverse=True)
-    n = len(columns)
-    h = unique[n:n + len(halo)]
-    pairs = [(h[i], h[i + 1]) for i in (2, 4, 6)]
-    flat = Passes(*unique[:n], Halo(h[0], h[1], pairs[0], pairs[1], pairs[2], h[8]), unique[-1].astype(np.int64))
-    return flat, Widths(*unique[n + len(halo):-1]), inverse.reshape(-1)
+    h = p.halo
+    parts = [p.g1, p.g2, p.red, p.groups, p.macs, p.x, p.y, p.z, p.window, bits.x, bits.y, bits.z, bits.acc, which,
+             h.rows, h.cols, *h.scale, *h.margin, *h.limit, h.taps]
+    table = np.stack([np.broadcast_to(a, shape)[p.macs > 0] for a in parts])
+    u, inverse = np.unique(table, axis=1, return_inverse=True)
+    halo = Halo(u[14], u[15], (u[16], u[17]), (u[18], u[19]), (u[20], u[21]), u[22])
+    flat = Passes(u[0], u[1], u[2], u[3], u[4], u[5], u[6], u[7], u[8], halo, u[13].astype(np.int64))
+    return flat, Widths(u[9], u[10], u[11], u[12]), inverse.reshape(-1)
 
 
-def _cut(flat: Passes, widths: Widths, tiles: _Tiles, memory: Memory, outer_cost: list[float]) -> _Tiles:
+def _cut(flat: Passes, widths: Widths, tiles: _Tiles, memory: Memory, outer_cost: tuple[float, float]) -> _Tiles:
     """All largest tiles that fit into `memory`, in the three loop orders, with the traffic they cause."""
     q, w = _pick(flat, tiles.problem), _pick(widths, tiles.problem)
     halvings = [int(np.ceil(np.log2(max(float(np.max(s)), 1.0)))) + 1
@@ -131,7 +138,7 @@ def _cut(flat: Passes, widths: Widths, tiles: _Tiles, memory: Memory, outer_cost
     return _Tiles(tiles.problem[row], size, (*before, this), tiles.cost[row] + np.stack(costs)[best, take])
 
 
-def _pj(t: Traffic, memory: Memory, outer: list[float]) -> tuple[Array, Array, Array]:
+def _pj(t: Traffic, memory: Memory, outer: tuple[float, float]) -> tuple[Array, Array, Array]:
     """pJ of X, Y and sums crossing between `memory` and what lies outside it."""
     inward, outward = outer[0] + memory.write.value, outer[1] + memory.read.value
     return t.x * inward, t.y * inward, t.z * outward + t.spill * (inward + outward)
@@ -166,11 +173,3 @@ def _pick(item: Any, index: Any) -> Any:
 
     return replace(item, **{f.name: pick(getattr(item, f.name)) for f in fields(item)})
 
-
-def _unflatten(t: Traffic, inverse: Ints, shape: tuple[int, ...], used: Any) -> Traffic:
-    def spread(values: Array) -> Array:
-        out = np.zeros(shape)
-        out[used] = values[inverse]
-        return out
-
-    return Traffic(*(spread(getattr(t, f.name)) for f in fields(Traffic)))

@@ -258,7 +258,8 @@ def _geometry(name: str, kind: str, args: Any, x: Any, out: Any) -> dict[str, An
     if kind in ("maxpool", "avgpool"):
         if name in ("mean", "sum") or name.endswith("adaptive_avg_pool2d") or "adaptive" in name:
             kernel = (max(1, size[0] // done[0]), max(1, size[1] // done[1]))
-            return {"channels": channels, "size": size, "out": done, "kernel": kernel, "stride": kernel}
+            return {"channels": channels, "size": size, "out": done, "kernel": kernel, "stride": kernel,
+                    "adaptive": x.dim() == out.dim()}  # ATen runs a global adaptive pool as a mean
         kernel = _fold(args[1])
         stride = _fold(args[2]) if len(args) > 2 and args[2] else kernel
         return {"channels": channels, "size": size, "out": done, "kernel": kernel, "stride": stride}

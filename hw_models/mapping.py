@@ -1,0 +1,67 @@
+"""A contraction mapped onto an accelerator: what every boundary moves, by the chosen model of the ladder.
+
+`closed` works from DRAM inwards: the block that each memory keeps bounds what the next inner one can reuse,
+down to the registers of the array. `hw_models.search` gives the same answer by enumeration.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hw_models.accelerator import Accelerator
+from hw_models.passes import Array, Passes
+from hw_models.reuse import (
+    Grid,
+    Traffic,
+    Widths,
+    compulsory,
+    keep,
+    on_array,
+    traffic,
+    unrolled,
+    whole,
+)
+
+
+@dataclass(frozen=True)
+class Mapped:
+    """Bits at each boundary, from array | first memory to last memory | DRAM (`compulsory`: DRAM only)."""
+
+    boundaries: tuple[Traffic, ...]
+
+    def to_dram(self, chip: Accelerator) -> Traffic:
+        """What reaches DRAM: of each operand, the traffic of the outermost level that holds it."""
+        passing = self.boundaries[0]
+        for memory, outer in zip(chip.memories, self.boundaries[1:], strict=False):
+            passing = passing.replaced(outer, memory.holds)
+        return passing
+
+
+def grid(p: Passes, chip: Accelerator) -> Grid:
+    """The parallel work of the chip's array on each contraction."""
+    streaming, held, sums = (r.bits for r in chip.registers.values())
+    return unrolled(p, chip.dims, chip.unroll, (streaming, held, sums))
+
+
+def map_passes(p: Passes, bits: Widths, chip: Accelerator, model: str) -> Mapped:
+    """The mapping of every contraction by model `compulsory`, `closed` or `search`."""
+    if model == "compulsory":
+        return Mapped((compulsory(p, bits),))
+    if model == "search":
+        from hw_models.search import search  # only here: the default does not need it
+        return search(p, bits, chip)
+    return closed(p, bits, chip)
+
+
+def closed(p: Passes, bits: Widths, chip: Accelerator,
+           capacities: tuple[Array | float, ...] | None = None) -> Mapped:
+    """The closed formulas; `capacities` (bits, may be arrays) replace those of the chip's memories."""
+    length, boundaries = whole(p), []
+    sizes = capacities or tuple(m.bits for m in chip.memories)
+    for memory, size in zip(reversed(chip.memories), reversed(sizes), strict=True):
+        length = keep(p, bits, length, size, memory.holds)
+        boundaries.append(traffic(p, bits, length, p.window))
+    if chip.kind == "device":
+        return Mapped((boundaries[-1], *boundaries[::-1]))
+    edge = on_array(p, bits, grid(p, chip), length, chip.supply)
+    return Mapped((traffic(p, bits, edge, 1.0), *boundaries[::-1]))

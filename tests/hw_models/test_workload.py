@@ -1,0 +1,154 @@
+"""Layer tables against fvcore, torch's flop counter, closed formulas and the published shapes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import hw_models
+from ebsim.models import build
+from hw_models import Layer, WorkloadError, reference
+from hw_models.layer import total_macs
+from hw_models.workload import fvcore_macs
+
+from .nets import Mixed, ScatteredBranch
+
+
+def _by_name(layers: list[Layer]) -> dict[str, Layer]:
+    return {layer.name: layer for layer in layers}
+
+
+def test_every_operation_is_a_row_with_its_shape() -> None:
+    rows = _by_name(hw_models.trace(Mixed(), (3, 16, 16)))
+    assert [r.kind for r in rows.values()].count("conv") == 4
+    stem = rows["stem"]
+    assert (stem.macs, stem.channels, stem.size, stem.out, stem.kernel, stem.stride, stem.first, stem.bias) == (
+        8 * 8 * 8 * 27, (3, 8), (16, 16), (8, 8), (3, 3), (2, 2), True, True)
+    assert rows["grouped"].macs == 12 * 64 * 2 * 9 and rows["grouped"].groups == 4
+    assert rows["depthwise"].macs == 12 * 64 * 25 and not rows["depthwise"].first
+    assert rows["relu"].kind == "relu" and rows["add"].inputs == 2 * rows["add"].outputs == 2 * 512
+    assert rows["max_pool2d_with_indices"].kernel == (2, 2)
+    assert rows["cat"].kind == "concat" and rows["mul"].kind == "mul" and rows["sigmoid"].kind == "activation"
+    assert rows["head"].weights == 16 * 5 + 5 and rows["head.addmm"].weights == 0  # shared: counted once
+    assert rows["loss"].inputs == 5
+
+
+def test_parameters_are_all_counted() -> None:
+    for model, shape in ((Mixed(), (3, 16, 16)), (build("preresnet", classes=10, depth=29), (3, 8, 8))):
+        assert sum(r.weights for r in hw_models.trace(model, shape)) == sum(
+            p.numel() for p in model.parameters())
+
+
+def test_tracing_changes_neither_model_nor_random_state() -> None:
+    model = Mixed().train()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    state = torch.get_rng_state()
+    hw_models.trace(model, (3, 16, 16))
+    assert model.training and all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert torch.equal(state, torch.get_rng_state())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+def test_selection_and_scatter_are_listed_with_their_traffic() -> None:
+    rows = _by_name(hw_models.trace(ScatteredBranch(), (3, 8, 8)))
+    assert rows["index_select"].kind == rows["index_add"].kind == "select"
+    assert rows["index_select"].outputs == 6 * 64 and rows["index_add"].inputs == 14 * 64
+    assert rows["branch"].sources == ("index_select",) and not rows["branch"].first
+
+
+def test_an_unknown_operation_is_a_row_not_a_silence() -> None:
+    class Odd(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.flip(torch.special.erfcx(x), [3])
+
+    rows = hw_models.trace(Odd(), (3, 4, 4))
+    assert [(r.kind, r.op, r.macs, r.inputs) for r in rows[:2]] == [
+        ("other", "special_erfcx", 0, 48), ("other", "flip", 0, 48)]
+
+
+def test_macs_agree_with_fvcore_and_with_torch() -> None:
+    model = Mixed()
+    rows = hw_models.trace(model, (3, 16, 16))
+    assert total_macs(rows) == sum(fvcore_macs(model, (3, 16, 16)).values())
+    with FlopCounterMode(display=False) as counter:
+        model.eval()(torch.zeros(1, 3, 16, 16))
+    assert 2 * total_macs(rows) == counter.get_total_flops()
+
+
+def test_a_disagreement_with_fvcore_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hw_models.workload.fvcore_macs", lambda *a: {"stem": 1})
+    with pytest.raises(WorkloadError, match=r"'(stem|grouped|depthwise|point|head)'.*by fvcore"):
+        hw_models.trace(Mixed(), (3, 16, 16))
+
+
+def test_three_passes_agree_with_torchs_backward_where_it_is_right() -> None:
+    """groups = 1: forward + input gradient (not of the first layer) + weight gradient."""
+    from hw_models.counts import step_macs
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(4, 6, 3), nn.Flatten(),
+                          nn.Linear(6 * 16, 3))
+    with FlopCounterMode(display=False) as counter:
+        model(torch.zeros(1, 3, 12, 12)).sum().backward()
+    assert 2 * step_macs(hw_models.trace(model, (3, 12, 12))) == counter.get_total_flops()
+
+
+def test_a_shape_that_does_not_fit_is_named() -> None:
+    with pytest.raises(WorkloadError, match=r"\(3, 2, 2\)"):
+        hw_models.trace(nn.Sequential(nn.Conv2d(3, 4, 5)), (3, 2, 2))
+
+
+def test_a_forward_that_reads_values_still_traces() -> None:
+    class Reads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.conv(x) * (1.0 if float(x.sum()) >= 0 else 2.0)
+
+    assert hw_models.trace(Reads(), (3, 6, 6), check=False)[0].macs == 4 * 16 * 27
+
+
+def test_rows_survive_json() -> None:
+    rows = hw_models.trace(Mixed(), (3, 16, 16))
+    assert [Layer.from_dict(d) for d in json.loads(json.dumps([r.to_dict() for r in rows]))] == rows
+
+
+@pytest.mark.parametrize(("name", "shape", "make"), [
+    ("resnet18", (3, 224, 224), lambda tv: tv.models.resnet18(weights=None)),
+    ("resnet50", (3, 224, 224), lambda tv: tv.models.resnet50(weights=None)),
+])
+def test_reference_tables_equal_the_traced_networks(name: str, shape: Any, make: Any) -> None:
+    from ebsim.torchvision_shim import import_torchvision
+    traced = hw_models.trace(make(import_torchvision()), shape, check=name == "resnet18")
+    ours = reference.network(name)
+    assert [r.numbers for r in ours] == [r.numbers for r in traced]
+
+
+def test_reference_vgg16_equals_the_traced_network() -> None:
+    traced = hw_models.trace(build("vgg", classes=100, depth=16), (3, 32, 32))
+    strip = ("conv", "bn", "relu", "maxpool", "linear")
+    assert [r.numbers for r in reference.vgg16() if r.kind in strip] == [
+        r.numbers for r in traced if r.kind in strip]
+
+
+def test_published_sizes() -> None:
+    pre = hw_models.trace(build("preresnet", classes=10, depth=101), (3, 32, 32), check=False)
+    assert round(total_macs(pre) / 1e6, 2) == 154.06
+    assert sum(r.channels[1] for r in pre if r.kind == "bn") == 7_408
+    assert round(total_macs(reference.vgg16()) / 1e6, 2) == 313.25
+    assert round(total_macs(reference.resnet18()) / 1e6, 2) == 1814.07
+    assert round(total_macs(reference.resnet50()) / 1e6, 2) == 4089.18
+
+
+def test_everything_but_trace_works_without_torch() -> None:
+    code = ("import sys; import hw_models; from hw_models import reference, training_cost, load, price\n"
+            "training_cost(reference.vgg16(), load('horowitz-45nm')).total\n"
+            "assert 'torch' not in sys.modules and 'fvcore' not in sys.modules")
+    subprocess.run([sys.executable, "-c", code], check=True)
