@@ -6,6 +6,7 @@ Importing this package costs no torch: a method's module is imported when it run
 from __future__ import annotations
 
 import importlib
+import itertools
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -16,25 +17,45 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Method:
-    """Where a method lives, whether it is run once per prune ratio, and the options it is run with."""
+    """Where a method lives, what it is run over (ratios, draw epochs), and the options it is run with."""
 
     module: str
     summary: str
-    per_ratio: bool = True
+    over: tuple[str, ...] = ("ratio",)
     options: dict[str, Any] = field(default_factory=dict)
 
     def rows(self, lab: Lab) -> list[Row]:
-        """Run it: once, or once per ratio of the experiment."""
-        run = importlib.import_module(self.module).run
-        if not self.per_ratio:
-            return [run(lab, **self.options)]
-        return [run(lab, ratio, **self.options) for ratio in lab.experiment.prune.ratio]
+        """Run it, once for every combination of what it is run over."""
+        run = importlib.import_module(f"ebsim.methods.{self.module}").run
+        prune = lab.experiment.prune
+        values = {"ratio": prune.ratio, "epoch": prune.draw_epochs}
+        return [run(lab, *point, **self.options) for point in itertools.product(*(values[axis] for axis in self.over))]
 
 
-_EB = "ebsim.methods.eb_train"
 METHODS = {
-    "dense": Method("ebsim.methods.dense", "the whole network, all epochs", per_ratio=False),
-    "eb-train": Method(_EB, "Early-Bird ticket, inherited weights"),
-    "eb-train-reinit": Method(_EB, "Early-Bird ticket, fresh weights", options={"init": "re-init"}),
-    "eb-train-rewind": Method(_EB, "Early-Bird ticket, weights of the start", options={"init": "rewind"}),
+    "dense": Method("dense", "the whole network, all epochs", over=()),
+    "eb-train": Method("eb_train", "Early-Bird ticket, inherited weights"),
+    "eb-train-reinit": Method("eb_train", "Early-Bird ticket, fresh weights", options={"init": "re-init"}),
+    "eb-train-rewind": Method("eb_train", "Early-Bird ticket, weights of the start", options={"init": "rewind"}),
+    "eb-train-lf": Method("eb_train", "searched in low precision, retrained in fp32", options={"precision": "LF"}),
+    "eb-train-ll": Method("eb_train", "searched and retrained in low precision", options={"precision": "LL"}),
+    "eb-train-fl": Method("eb_train", "searched in fp32, retrained in low precision", options={"precision": "FL"}),
+    "random-ticket": Method("random_ticket", "the ticket's widths, random channels"),
+    "random-uniform": Method("random_ticket", "uniform widths, random channels", options={"widths": "uniform"}),
+    "network-slimming": Method("network_slimming", "full training, smallest gammas pruned, full training"),
+    "network-slimming-reinit": Method(
+        "network_slimming", "the same from fresh weights", options={"init": "re-init"}
+    ),
+    "thinet": Method("thinet", "full training, greedy channel choice by reconstruction, full training"),
+    "sfp": Method("sfp", "soft filter pruning after each epoch, from scratch"),
+    "sfp-pretrained": Method("sfp", "soft filter pruning of the dense network", options={"pretrained": True}),
+    "lottery-ticket": Method("lottery_ticket", "single weights: full training, mask by size, rewind, full training"),
+    "snip": Method("snip", "single weights, at the start, by |w dL/dw|"),
+    "grasp": Method("grasp", "single weights, at the start, by gradient flow"),
+    "synflow": Method("synflow", "single weights, at the start, by synaptic flow, without data"),
+    "prune-at-epoch": Method("prune_at_epoch", "drawn at each of prune.draw_epochs", over=("ratio", "epoch")),
+    "prune-at-epoch-reinit": Method(
+        "prune_at_epoch", "the same from fresh weights", over=("ratio", "epoch"), options={"init": "re-init"}
+    ),
+    "prune-at-best": Method("prune_at_epoch", "drawn at the epoch with the best test accuracy", options={"epoch": "best"}),
 }

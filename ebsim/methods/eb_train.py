@@ -1,55 +1,55 @@
-"""eb-train: Early-Bird training (You et al., ICLR 2020, Algorithm 1).
+"""eb-train: Early-Bird training, the method that this project is about.
 
-Idea: the mask of the largest |gamma| settles long before the training ends; draw the ticket there and train only
-the ticket. Search the dense network, epoch by epoch; when the last five mask distances are below 0.1, shrink the
-network to the mask; retrain what is left.
+Idea: the mask of the largest |gamma| settles long before the training ends; draw the ticket there and train only the
+ticket. Search the dense network epoch by epoch; when the last five mask distances are below 0.1, shrink the network to
+the mask; retrain what is left.
 
-Options: `init` = inherit (the weights at the draw, for the remaining epochs; the paper's EB Train), re-init (fresh
-weights, all N epochs; its section 4.3), rewind (the weights of the dense start, all N epochs).
+Equation: emerged at the first epoch t with max(d_(t-4), ..., d_t) < 0.1, where d_t = Hamming(m_t, m_(t-1)) / channels
+and m_t keeps the (1 - p) largest |gamma| of epoch t.
 
-Deviations from the authors' published code: weights really are inherited (their `main_c.py` loads none); the
-search really ends at the draw; no epoch is lost between draw and retrain; exactly round(p n) channels are pruned.
+Source: You et al., Drawing Early-Bird Tickets, ICLR 2020 (arXiv 1909.11957), Algorithm 1 and section 4.3.
+
+Options: init = inherit (weights at the draw, for the remaining epochs), re-init (fresh weights, all N epochs), rewind
+(weights of the dense start, all N); precision = FF, LF, LL or FL for search and retrain, L being `precision.low`, or
+empty for `precision.search` and `precision.retrain`.
+
+Deviations: weights really are inherited (the authors' main_c.py loads none); no epoch is lost between draw and retrain;
+exactly round(p n) channels are pruned, none of them by a tie; the ticket computes exactly what the masked network
+does, where their residual networks keep the pruned channels of the residual stream (`prune.gating`).
 """
 
 from __future__ import annotations
 
 from ebsim.methods.lab import Lab
-from ebsim.methods.row import Row, accuracies
+from ebsim.methods.row import Row
+from ebsim.methods.stages import Dense
+from ebsim.methods.trainings import ticket
 
-_LABELS = {"inherit": "EB Train", "re-init": "EB Train (re-init)", "rewind": "EB Train (rewind)"}
 _NAMES = {"inherit": "eb-train", "re-init": "eb-train-reinit", "rewind": "eb-train-rewind"}
 
 
-def run(lab: Lab, ratio: float, init: str = "inherit") -> Row:
+def run(lab: Lab, ratio: float, init: str = "inherit", precision: str = "") -> Row:
     """Search the ticket of this ratio, shrink to it, retrain it."""
-    search_precision = lab.experiment.precision.search
-    retrain_precision = lab.experiment.precision.retrain
+    ways = [word for word in (precision, "" if init == "inherit" else init) if word]
+    name = "-".join([_NAMES[init], *([precision.lower()] if precision else [])])
+    row = Row(name, f"EB Train ({', '.join(ways)})" if ways else "EB Train", ratio, *lab.precisions(precision))
 
-    search = lab.dense(search_precision)
-    epoch = search.search(ratio)
-    row = Row(
-        method=_NAMES[init],
-        label=_LABELS[init],
-        ratio=ratio,
-        search_precision=search_precision,
-        retrain_precision=retrain_precision,
-        ledger=[search.ledger("search", epoch or lab.epochs, draws=epoch or lab.epochs)],
-        trajectory=search.trajectory.stage.id,
-        curve=search.trajectory.stage.id,
-        epoch_drawn=epoch,
-        emerged=epoch is not None,
-    )
+    found = search(lab, row, ratio)
+    if found is None:
+        return row
+    dense, epoch = found
+    mask = dense.mask(ratio, epoch)
+    return row.end(ticket(lab, dense, mask, epoch, init, row.retrain_precision), mask=mask)
+
+
+def search(lab: Lab, row: Row, ratio: float) -> tuple[Dense, int] | None:
+    """Train the dense network until the ticket has emerged: (search, epoch), or None; notes it all in `row`."""
+    dense = lab.dense(row.search_precision)
+    epoch = dense.search(ratio)
+    row.trajectory = row.curve = dense.stage
+    row.epoch_drawn, row.emerged = epoch, epoch is not None
+    row.ledger.append(dense.ledger("search", epoch, draws=epoch or lab.epochs))
     if epoch is None:
         row.notes.append(f"no ticket emerged within {lab.epochs} epochs; nothing was retrained")
-        return row
-
-    mask = search.mask(ratio, epoch)
-    retrained = lab.retrain(search, mask, epoch, init, retrain_precision)
-
-    row.ledger.append(retrained.ledger())
-    row.curve = retrained.trajectory.stage.id
-    row.channels_kept = sum(mask.kept().values())
-    row.kept_floor = list(mask.kept_floor)
-    for name, value in accuracies(retrained.trajectory.curve).items():
-        setattr(row, name, value)
-    return row
+        return None
+    return dense, epoch

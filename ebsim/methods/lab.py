@@ -19,14 +19,10 @@ from torch import Tensor, nn
 
 from ebsim import models, precision, tickets
 from ebsim.config import Experiment, Prune
-from ebsim.errors import ConfigError
 from ebsim.files import canonical_json
-from ebsim.runs.ledger import entry
+from ebsim.methods.stages import Dense
 from ebsim.runs.store import Store
-from ebsim.training import Averaging, Constraint, Progress, Silent, Trajectory
-
-INITS = ("inherit", "re-init", "rewind")
-
+from ebsim.training import Averaging, Progress, Silent, Trajectory
 
 def seed_of(seed: int, *purpose: object) -> int:
     """A seed for one purpose, a pure function of the experiment's seed: 63 bits of a SHA-256."""
@@ -67,6 +63,14 @@ class Lab:
         own = self.experiment.precision.backends
         return precision.backend({**own[name], "name": name} if name in own else name)
 
+    def precisions(self, letters: str = "") -> tuple[str, str]:
+        """Backends of search and retrain: the experiment's, or as the paper's letters say (F = fp32, L = low)."""
+        section = self.experiment.precision
+        if not letters:
+            return section.search, section.retrain
+        search, retrain = ({"F": "fp32", "L": section.low}[letter] for letter in letters)
+        return search, retrain
+
     # -- networks ------------------------------------------------------------------------------------------------
 
     @cached_property
@@ -90,12 +94,15 @@ class Lab:
         """A batch of two blank images, [2, C, H, W]: enough to trace a network with."""
         return torch.zeros(2, *self.data.shape)
 
-    def shrunk(self, mask: tickets.ChannelMask, weights: dict[str, Tensor] | None) -> nn.Module:
-        """The ticket as a really smaller network; `weights` of the dense one, or None for those of its start."""
-        model = self.dense_network()
-        if weights is not None:
-            model.load_state_dict(weights)
-        return tickets.compact(model, mask, self.example())
+    def shrunk(self, mask: tickets.ChannelMask) -> nn.Module:
+        """The start of the dense network as the really smaller network of a channel mask."""
+        return tickets.compact(self.dense_network(), mask, self.example())
+
+    def batch(self) -> tuple[Tensor, Tensor]:
+        """One training batch, always the same: images [B, C, H, W] and labels [B]."""
+        seed = seed_of(self.experiment.seed, "batch")
+        size = self.experiment.train.batch_size
+        return next(iter(self.data.train_batches(size, seed=seed, epoch=0, memory_format=torch.channels_last)))
 
     def workload(self, key: str, network: Callable[[], nn.Module]) -> str:
         """Trace a network once and remember its layers under `key`, which is returned."""
@@ -131,7 +138,7 @@ class Lab:
         plain = {key: value for key, value in asdict(backend).items() if key not in ("name", "about")}
         return json.loads(canonical_json(plain))
 
-    def _trajectory(
+    def trajectory(
         self,
         kind: str,
         identity: dict[str, Any],
@@ -139,9 +146,9 @@ class Lab:
         backend: Any,
         *,
         first: int = 0,
-        keep: Callable[[Tensor], bool] = lambda gammas: False,
-        constraint: Constraint | None = None,
+        **options: Any,
     ) -> Trajectory:
+        """The trajectory with this identity; `options` are those of `Trajectory`."""
         # A dense trajectory is a search, whose end is not known; what ends at epoch N may average its last weights.
         averaging = None if kind == "dense" else self._averaging(backend)
         averages = {} if averaging is None else {"averaging": asdict(averaging)}
@@ -158,9 +165,8 @@ class Lab:
                 backend=backend,
                 averaging=averaging,
                 stats_every=self.experiment.precision.stats_every,
-                keep=keep,
-                constraint=constraint,
                 progress=self.progress,
+                **options,
             )
         for other in self.trajectories.values():
             if other.stage.id != stage.id:
@@ -175,18 +181,34 @@ class Lab:
         epoch = max(1, round(start * self.epochs)) if isinstance(start, float) else start
         return Averaging(epoch, backend.swa.get("lr"))
 
+    def fresh(self, model: nn.Module) -> nn.Module:
+        """New weights in place, as the recipe draws them for a network of this size."""
+        seed = seed_of(self.experiment.seed, "re-init")
+        return models.initialise(model, family=self.spec.name, gamma_init=self.spec.gamma_init, seed=seed)
+
     def dense(self, backend_name: str = "fp32") -> Dense:
-        """The dense network's trajectory in a precision; states at which a ticket emerges are kept."""
+        """The dense network's trajectory in a precision; states that somebody will ask for are kept."""
         backend = self.backend(backend_name)
-        trajectory = self._trajectory("dense", {}, self.dense_network, backend, keep=self._wanted)
-        return Dense(self, trajectory, backend)
+        criterion = self.experiment.prune.criterion
+        ranked = {} if criterion == "gamma" else {"criterion": criterion}
+        trajectory = self.trajectory(
+            "dense", ranked, self.dense_network, backend, keep=self._wanted, score=self._score
+        )
+        return Dense(self, trajectory, backend, "dense", self.dense_network, sum(self.layers.values()))
+
+    def _score(self, model: nn.Module, epoch: int) -> Tensor:
+        """What ranks the channels of the dense network after an epoch."""
+        seed = seed_of(self.experiment.seed, "criterion", epoch)
+        return tickets.CRITERIA[self.experiment.prune.criterion].score(model, tickets.Look(self.batch, seed))
 
     def _wanted(self, gammas: Tensor) -> bool:
         """Whether this experiment or a companion will ask for the dense state of the newest epoch."""
         epoch, every = len(gammas) - 1, self.experiment.train.keep_every
         asked = [(self.epochs, self.experiment.prune), *((c.epochs, c.prune) for c in self.experiment.companions)]
         return bool(every and epoch % every == 0) or any(
-            epoch == last or any(self.emergence(gammas, ratio, prune)[0] == epoch for ratio in prune.ratio)
+            epoch == last
+            or epoch in prune.draw_epochs
+            or any(self.emergence(gammas, ratio, prune)[0] == epoch for ratio in prune.ratio)
             for last, prune in asked
         )
 
@@ -203,123 +225,3 @@ class Lab:
             min_channels=prune.min_channels,
         )
         return found.epoch, found.distances
-
-    def retrain(
-        self,
-        parent: Dense,
-        mask: tickets.ChannelMask,
-        epoch: int,
-        init: str = "inherit",
-        backend_name: str = "fp32",
-    ) -> Retrain:
-        """Train the shrunk network of `mask` to epoch N.
-
-        inherit: with the weights that the dense network had after `epoch`, for the remaining N - epoch epochs of
-        the absolute schedule. re-init and rewind: with fresh weights, or those of the dense start, for all N.
-        """
-        if init not in INITS:
-            raise ConfigError(f"init must be one of {', '.join(INITS)}, not {init!r}")
-        backend = self.backend(backend_name)
-
-        def network() -> nn.Module:
-            weights = parent.trajectory.state_at(epoch) if init == "inherit" else None
-            model = self.shrunk(mask, weights)
-            if init == "re-init":
-                models.initialise(
-                    model,
-                    family=self.spec.name,
-                    gamma_init=self.spec.gamma_init,
-                    seed=seed_of(self.experiment.seed, "re-init"),
-                )
-            return model
-
-        origin = {"parent": parent.trajectory.stage.id, "epoch": epoch} if init == "inherit" else {}
-        trajectory = self._trajectory(
-            "ticket",
-            {"mask": mask.digest, "init": init, **origin},
-            network,
-            backend,
-            first=epoch if init == "inherit" else 0,
-        )
-        trajectory.extend(self.epochs)
-        return Retrain(self, trajectory, backend, mask)
-
-
-@dataclass
-class Dense:
-    """A dense trajectory, read as the paper does: search until a ticket has emerged."""
-
-    lab: Lab
-    trajectory: Trajectory
-    backend: Any
-
-    def search(self, ratio: float) -> int | None:
-        """Train on until the ticket of this ratio has emerged; its epoch, or None if that is not before epoch N."""
-
-        def emerged(gammas: Tensor) -> bool:
-            return self.lab.emergence(gammas, ratio)[0] is not None
-
-        # A ticket that emerges with the last epoch leaves nothing to retrain: it counts as not emerged.
-        self.trajectory.extend(self.lab.epochs, until=emerged)
-        epoch = self.lab.emergence(self.trajectory.gammas[: self.lab.epochs], ratio)[0]
-        return epoch
-
-    def train(self) -> None:
-        """Train all N epochs."""
-        self.trajectory.extend(self.lab.epochs)
-
-    def mask(self, ratio: float, epoch: int) -> tickets.ChannelMask:
-        """The mask drawn from the gammas after `epoch`."""
-        prune = self.lab.experiment.prune
-        return tickets.masks_from_gammas(self.trajectory.gammas[epoch], self.lab.layers, ratio, prune.min_channels)
-
-    def ledger(self, stage: str, epochs: int, *, draws: int = 0) -> dict[str, Any]:
-        """What the first `epochs` epochs executed."""
-        key = self.lab.workload("dense", self.lab.dense_network)
-        return entry(
-            stage,
-            key,
-            self.trajectory.curve[:epochs],
-            self._record(),
-            batch_size=self.lab.experiment.train.batch_size,
-            draws=draws,
-            channels=sum(self.lab.layers.values()),
-            l1=self.lab.experiment.train.l1 > 0,
-        )
-
-    def _record(self) -> Any:
-        return _record(self.lab.dense_network(), self.backend)
-
-
-@dataclass
-class Retrain:
-    """The trajectory of a shrunk network."""
-
-    lab: Lab
-    trajectory: Trajectory
-    backend: Any
-    mask: tickets.ChannelMask
-
-    def _network(self) -> nn.Module:
-        return self.lab.shrunk(self.mask, None)
-
-    def ledger(self, stage: str = "retrain") -> dict[str, Any]:
-        """What all its epochs executed."""
-        key = self.lab.workload(f"ticket-{self.mask.digest[:12]}", self._network)
-        return entry(
-            stage,
-            key,
-            self.trajectory.curve,
-            _record(self._network(), self.backend),
-            batch_size=self.lab.experiment.train.batch_size,
-            draws=0,
-            channels=sum(self.mask.kept().values()),
-            l1=self.lab.experiment.train.l1 > 0,
-        )
-
-
-def _record(model: nn.Module, backend: Any) -> Any:
-    """What the hardware model needs to know of a precision on a network."""
-    return precision.apply(model, backend).record()
-
-

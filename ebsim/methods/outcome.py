@@ -57,16 +57,30 @@ def _priced(lab: Lab, row: Row, chip: Any) -> dict[str, Any]:
     """A row with what its ledger costs on the accelerator."""
     bill = hw_models.price(row.ledger, lab.networks, chip, model=lab.experiment.hardware.reuse)
     bill.check()
-    final = lab.facts[row.ledger[-1]["network"]]
+    final = lab.facts[row.network or row.ledger[-1]["network"]]
     return {
         **row.to_dict(),
         "parameters": final["parameters"],
         "macs": final["macs"],
         "train_macs": bill.macs,
         "train_flops": 2 * bill.macs,
+        "train_macs_sparse": sum(_sparse_macs(entry, lab.networks[entry["network"]]) for entry in row.ledger),
         "train_pflops_paper": None,
         "energy": bill.to_dict(),
     }
+
+
+def _sparse_macs(entry: dict[str, Any], layers: list[dict[str, Any]]) -> float:
+    """Training MACs of an entry if none were spent on masked weights: what an ideal sparse machine would need.
+
+    Forward and both backward passes; the first layer has no input gradient.
+    """
+    density = entry.get("density", {})
+    image = sum(
+        layer.get("macs", 0) * (2 if layer.get("first") else 3) * density.get(layer.get("op", ""), 1.0)
+        for layer in layers
+    )
+    return image * entry["images"]
 
 
 def masks(lab: Lab) -> dict[str, Any]:

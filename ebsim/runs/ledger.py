@@ -6,7 +6,7 @@ draws. Counts come from the curve, that is from what the training loop really di
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -20,12 +20,13 @@ def entry(
     draws: int,
     channels: int,
     l1: bool,
-    masked: bool = False,
+    density: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """A ledger entry for the epochs in `curve` (rows of a trajectory).
 
     images and steps are totals over those epochs; eval_images counts every image of every evaluation, and of the
-    forward pass that gives averaged weights their BatchNorm statistics.
+    forward pass that gives averaged weights their BatchNorm statistics. density: layer -> fraction of its weights that
+    are not masked, where single weights are pruned (they meet the mask at every step; no multiplication is saved).
     """
     return {
         "stage": stage,
@@ -41,5 +42,6 @@ def entry(
         "mask_draws": draws,
         "channels": channels,
         "l1": l1,
-        "masked": masked,
+        "masked": density is not None,
+        **({} if density is None else {"density": dict(density)}),
     }

@@ -2,6 +2,7 @@
 network to it."""
 
 from ebsim.tickets.compact import Shrunk, compact
+from ebsim.tickets.criteria import CRITERIA, Criterion, Look
 from ebsim.tickets.early_bird import EarlyBird, Emergence, distance_map, emergence
 from ebsim.tickets.mask import (
     ChannelMask,
@@ -12,11 +13,15 @@ from ebsim.tickets.mask import (
     masks_from_gammas,
     masks_from_scores,
 )
+from ebsim.tickets.wiring import producers, reader
 
 __all__ = [
+    "CRITERIA",
     "ChannelMask",
+    "Criterion",
     "EarlyBird",
     "Emergence",
+    "Look",
     "Shrunk",
     "apply_mask",
     "bn_layers",
@@ -27,4 +32,6 @@ __all__ = [
     "gammas",
     "masks_from_gammas",
     "masks_from_scores",
+    "producers",
+    "reader",
 ]

@@ -1,0 +1,44 @@
+"""grasp: prune single weights before training so that the gradient flow of what is left stays large.
+
+Idea: what matters at the start is not the loss but how fast it can fall, which is the squared norm of the gradient;
+keep the weights whose removal would lower it most.
+
+Equation: s = w * (H g), with g = dL/dw and H the Hessian, so that removing w changes |g|^2 / 2 by -s to first order;
+keep the (1 - p) largest s (signed). L is the cross-entropy of logits / T.
+
+Source: Wang et al., Picking Winning Tickets before Training by Preserving Gradient Flow, ICLR 2020 (arXiv 2002.07376).
+
+Options: temperature T = 200.
+
+Deviations: one batch of `train.batch_size` images drawn like any training batch (theirs has ten images of each class).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ebsim.methods.lab import Lab
+from ebsim.methods.row import Row
+from ebsim.methods.unstructured import prunable, scoring, train
+
+
+def run(lab: Lab, ratio: float, temperature: float = 200.0) -> Row:
+    """Score the start's weights on one batch, prune, train under the mask."""
+    row = Row("grasp", "GraSP", ratio, *lab.precisions(), epoch_drawn=0)
+    row.search_precision = row.retrain_precision
+    images, labels = lab.batch()
+    row.ledger.append(scoring(lab, len(labels), passes=3))  # gradient, and a Hessian product for about two
+    return train(lab, row, flow(lab.dense_network().to(lab.device), images, labels, temperature))
+
+
+def flow(model: nn.Module, images: Tensor, labels: Tensor, temperature: float) -> dict[str, Tensor]:
+    """w * (H g) of every prunable weight; batch statistics, as in training."""
+    weights = prunable(model.train())
+    values = list(weights.values())
+    loss = functional.cross_entropy(model(images) / temperature, labels)
+    gradients = torch.autograd.grad(loss, values, create_graph=True)
+    inner = sum((g * g.detach()).sum() for g in gradients)
+    products = torch.autograd.grad(inner, values)
+    return {name: w.detach() * hg for (name, w), hg in zip(weights.items(), products, strict=True)}

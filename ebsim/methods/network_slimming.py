@@ -1,0 +1,37 @@
+"""network-slimming: train to the end, prune the channels with the smallest scales, train again.
+
+Idea: an L1 term pushes the BatchNorm scales of unneeded channels towards zero; after a full training the smallest are
+cut, over the whole network at once, and what is left is trained once more.
+
+Equation: m = keep the (1 - p) largest |gamma_N| of epoch N.
+
+Source: Liu et al., Learning Efficient Convolutional Networks through Network Slimming, ICCV 2017 (arXiv 1708.06519).
+
+Options: init = fine-tune (weights of epoch N, the full schedule again) or re-init (fresh weights, full schedule).
+
+Deviations: as the EB paper counts it, two full trainings (N dense epochs and N pruned ones); one round, not several;
+the L1 term stays on in the second training, as in EB Train's retraining.
+"""
+
+from __future__ import annotations
+
+from ebsim.methods.lab import Lab
+from ebsim.methods.row import Row
+from ebsim.methods.trainings import ticket
+
+_NAMES = {
+    "fine-tune": ("network-slimming", "Network Slimming"),
+    "re-init": ("network-slimming-reinit", "Network Slimming (re-init)"),
+}
+
+
+def run(lab: Lab, ratio: float, init: str = "fine-tune") -> Row:
+    """Train densely to epoch N, prune, train the pruned network for N epochs."""
+    row = Row(*_NAMES[init], ratio, *lab.precisions(), epoch_drawn=lab.epochs)
+    dense = lab.dense(row.search_precision)
+    dense.train()
+    row.trajectory = dense.stage
+    row.ledger.append(dense.ledger("dense", draws=1))
+
+    mask = dense.mask(ratio, lab.epochs)
+    return row.end(ticket(lab, dense, mask, lab.epochs, init, row.retrain_precision), mask=mask)

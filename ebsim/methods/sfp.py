@@ -1,0 +1,44 @@
+"""sfp: soft filter pruning; filters are set to zero after every epoch, but may grow back in the next one.
+
+Idea: hard pruning cannot take back a wrong choice. Zero the weakest filters of each layer after every epoch and go on
+training all of them; only after the last epoch the zeros are really cut out.
+
+Equation: after each epoch, in every layer, the round(p n) filters with the smallest L2 norm become 0.
+
+Source: He et al., Soft Filter Pruning for Accelerating Deep CNNs, IJCAI 2018 (arXiv 1808.06866).
+
+Options: pretrained = start from the dense network of epoch N (N more epochs are charged, as in the EB paper's Table 3)
+instead of from scratch.
+
+Deviations: scale and shift of the filter's BatchNorm channel become zero with it, so that cutting it out changes
+nothing (theirs stay, and their shift is lost in the cut); filters that share a residual stream (PreResNet's block
+outputs) are left alone; the EB paper charges SFP's second training at the pruned network's FLOPs, we charge what is
+executed, the dense network's.
+"""
+
+from __future__ import annotations
+
+from ebsim.methods.lab import Lab
+from ebsim.methods.row import Row
+from ebsim.methods.trainings import soft
+from ebsim.tickets import ChannelMask
+
+
+def run(lab: Lab, ratio: float, pretrained: bool = False) -> Row:
+    """Train with soft pruning for N epochs, then cut out what is zero."""
+    name, label = ("sfp-pretrained", "SFP (pre-trained)") if pretrained else ("sfp", "SFP")
+    row = Row(name, label, ratio, *lab.precisions())
+    start = None
+    if pretrained:
+        start = lab.dense(row.search_precision)
+        start.train()
+        row.trajectory = start.stage
+        row.ledger.append(start.ledger("dense"))
+    else:
+        row.search_precision = row.retrain_precision
+
+    softened = soft(lab, ratio, start, row.retrain_precision)
+    mask = ChannelMask((softened.trajectory.gammas[lab.epochs] != 0).numpy(), lab.layers)
+    row.end(softened, "soft pruning", mask)
+    row.network = lab.workload(f"ticket-{mask.digest[:12]}", lambda: lab.shrunk(mask))
+    return row

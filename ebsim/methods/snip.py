@@ -1,0 +1,41 @@
+"""snip: prune single weights before training, by how much the loss feels them.
+
+Idea: give every weight a switch c; the loss's sensitivity to the switch says what the connection is worth, before
+anything is trained.
+
+Equation: s = |dL/dc| at c = 1 = |w * dL/dw|, L the mean cross-entropy of one batch; keep the (1 - p) largest.
+
+Source: Lee et al., SNIP: Single-shot Network Pruning based on Connection Sensitivity, ICLR 2019 (arXiv 1810.02340).
+
+Options: none; the batch has `train.batch_size` images (the paper's has 128).
+
+Deviations: the network's own initialisation (theirs is variance scaling, close to the He rule used here); pruned
+weights cost what kept ones do on a dense accelerator, so one full dense training is charged.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ebsim.methods.lab import Lab
+from ebsim.methods.row import Row
+from ebsim.methods.unstructured import prunable, scoring, train
+
+
+def run(lab: Lab, ratio: float) -> Row:
+    """Score the start's weights on one batch, prune, train under the mask."""
+    row = Row("snip", "SNIP", ratio, *lab.precisions(), epoch_drawn=0)
+    row.search_precision = row.retrain_precision  # there is no search
+    images, labels = lab.batch()
+    row.ledger.append(scoring(lab, len(labels), passes=1))
+    return train(lab, row, sensitivities(lab.dense_network().to(lab.device), images, labels))
+
+
+def sensitivities(model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """|w * dL/dw| of every prunable weight; batch statistics, as in training."""
+    weights = prunable(model.train())
+    loss = functional.cross_entropy(model(images), labels)
+    gradients = torch.autograd.grad(loss, list(weights.values()))
+    return {name: (w.detach() * g).abs() for (name, w), g in zip(weights.items(), gradients, strict=True)}

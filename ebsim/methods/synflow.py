@@ -1,0 +1,49 @@
+"""synflow: prune single weights before training, without data, keeping synaptic flow through every layer.
+
+Idea: score a weight by its share of all paths from input to output, on the network of absolute weights and an image of
+ones; prune in many small rounds, so that no layer is ever cut off.
+
+Equation: R = sum of f(1; |w|); s = |w * dR/dw|; after round k of K the (1 - p)^(k / K) largest are kept.
+
+Source: Tanaka et al., Pruning Neural Networks without Any Data by Iteratively Conserving Synaptic Flow, NeurIPS 2020
+(arXiv 2006.05467).
+
+Options: rounds K = 100.
+
+Deviations: every layer keeps `prune.min_channels` weights, as everywhere here.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ebsim.methods.lab import Lab
+from ebsim.methods.row import Row
+from ebsim.methods.unstructured import prunable, scoring, train, weight_mask
+from ebsim.training import ZeroWeights
+
+
+def run(lab: Lab, ratio: float, rounds: int = 100) -> Row:
+    """Score and prune the start's weights round by round, train under the last mask."""
+    row = Row("synflow", "SynFlow", ratio, *lab.precisions(), epoch_drawn=0)
+    row.search_precision = row.retrain_precision
+    row.ledger.append(scoring(lab, images=1, passes=rounds))
+    ones = torch.ones(1, *lab.data.shape)
+    return train(lab, row, flow(lab.dense_network(), ones, ratio, rounds, lab.experiment.prune.min_channels))
+
+
+def flow(model: nn.Module, ones: Tensor, ratio: float, rounds: int, least: int = 1) -> dict[str, Tensor]:
+    """Scores of the last round, at which what was pruned before has none; running statistics, in float64."""
+    model = model.double().eval()
+    ones = ones.double()
+    with torch.no_grad():
+        for tensor in model.state_dict().values():
+            tensor.abs_()
+    weights = prunable(model)
+    scores: dict[str, Tensor] = {}
+    for number in range(1, rounds + 1):
+        gradients = torch.autograd.grad(model(ones).sum(), list(weights.values()))
+        scores = {name: (w.detach() * g).abs() for (name, w), g in zip(weights.items(), gradients, strict=True)}
+        ZeroWeights(weight_mask(scores, 1 - (1 - ratio) ** (number / rounds), least)).apply(model)
+    return scores

@@ -1,0 +1,51 @@
+"""What the methods that prune single weights share: which weights, the mask from their scores, the training under it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from ebsim import precision, tickets
+from ebsim.methods.lab import Lab
+from ebsim.methods.row import Row
+from ebsim.methods.trainings import masked
+from ebsim.runs.ledger import entry
+from ebsim.tickets import ChannelMask
+
+NO_CREDIT = "single weights are pruned: a dense accelerator saves nothing, and nothing is credited (as in the paper)"
+
+
+def prunable(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The weights of all convolutions and linear layers, by name."""
+    return {
+        f"{name}.weight": module.weight
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv2d | nn.Linear)
+    }
+
+
+def weight_mask(scores: Mapping[str, Tensor], ratio: float, least: int = 1) -> ChannelMask:
+    """One bit per weight: the round(p n) smallest of all scores are pruned, and every layer keeps `least` weights.
+
+    The same ranking as for channels (signed, ties by order), and the same kind of mask: bits by layer.
+    """
+    flat = torch.cat([score.detach().flatten().float().cpu() for score in scores.values()])
+    return tickets.masks_from_scores(flat, {n: s.numel() for n, s in scores.items()}, [ratio], least)[0]
+
+
+def train(lab: Lab, row: Row, scores: Mapping[str, Tensor]) -> Row:
+    """Prune the dense network's start by these scores and train what is left for N epochs."""
+    assert row.ratio is not None
+    weights = weight_mask(scores, row.ratio, lab.experiment.prune.min_channels)
+    row.notes.append(NO_CREDIT)
+    return row.end(masked(lab, weights, row.retrain_precision), "train")
+
+
+def scoring(lab: Lab, images: int, passes: int) -> dict:
+    """The ledger entry of scoring weights at the start: forward and backward over `images`, `passes` times, in fp32."""
+    key = lab.workload("dense", lab.dense_network)
+    record = precision.apply(lab.dense_network(), "fp32").record()
+    curve = [{"images": images, "steps": 1}] * passes
+    return entry("score", key, curve, record, batch_size=images, draws=0, channels=0, l1=False)

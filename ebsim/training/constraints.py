@@ -1,0 +1,80 @@
+"""What some methods hold a network to while it trains. Both are functions of the weights alone, so resuming needs
+nothing more than the checkpoint has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from ebsim.tickets import ChannelMask
+
+
+class ZeroWeights:
+    """Pruned weights stay exactly zero: after every step they and their momentum are multiplied by the mask.
+
+    mask: one bit per weight, parameter name -> number of weights (a mask is bits by layer, be they channels or weights).
+    """
+
+    def __init__(self, mask: ChannelMask) -> None:
+        self.mask = mask
+        self._of: nn.Module | None = None
+        self._weights: list[Tensor] = []
+        self._keep: list[Tensor] = []
+
+    @torch.no_grad()
+    def apply(self, model: nn.Module) -> None:
+        """Zero the pruned weights of a network, in place."""
+        self._look_at(model)
+        torch._foreach_mul_(self._weights, self._keep)
+
+    @torch.no_grad()
+    def after_step(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Weight decay and momentum cannot bring a weight back: both see zeros only."""
+        self.apply(model)
+        for weight, keep in zip(self._weights, self._keep, strict=True):
+            momentum = optimizer.state[weight].get("momentum_buffer")
+            if momentum is not None:
+                momentum.mul_(keep)
+
+    def after_epoch(self, model: nn.Module, epoch: int) -> None:
+        """Nothing is left to do."""
+
+    def _look_at(self, model: nn.Module) -> None:
+        """The masks as factors, in each weight's own type, place and memory layout; made once per network."""
+        if self._of is not model:
+            self._of = model
+            self._weights = [model.get_parameter(name) for name in self.mask.layers]
+            self._keep = [
+                torch.empty_like(weight).copy_(self.mask[name].view(weight.shape))
+                for name, weight in zip(self.mask.layers, self._weights, strict=True)
+            ]
+
+
+class SoftFilters:
+    """Soft filter pruning: after every epoch the weakest filters of each convolution become zero, but go on training.
+
+    filters: BatchNorm layer -> the convolution that makes its channels; the channel's scale and shift go with the
+    filter. ratio: fraction of each layer's filters; one filter at least stays.
+    """
+
+    def __init__(self, filters: Mapping[str, str], ratio: float) -> None:
+        self.filters = dict(filters)
+        self.ratio = ratio
+
+    def after_step(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Between two epochs everything may grow again."""
+
+    @torch.no_grad()
+    def after_epoch(self, model: nn.Module, epoch: int) -> None:
+        """Zero the filters with the smallest L2 norms."""
+        for norm, convolution in self.filters.items():
+            bn = model.get_submodule(norm)
+            weight = model.get_parameter(f"{convolution}.weight")
+            sizes = weight.float().flatten(1).norm(dim=1)
+            count = min(round(self.ratio * len(sizes)), len(sizes) - 1)
+            weakest = sizes.argsort(stable=True)[:count]
+            for tensor in (weight, bn.weight, bn.bias):
+                tensor[weakest] = 0
