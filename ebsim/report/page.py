@@ -24,7 +24,14 @@ from ebsim.report.units import Value, count, duration, percent, quantity, times
 
 _TEMPLATES = files("ebsim.report") / "templates"
 # Colours that depend on the theme are exchanged for these names in the copy of a figure inside the page.
-_THEME = {style.INK: "ink", style.FAINT: "faint", style.GRID: "grid", "#ffffff": "paper"}
+_THEME = {
+    style.INK: "ink",
+    style.FAINT: "faint",
+    style.GRID: "grid",
+    style.RED: "red",
+    style.CYCLE[0].lower(): "blue",
+    "#ffffff": "paper",
+}
 
 
 def content(run: Run, figures: Mapping[str, bytes], known: Assumptions) -> dict[str, Any]:
@@ -61,7 +68,7 @@ def tiles(run: Run) -> list[dict[str, Any]]:
         saving: Cell = ()
         factor = tables.factor_vs_dense(run, row)
         if row is not run.dense and row.saving_vs_dense is not None and factor is not None:
-            saving = (percent(row.saving_vs_dense), " saved, ", times(factor), " less than dense")
+            saving = (percent(row.saving_vs_dense), " saved; dense needs ", times(factor))
         drawn: Cell = ()
         if row.epoch_drawn is not None:
             drawn = ("ticket at epoch ", count(row.epoch_drawn), "/", count(total))
