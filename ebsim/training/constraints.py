@@ -15,7 +15,7 @@ from ebsim.tickets import ChannelMask
 class ZeroWeights:
     """Pruned weights stay exactly zero: after every step they and their momentum are multiplied by the mask.
 
-    mask: one bit per weight, parameter name -> number of weights (a mask is bits by layer, be they channels or weights).
+    mask: one bit per weight, by parameter name (a mask is bits by layer, be they channels or weights).
     """
 
     def __init__(self, mask: ChannelMask) -> None:
@@ -71,10 +71,10 @@ class SoftFilters:
     def after_epoch(self, model: nn.Module, epoch: int) -> None:
         """Zero the filters with the smallest L2 norms."""
         for norm, convolution in self.filters.items():
-            bn = model.get_submodule(norm)
-            weight = model.get_parameter(f"{convolution}.weight")
+            names = (f"{convolution}.weight", f"{norm}.weight", f"{norm}.bias")
+            weight, *affine = map(model.get_parameter, names)
             sizes = weight.float().flatten(1).norm(dim=1)
             count = min(round(self.ratio * len(sizes)), len(sizes) - 1)
             weakest = sizes.argsort(stable=True)[:count]
-            for tensor in (weight, bn.weight, bn.bias):
+            for tensor in (weight, *affine):
                 tensor[weakest] = 0

@@ -123,7 +123,7 @@ def _raise_if(bad: Tensor, model: nn.Module, loss: Tensor, step: int) -> None:
     what = f"the gradient of {where}" if where and bool(torch.isfinite(loss)) else "the loss"
     raise DivergedError(
         f"{what} became NaN or infinite at step {step + 1} of the epoch (loss {float(loss.detach()):.4g}); no update "
-        "was applied and the last epoch's checkpoint is untouched. A smaller train.lr, or another precision, is the cure."
+        "was applied and the last epoch's checkpoint is untouched. Try a smaller train.lr, or another precision."
     )
 
 
