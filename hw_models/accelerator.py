@@ -202,7 +202,7 @@ def _build(s: Source) -> Accelerator:
     launch = s.plain("device.launch_us", 0, 1e6, 0.0) * 1e-6 if kind == "device" else 0.0
     formats = _texts(s, "formats")
     fused = _texts(s, "array.fused") if kind == "array" else _texts(s, "device.fused")
-    speedup = {f: s.plain(f"speedup.{f}", 1e-3, 1e6) for f in s.keys("speedup") if _known(s, "speedup", f)}
+    speedup = {f: s.plain(f"speedup.{f}", 1e-3, 1e6) for f in _formats_of(s, "speedup")}
     calibrated = s.text("calibrated_on", required=False)
     rails = s.text("rails", required=False)
     zero_skip = s.flag("array.zero_skip", True) if kind == "array" else True
@@ -225,21 +225,21 @@ def _needed(s: Source, key: str, low: float, high: float) -> Number:
     return number or Number(1.0, 1.0, "")
 
 
-def _known(s: Source, table: str, fmt: str) -> bool:
-    if fmt in FORMATS:
-        return True
-    s.problem(f"{table}.{fmt}", f"is not a number format; known: {', '.join(FORMATS)}")
-    s.seen.add(f"{table}.{fmt}")
-    return False
+def _formats_of(s: Source, table: str) -> list[str]:
+    """The keys of a table that are number formats; a problem for every other one."""
+    names = [n for n in s.keys(table) if n not in ("source", "band")]
+    for name in names:
+        if name not in FORMATS:
+            s.problem(f"{table}.{name}", f"is not a number format; known: {', '.join(FORMATS)}")
+            s.seen.add(f"{table}.{name}")
+    return [n for n in names if n in FORMATS]
 
 
 def _points(s: Source, kind: str) -> dict[str, Number]:
     """pJ per MAC by format; a device states pJ per FLOP (2 FLOPs = 1 MAC)."""
     table, scale = ("mac", 1.0) if kind == "array" else ("pj_per_flop", 2.0)
     found = {}
-    for fmt in s.keys(table):
-        if fmt in ("source", "band") or not _known(s, table, fmt):
-            continue
+    for fmt in _formats_of(s, table):
         number = s.number(f"{table}.{fmt}", 1e-4, 1000)
         if number:
             found[fmt] = replace(number, value=number.value * scale)
@@ -296,7 +296,7 @@ def _peak(s: Source) -> dict[str, float]:
     """FLOP/s by format that a device reaches: peak x `eta_compute`."""
     eta = s.plain("device.eta_compute", 1e-3, 1.0)
     peak = {f: s.plain(f"device.peak_tflops.{f}", 1e-6, 1e6) * 1e12 * eta
-            for f in s.keys("device.peak_tflops") if _known(s, "device.peak_tflops", f)}
+            for f in _formats_of(s, "device.peak_tflops")}
     if not peak:
         s.problem("device.peak_tflops", "no peak given; at least fp32 = ... is needed")
     return peak or {"fp32": 1e12}

@@ -22,6 +22,7 @@ from hw_models.accelerator import Accelerator, Memory
 from hw_models.mapping import Mapped, grid
 from hw_models.passes import Array, Halo, Passes
 from hw_models.reuse import (
+    OPERANDS,
     Grid,
     Lengths,
     Traffic,
@@ -32,6 +33,7 @@ from hw_models.reuse import (
 )
 
 BEAM = 8  # tiles of an outer memory that are cut further
+LAST = 32  # tiles of the innermost memory whose mapping onto the array is worked out
 Ints = NDArray[np.int64]
 
 
@@ -43,19 +45,19 @@ class _Tiles:
     size: Lengths
     moved: tuple[Traffic, ...]  # outermost boundary first
     cost: Array  # pJ so far
+    rank: Array  # pJ so far, with what passes by: the order in which tiles are kept
 
 
 def search(p: Passes, bits: Widths, chip: Accelerator) -> Mapped:
     """The best mapping found, arrays like those of `Passes`."""
     flat, widths, inverse = _distinct(p, bits)
     count = flat.macs.size
-    tiles = _Tiles(np.arange(count), Lengths(flat.g1, flat.g2, flat.red), (), np.zeros(count))
+    tiles = _Tiles(np.arange(count), Lengths(flat.g1, flat.g2, flat.red), (), np.zeros(count), np.zeros(count))
     outer = chip.dram.value, chip.dram.value
     for depth, memory in enumerate(reversed(chip.memories)):
         tiles = _cut(flat, widths, tiles, memory, outer)
         outer = memory.read.value, memory.write.value
-        if depth + 1 < len(chip.memories):
-            tiles = _take(tiles, _best(tiles, BEAM))
+        tiles = _take(tiles, _best(tiles, BEAM if depth + 1 < len(chip.memories) else LAST))
 
     def spread(values: Array) -> Array:
         out = np.zeros(p.macs.shape)
@@ -72,7 +74,7 @@ def search(p: Passes, bits: Widths, chip: Accelerator) -> Mapped:
     inside = tiles.size
     parallel = _grid(replace(q, g1=inside.r1, g2=inside.r2, red=inside.rr), chip)
     moved = traffic(q, w, on_array(q, w, parallel, inside, chip.supply), 1.0)
-    chosen = _best(replace(tiles, cost=tiles.cost + edge_pj(moved, chip.supply)), 1)
+    chosen = _best(replace(tiles, rank=tiles.cost + edge_pj(moved, chip.supply)), 1)
     return Mapped(tuple(spread_traffic(_pick(t, chosen)) for t in (moved, *tiles.moved[::-1])))
 
 
@@ -101,41 +103,72 @@ def _distinct(p: Passes, bits: Widths) -> tuple[Passes, Widths, Ints]:
 def _cut(flat: Passes, widths: Widths, tiles: _Tiles, memory: Memory, outer_cost: tuple[float, float]) -> _Tiles:
     """All largest tiles that fit into `memory`, in the three loop orders, with the traffic they cause."""
     q, w = _pick(flat, tiles.problem), _pick(widths, tiles.problem)
-    halvings = [int(np.ceil(np.log2(max(float(np.max(s)), 1.0)))) + 1
-                for s in (tiles.size.r1, tiles.size.r2, tiles.size.rr)]
-    powers = [2.0 ** -np.arange(h) for h in halvings]
-    a1 = np.maximum(tiles.size.r1[:, None] * powers[0], 1.0)[:, :, None, None]
-    a2 = np.maximum(tiles.size.r2[:, None] * powers[1], 1.0)[:, None, :, None]
-    ar = np.maximum(tiles.size.rr[:, None] * powers[2], 1.0)[:, None, None, :]
-    q4, w4 = _pick(q, np.s_[:, None, None, None]), _pick(w, np.s_[:, None, None, None])
-    used = np.zeros(np.broadcast_shapes(a1.shape, a2.shape, ar.shape))
-    if "streaming" in memory.holds:
-        used = used + _x_tile(q4, a1, ar) * w4.x
-    if "held" in memory.holds:
-        used = used + a2 * ar * w4.y
-    if "sums" in memory.holds:
-        used = used + a1 * a2 * w4.acc
-    fits = used <= memory.bits
-    fits[:, -1, -1, -1] = True  # a single product always runs, however small the memory
-    largest = fits.copy()
-    largest[:, 1:] &= ~fits[:, :-1]
-    largest[:, :, 1:] &= ~fits[:, :, :-1]
-    largest[:, :, :, 1:] &= ~fits[:, :, :, :-1]
-    row, i, j, k = np.nonzero(largest)
-    size = Lengths(a1[row, i, 0, 0], a2[row, 0, j, 0], ar[row, 0, 0, k])
-    outer = _pick(tiles.size, row)
+    row, size = _largest(q, w, tiles.size, memory)
     q, w = _pick(q, row), _pick(w, row)
+    outer = _pick(tiles.size, row)
     window = size.r1 * size.rr / np.maximum(_x_tile(q, size.r1, size.rr), 1e-9)
     orders = (Lengths(size.r1, outer.r2, size.rr), Lengths(outer.r1, size.r2, size.rr),
               Lengths(size.r1, size.r2, outer.rr))
-    held = [name in memory.holds for name in ("streaming", "held", "sums")]
     moved = [traffic(q, w, o, window) for o in orders]
-    costs = [sum(k * c for k, c in zip(held, _pj(t, memory, outer_cost), strict=True)) for t in moved]
-    best = np.argmin(np.stack(costs), axis=0)
+    costs = np.array([_pj(t, memory, outer_cost) for t in moved])  # [order, operand, tile]
+    best = np.argmin(costs.sum(axis=1), axis=0)  # what is not held here still comes from further out
     take = np.arange(row.size)
+    held = np.array([[name in memory.holds] for name in OPERANDS])
+    chosen = costs[best, :, take].T
     this = Traffic(*(np.stack([getattr(t, f.name) for t in moved])[best, take] for f in fields(Traffic)))
     before = tuple(_pick(t, row) for t in tiles.moved)
-    return _Tiles(tiles.problem[row], size, (*before, this), tiles.cost[row] + np.stack(costs)[best, take])
+    cost = tiles.cost[row] + (chosen * held).sum(axis=0)
+    return _Tiles(tiles.problem[row], size, (*before, this), cost, cost + (chosen * ~held).sum(axis=0))
+
+
+def _largest(q: Passes, w: Widths, outer: Lengths, memory: Memory) -> tuple[Ints, Lengths]:
+    """The largest tiles that fit, and the row of `outer` that each divides.
+
+    First all halvings of the three extents; then each of the largest is stretched along one index at a time to
+    what the memory still takes, in whole fractions of the extent (so that no tile is a small remainder).
+    """
+    halvings = [int(np.ceil(np.log2(max(float(np.max(s)), 1.0)))) + 1 for s in (outer.r1, outer.r2, outer.rr)]
+    a1, a2, ar = (np.maximum(extent.reshape(-1, 1) * 2.0 ** -np.arange(n), 1.0) for extent, n in
+                  zip((outer.r1, outer.r2, outer.rr), halvings, strict=True))
+    every = np.s_[:, None, None, None]
+    cube = Lengths(a1[:, :, None, None], a2[:, None, :, None], ar[:, None, None, :])
+    fits = np.broadcast_to(sum(_used(_pick(q, every), _pick(w, every), cube, memory)) <= memory.bits,
+                           (len(a1), *halvings)).copy()
+    alone = a1[:, :, None, None] * a2[:, None, :, None] * ar[:, None, None, :] <= 1.0
+    fits |= alone  # a single product always runs, however small the memory
+    room = np.ones_like(fits)  # every doubling still fits
+    room[:, 1:] &= fits[:, :-1]
+    room[:, :, 1:] &= fits[:, :, :-1]
+    room[:, :, :, 1:] &= fits[:, :, :, :-1]
+    room[:, 0, 0, 0] = False
+    for axis, cut in enumerate((a1, a2, ar), 1):  # halvings that reached a single element repeat themselves
+        new = np.ones_like(cut, dtype=bool)
+        new[:, 1:] = cut[:, 1:] < cut[:, :-1]
+        fits &= np.expand_dims(new, tuple({1, 2, 3} - {axis}))
+    row, i, j, k = np.nonzero(fits & ~room)
+    size = Lengths(a1[row, i], a2[row, j], ar[row, k])
+    x, y, z = _used(_pick(q, row), _pick(w, row), size, memory)
+    full = _pick(outer, row)
+
+    def stretched(extent: Array, now: Array, grows: Array, rest: Array) -> Array:
+        factor = np.maximum((memory.bits - rest) / np.maximum(grows, 1e-9), 1.0)
+        return extent / np.ceil(np.maximum(extent / (now * factor), 1.0) - 1e-9)
+
+    variants = [size, Lengths(stretched(full.r1, size.r1, x + z, y), size.r2, size.rr),
+                Lengths(size.r1, stretched(full.r2, size.r2, y + z, x), size.rr),
+                Lengths(size.r1, size.r2, stretched(full.rr, size.rr, x + y, z))]
+    better = [np.ones(row.size, dtype=bool), *(getattr(v, n) > getattr(size, n) for v, n in
+                                                zip(variants[1:], ("r1", "r2", "rr"), strict=True))]
+    return (np.concatenate([row[b] for b in better]),
+            Lengths(*(np.concatenate([getattr(v, f.name)[b] for v, b in zip(variants, better, strict=True)])
+                      for f in fields(Lengths))))
+
+
+def _used(q: Passes, w: Widths, size: Lengths, memory: Memory) -> tuple[Array, Array, Array]:
+    """Bits of X, Y and sums of a tile in `memory`; 0 for what it does not hold."""
+    held = [float(name in memory.holds) for name in OPERANDS]
+    return (held[0] * _x_tile(q, size.r1, size.rr) * w.x, held[1] * size.r2 * size.rr * w.y,
+            held[2] * size.r1 * size.r2 * w.acc)
 
 
 def _pj(t: Traffic, memory: Memory, outer: tuple[float, float]) -> tuple[Array, Array, Array]:
@@ -152,7 +185,8 @@ def _x_tile(q: Passes, t1: Array, tr: Array) -> Array:
 
 def _best(tiles: _Tiles, keep: int) -> Ints:
     """Positions of the `keep` cheapest candidates of each problem, in order of the problems."""
-    order = np.lexsort((tiles.cost, tiles.problem))
+    volume = tiles.size.r1 * tiles.size.r2 * tiles.size.rr  # of equal tiles the larger leaves more to the array
+    order = np.lexsort((-volume, np.round(tiles.rank, 3), tiles.problem))
     problem = tiles.problem[order]
     first = np.flatnonzero(np.r_[True, problem[1:] != problem[:-1]])
     rank = np.arange(problem.size) - np.repeat(first, np.diff(np.r_[first, problem.size]))
@@ -161,7 +195,7 @@ def _best(tiles: _Tiles, keep: int) -> Ints:
 
 def _take(tiles: _Tiles, index: Ints) -> _Tiles:
     return _Tiles(tiles.problem[index], _pick(tiles.size, index),
-                  tuple(_pick(t, index) for t in tiles.moved), tiles.cost[index])
+                  tuple(_pick(t, index) for t in tiles.moved), tiles.cost[index], tiles.rank[index])
 
 
 def _pick(item: Any, index: Any) -> Any:
