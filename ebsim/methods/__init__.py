@@ -43,9 +43,7 @@ METHODS = {
     "random-ticket": Method("random_ticket", "the ticket's widths, random channels"),
     "random-uniform": Method("random_ticket", "uniform widths, random channels", options={"widths": "uniform"}),
     "network-slimming": Method("network_slimming", "full training, smallest gammas pruned, full training"),
-    "network-slimming-reinit": Method(
-        "network_slimming", "the same from fresh weights", options={"init": "re-init"}
-    ),
+    "network-slimming-reinit": Method("network_slimming", "the same from fresh weights", options={"init": "re-init"}),
     "thinet": Method("thinet", "full training, greedy channel choice by reconstruction, full training"),
     "sfp": Method("sfp", "soft filter pruning after each epoch, from scratch"),
     "sfp-pretrained": Method("sfp", "soft filter pruning of the dense network", options={"pretrained": True}),
@@ -57,5 +55,5 @@ METHODS = {
     "prune-at-epoch-reinit": Method(
         "prune_at_epoch", "the same from fresh weights", over=("ratio", "epoch"), options={"init": "re-init"}
     ),
-    "prune-at-best": Method("prune_at_epoch", "drawn at the epoch with the best test accuracy", options={"epoch": "best"}),
+    "prune-at-best": Method("prune_at_epoch", "drawn at the epoch of best test accuracy", options={"epoch": "best"}),
 }

@@ -39,6 +39,6 @@ def flow(model: nn.Module, images: Tensor, labels: Tensor, temperature: float) -
     values = list(weights.values())
     loss = functional.cross_entropy(model(images) / temperature, labels)
     gradients = torch.autograd.grad(loss, values, create_graph=True)
-    inner = sum((g * g.detach()).sum() for g in gradients)
+    inner = torch.stack([(g * g.detach()).sum() for g in gradients]).sum()
     products = torch.autograd.grad(inner, values)
     return {name: w.detach() * hg for (name, w), hg in zip(weights.items(), products, strict=True)}

@@ -24,6 +24,7 @@ from ebsim.methods.stages import Dense
 from ebsim.runs.store import Store
 from ebsim.training import Averaging, Progress, Silent, Trajectory
 
+
 def seed_of(seed: int, *purpose: object) -> int:
     """A seed for one purpose, a pure function of the experiment's seed: 63 bits of a SHA-256."""
     text = ":".join(str(part) for part in (seed, *purpose))
@@ -34,7 +35,8 @@ def seed_of(seed: int, *purpose: object) -> int:
 class Lab:
     """Everything a method needs for one experiment.
 
-    `networks` collects the layer table of every network used, `facts` its parameters and forward MACs per image.
+    `networks` collects the layer table of every network used, `facts` its parameters and forward MACs per image,
+    `masks` the channel masks of the shrunk ones; all by the key that ledger entries name.
     """
 
     experiment: Experiment
@@ -44,6 +46,7 @@ class Lab:
     progress: Progress = field(default_factory=Silent)
     networks: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     facts: dict[str, dict[str, int]] = field(default_factory=dict)
+    masks: dict[str, tickets.ChannelMask] = field(default_factory=dict)
     trajectories: dict[str, Trajectory] = field(default_factory=dict)
 
     # -- facts ---------------------------------------------------------------------------------------------------
@@ -97,6 +100,12 @@ class Lab:
     def shrunk(self, mask: tickets.ChannelMask) -> nn.Module:
         """The start of the dense network as the really smaller network of a channel mask."""
         return tickets.compact(self.dense_network(), mask, self.example())
+
+    def ticket_key(self, mask: tickets.ChannelMask) -> str:
+        """The key of a mask's shrunk network, which is remembered."""
+        key = f"ticket-{mask.digest[:12]}"
+        self.masks[key] = mask
+        return key
 
     def batch(self) -> tuple[Tensor, Tensor]:
         """One training batch, always the same: images [B, C, H, W] and labels [B]."""
@@ -191,9 +200,7 @@ class Lab:
         backend = self.backend(backend_name)
         criterion = self.experiment.prune.criterion
         ranked = {} if criterion == "gamma" else {"criterion": criterion}
-        trajectory = self.trajectory(
-            "dense", ranked, self.dense_network, backend, keep=self._wanted, score=self._score
-        )
+        trajectory = self.trajectory("dense", ranked, self.dense_network, backend, keep=self._wanted, score=self._score)
         return Dense(self, trajectory, backend, "dense", self.dense_network, sum(self.layers.values()))
 
     def _score(self, model: nn.Module, epoch: int) -> Tensor:

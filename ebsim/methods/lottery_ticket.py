@@ -24,7 +24,7 @@ from ebsim.methods.unstructured import prunable, train
 
 def run(lab: Lab, ratio: float) -> Row:
     """Train densely, mask the smallest weights, rewind, train under the mask."""
-    row = Row("lottery-ticket", "Lottery ticket (one-shot)", ratio, *lab.precisions(), epoch_drawn=lab.epochs)
+    row = Row("lottery-ticket", "Lottery ticket", ratio, *lab.precisions(), epoch_drawn=lab.epochs)
     dense = lab.dense(row.search_precision)
     dense.train()
     row.trajectory = dense.stage

@@ -29,7 +29,7 @@ def run(lab: Lab, ratio: float, epoch: int | str, init: str = "fine-tune") -> Ro
     dense = lab.dense(row.search_precision)
     dense.train(lab.epochs if epoch == "best" else int(epoch))
     drawn = dense.best_epoch() if epoch == "best" else int(epoch)
-    row.label = f"Drawn at {'the best epoch' if epoch == 'best' else f'epoch {drawn}'}{words}"
+    row.label = f"Drawn at {'best' if epoch == 'best' else drawn}{words}"
     row.epoch_drawn, row.trajectory = drawn, dense.stage
     row.ledger.append(dense.ledger("search", lab.epochs if epoch == "best" else drawn, draws=1))
 

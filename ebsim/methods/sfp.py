@@ -40,5 +40,5 @@ def run(lab: Lab, ratio: float, pretrained: bool = False) -> Row:
     softened = soft(lab, ratio, start, row.retrain_precision)
     mask = ChannelMask((softened.trajectory.gammas[lab.epochs] != 0).numpy(), lab.layers)
     row.end(softened, "soft pruning", mask)
-    row.network = lab.workload(f"ticket-{mask.digest[:12]}", lambda: lab.shrunk(mask))
+    row.network = lab.workload(lab.ticket_key(mask), lambda: lab.shrunk(mask))
     return row

@@ -66,10 +66,10 @@ class Rescaling:
     @torch.no_grad()
     def apply(self, model: nn.Module) -> None:
         for name, factor in self.factors.items():
-            weight = model.get_parameter(f"{name}.weight")
+            weight: Tensor = model.get_parameter(f"{name}.weight")
             parts = weight.shape[1] // len(factor)  # a linear layer may read several pixels of each channel
             wide = factor.repeat_interleave(parts).to(weight.device)
-            weight *= wide.view(1, -1, *[1] * (weight.ndim - 2))
+            weight.mul_(wide.view(1, -1, *[1] * (weight.ndim - 2)))
 
 
 @torch.no_grad()
@@ -115,7 +115,7 @@ def choose(x: Tensor, keep: int) -> Tensor:
 
 def contributions(layer: nn.Module, inputs: Tensor, channels: int, samples: int, generator: torch.Generator) -> Tensor:
     """What each input channel adds to randomly chosen outputs of a layer, [images * samples, channels], on the CPU."""
-    weight = layer.weight.detach()
+    weight = layer.get_parameter("weight").detach()
     images = len(inputs)
     found = []
     for _ in range(samples):
@@ -131,7 +131,7 @@ def contributions(layer: nn.Module, inputs: Tensor, channels: int, samples: int,
 def _patches(layer: nn.Conv2d, inputs: Tensor, generator: torch.Generator) -> Tensor:
     """The window of one random output pixel of every image, [images, channels, window]."""
     (up, left), (down, right) = layer.stride, layer.dilation
-    high, wide = layer.padding  # type: ignore[misc]
+    high, wide = (int(size) for size in layer.padding)
     padded = functional.pad(inputs, (wide, wide, high, high))
     kernel_h, kernel_w = layer.kernel_size
     rows = (padded.shape[2] - down * (kernel_h - 1) - 1) // up + 1

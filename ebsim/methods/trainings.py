@@ -65,7 +65,7 @@ def ticket(
         network,
         precision,
         first=epoch if init == "inherit" else 0,
-        of=(f"ticket-{mask.digest[:12]}", lambda: lab.shrunk(mask), sum(mask.kept().values())),
+        of=(lab.ticket_key(mask), lambda: lab.shrunk(mask), sum(mask.kept().values())),
     )
 
 

@@ -1,4 +1,4 @@
-"""What the methods that prune single weights share: which weights, the mask from their scores, the training under it."""
+"""What the methods that prune single weights share: which weights, a mask from their scores, training under it."""
 
 from __future__ import annotations
 
@@ -14,16 +14,11 @@ from ebsim.methods.trainings import masked
 from ebsim.runs.ledger import entry
 from ebsim.tickets import ChannelMask
 
-NO_CREDIT = "single weights are pruned: a dense accelerator saves nothing, and nothing is credited (as in the paper)"
-
 
 def prunable(model: nn.Module) -> dict[str, nn.Parameter]:
     """The weights of all convolutions and linear layers, by name."""
-    return {
-        f"{name}.weight": module.weight
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Conv2d | nn.Linear)
-    }
+    layers = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    return {f"{name}.weight": model.get_parameter(f"{name}.weight") for name in layers}
 
 
 def weight_mask(scores: Mapping[str, Tensor], ratio: float, least: int = 1) -> ChannelMask:
@@ -39,7 +34,6 @@ def train(lab: Lab, row: Row, scores: Mapping[str, Tensor]) -> Row:
     """Prune the dense network's start by these scores and train what is left for N epochs."""
     assert row.ratio is not None
     weights = weight_mask(scores, row.ratio, lab.experiment.prune.min_channels)
-    row.notes.append(NO_CREDIT)
     return row.end(masked(lab, weights, row.retrain_precision), "train")
 
 

@@ -40,11 +40,11 @@ def magnitude(model: nn.Module, look: Look) -> Tensor:
     several convolutions: their squares are added.
     """
     made = producers(model)
-    scores = []
+    scores: list[Tensor] = []
     for name in bn_layers(model):
         if not made.get(name):
             raise ConfigError(f'no convolution makes the channels of {name} one by one; rank by "gamma" or "taylor".')
-        filters = [model.get_submodule(maker).weight.detach().float().flatten(1) for maker in made[name]]
+        filters = [model.get_parameter(f"{maker}.weight").detach().float().flatten(1) for maker in made[name]]
         squares = torch.stack([weight.square().sum(1) for weight in filters]).sum(0)
         scores.append((squares / squares.mean().clamp_min(torch.finfo(squares.dtype).tiny)).sqrt())
     return torch.cat(scores).cpu()
@@ -56,8 +56,8 @@ def taylor(model: nn.Module, look: Look) -> Tensor:
     Molchanov et al. 2019 with the BatchNorm channel as the gate; L is the mean cross-entropy of one batch, with
     running statistics. Masking sets gamma and beta to zero, so this is exact to first order.
     """
-    pairs = [(model.get_submodule(name).weight, model.get_submodule(name).bias) for name in bn_layers(model)]
-    flat = [parameter for pair in pairs for parameter in pair]
+    names = [f"{name}.{part}" for name in bn_layers(model) for part in ("weight", "bias")]
+    flat = [model.get_parameter(name) for name in names]
     device = flat[0].device
     images, labels = (tensor.to(device) for tensor in look.batch())
     training = [module for module in model.modules() if module.training]
