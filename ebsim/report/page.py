@@ -39,6 +39,7 @@ def content(run: Run, figures: Mapping[str, bytes], known: Assumptions) -> dict[
     results, provenance = run.record, run.provenance
     return {
         "run": run,
+        "folder": run.path.resolve().name,
         "title": f"{results.network.label} on {results.dataset.label}",
         "badge": f"MODELLED on {results.hardware}, not measured",
         "tiles": tiles(run),
@@ -53,7 +54,7 @@ def content(run: Run, figures: Mapping[str, bytes], known: Assumptions) -> dict[
         "precision": precision.table(precision.observations(run)),
         "known": known,
         "constants": assumptions.table(known),
-        "command": f"python cli.py run {shlex.quote(f'{text.plain(run.path.name)}/experiment.toml')}",
+        "command": f"python cli.py run {shlex.quote(f'{text.plain(run.path.resolve().name)}/experiment.toml')}",
         "argv": shlex.join(provenance.argv),
         "origin": origin(run),
         "experiment": run.experiment.splitlines(),

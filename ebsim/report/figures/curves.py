@@ -88,6 +88,7 @@ def draw(run: Run) -> Figure:
         right.set_title(f"Training loss{title}")
     for axes in grid[-1]:
         axes.set_xlabel("epoch")
+        style.whole_epochs(axes)
     return figure
 
 

@@ -80,6 +80,7 @@ def _grid(run: Run, height: float | None) -> tuple[Figure, list[tuple[Any, Panel
             axes_line[0].set_ylabel(f"{line[0].search} search")
     for axes in grid[-1]:
         axes.set_xlabel("epoch")
+        style.whole_epochs(axes, both=height is None)
     return figure, pairs
 
 

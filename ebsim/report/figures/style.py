@@ -82,6 +82,14 @@ def settle(figure: Figure) -> None:
     figure.set_layout_engine("none")
 
 
+def whole_epochs(axes: Axes, both: bool = False) -> None:
+    """Ticks at whole numbers; no epoch 2.5."""
+    from matplotlib.ticker import MaxNLocator
+
+    for axis in (axes.xaxis, axes.yaxis) if both else (axes.xaxis,):
+        axis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+
+
 def svg(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
