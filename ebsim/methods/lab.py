@@ -36,7 +36,8 @@ class Lab:
     """Everything a method needs for one experiment.
 
     `networks` collects the layer table of every network used, `facts` its parameters and forward MACs per image,
-    `masks` the channel masks of the shrunk ones; all by the key that ledger entries name.
+    `masks` the channel masks of the shrunk ones; all by the key that ledger entries name. `make` makes a trajectory;
+    a plan has one here that only pretends to train.
     """
 
     experiment: Experiment
@@ -44,6 +45,7 @@ class Lab:
     store: Store
     device: torch.device
     progress: Progress = field(default_factory=Silent)
+    make: Callable[..., Trajectory] = Trajectory
     networks: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     facts: dict[str, dict[str, int]] = field(default_factory=dict)
     masks: dict[str, tickets.ChannelMask] = field(default_factory=dict)
@@ -163,7 +165,7 @@ class Lab:
         averages = {} if averaging is None else {"averaging": asdict(averaging)}
         stage = self.store.stage(kind, {**self._recipe(backend), **averages, **identity})
         if stage.id not in self.trajectories:
-            self.trajectories[stage.id] = Trajectory(
+            self.trajectories[stage.id] = self.make(
                 stage,
                 network,
                 self.data,

@@ -197,16 +197,22 @@ class Trajectory:
         return self._live
 
     def _commit(self, live: Live) -> None:
-        """Write the checkpoint; the one before it stays as `previous` until the next epoch."""
+        """Write the checkpoint; the one before it stays as `previous` until the next epoch.
+
+        In an order that a kill cannot spoil: the epoch is on record before it counts (one that has to be trained again
+        is then seen to be), and a state to keep has its own name before it is the last one.
+        """
         last, previous = self._path("last"), self._path("previous")
         self._head = live.checkpoint()
+        self.stage.log("epoch", epoch=live.epoch)
         if last.exists():
             _link(last, previous)
-        self._head.save(last, self.stage.id)
-        live.saved_at = last.stat().st_mtime_ns
         if self._keep(live.gammas):
-            _link(last, self._kept(live.epoch))
-        self.stage.log("epoch", epoch=live.epoch)
+            self._head.save(self._kept(live.epoch), self.stage.id)
+            _link(self._kept(live.epoch), last)
+        else:
+            self._head.save(last, self.stage.id)
+        live.saved_at = last.stat().st_mtime_ns
 
     def _checkpoint_at(self, epoch: int) -> Checkpoint:
         if epoch == self.first:
