@@ -55,34 +55,30 @@ def shapes(layers: Sequence[Layer] | Shapes) -> Shapes:
     return Shapes(tuple(layer.name for layer in layers), data[0].astype(np.int64), data)
 
 
-def candidates(base: Shapes, inputs: Array, outputs: Array) -> Shapes:
-    """Many candidate widths of one network at once: `inputs`/`outputs` are channel counts [n, layers].
+def candidates(base: Shapes, read: Array, made: Array, read_before: Array | None = None) -> Shapes:
+    """Many candidate widths of one network at once: channels read and made by each row, [candidates, rows].
 
-    Depthwise convolutions keep one channel per group. Elements scale with the channels; weights and
-    MACs of contractions with both.
+    `read_before`: channels that the rows of `base` read (default their C). Elements scale with channels, the
+    MACs and weights of contractions with both; a depthwise convolution keeps one channel per group.
     """
-    old = base.columns
-    col = {name: old[i][None, :] for i, name in enumerate(COLUMNS)}
-    grow_in = inputs / np.maximum(col["C"], 1)
-    grow_out = outputs / np.maximum(col["K"], 1)
-    depthwise = (col["groups"] > 1) & (col["groups"] == col["C"])
-    groups = np.where(depthwise, inputs, col["groups"])
-    both = np.where(depthwise, grow_out, grow_in * grow_out)
-    contraction = base.contraction
-    new = {**col, "C": inputs, "K": outputs, "groups": groups,
-           "inputs": col["inputs"] * grow_in, "outputs": col["outputs"] * grow_out,
-           "weights": col["weights"] * np.where(contraction, both, grow_out),
-           "macs": col["macs"] * both}
-    data = np.stack([np.broadcast_to(new[name], inputs.shape) for name in COLUMNS])
+    old = {name: base.columns[i][None, :] for i, name in enumerate(COLUMNS)}
+    less = read / np.maximum(old["C"] if read_before is None else read_before, 1)
+    fewer = made / np.maximum(old["K"], 1)
+    depthwise = (old["groups"] > 1) & (old["groups"] == old["C"]) & base.contraction
+    both = np.where(depthwise, fewer, less * fewer)
+    new = {**old, "C": old["C"] * less, "K": made, "groups": np.where(depthwise, made, old["groups"]),
+           "inputs": old["inputs"] * less, "outputs": old["outputs"] * fewer,
+           "weights": old["weights"] * np.where(base.contraction, both, fewer), "macs": old["macs"] * both}
+    data = np.stack([np.broadcast_to(new[name], read.shape) for name in COLUMNS])
     return replace(base, columns=data)
 
 
 @dataclass(frozen=True)
 class Halo:
-    """Which X elements a tile needs: n pixels of a (rows, cols) grid touch a strip of X and its margin.
+    """Which X elements a tile needs: n pixels of a (rows, cols) grid touch a patch of X and its margin.
 
-    A strip of r rows needs min(scale r + margin, limit) rows of X; `taps`: positions of the window that are
-    summed (or written) per channel of X.
+    A patch of r rows needs min(scale r + margin, limit) rows of X, its columns likewise; a patch is a strip of
+    whole rows or a square, whichever touches less. `taps`: positions of the window per channel of X.
     """
 
     rows: Array
@@ -95,10 +91,14 @@ class Halo:
     def elements(self, pixels: Array, other: Array) -> Array:
         """X elements under `pixels` grid points and `other` values of the index that holds channels x taps."""
         images = np.maximum(pixels / (self.rows * self.cols), 1.0)
-        spans = np.clip(pixels / self.cols, 1.0, self.rows), np.clip(pixels, 1.0, self.cols)
-        need = [np.minimum(s * span + m, most) for s, span, m, most in
-                zip(self.scale, spans, self.margin, self.limit, strict=True)]
-        return images * need[0] * need[1] * np.maximum(other / self.taps, 1.0)
+        strip = np.clip(pixels / self.cols, 1.0, self.rows)
+        square = np.clip(np.sqrt(pixels), strip, self.rows)
+        touched = [self._span(0, high) * self._span(1, np.clip(pixels / high, 1.0, self.cols))
+                   for high in (strip, square)]
+        return images * np.minimum(*touched) * np.maximum(other / self.taps, 1.0)
+
+    def _span(self, axis: int, length: Array) -> Array:
+        return np.minimum(self.scale[axis] * length + self.margin[axis], self.limit[axis])
 
 
 @dataclass(frozen=True)

@@ -107,8 +107,10 @@ def _cut(flat: Passes, widths: Widths, tiles: _Tiles, memory: Memory, outer_cost
     q, w = _pick(q, row), _pick(w, row)
     outer = _pick(tiles.size, row)
     window = size.r1 * size.rr / np.maximum(_x_tile(q, size.r1, size.rr), 1e-9)
-    orders = (Lengths(size.r1, outer.r2, size.rr), Lengths(outer.r1, size.r2, size.rr),
-              Lengths(size.r1, size.r2, outer.rr))
+    stay = [o if name in memory.holds else own for name, o, own in zip(  # what is not held cannot wait here
+        OPERANDS, (outer.r2, outer.r1, outer.rr), (size.r2, size.r1, size.rr), strict=True)]
+    orders = (Lengths(size.r1, stay[0], size.rr), Lengths(stay[1], size.r2, size.rr),
+              Lengths(size.r1, size.r2, stay[2]))
     moved = [traffic(q, w, o, window) for o in orders]
     costs = np.array([_pj(t, memory, outer_cost) for t in moved])  # [order, operand, tile]
     best = np.argmin(costs.sum(axis=1), axis=0)  # what is not held here still comes from further out
