@@ -73,20 +73,25 @@ class Store:
     def __init__(self, root: Path) -> None:
         self.root = root
 
+    def name(self, kind: str, identity: Mapping[str, Any]) -> Stage:
+        """The stage with this identity; nothing is read or written."""
+        full = {"layout": LAYOUT, "kind": kind, **identity}
+        id = f"{kind}-{digest(full)[:12]}"
+        return Stage(id, self.root / id, full)
+
     def stage(self, kind: str, identity: Mapping[str, Any]) -> Stage:
         """The stage with this identity, made if it is not there; `DamagedError` if its folder says otherwise."""
-        full = {"layout": LAYOUT, "kind": kind, **identity}
-        name = f"{kind}-{digest(full)[:12]}"
-        folder = self.root / name
-        marker = folder / "identity.json"
+        stage = self.name(kind, identity)
+        marker = stage.folder / "identity.json"
         if not marker.exists():
-            write_json(marker, full)
+            write_json(marker, stage.identity)
         found = read_json(marker)
-        if found != json.loads(canonical_json(full)):
+        if found != json.loads(canonical_json(stage.identity)):
             raise DamagedError(
-                f"{marker}: describes another stage than its folder's name says. Move {folder} away and run again."
+                f"{marker}: describes another stage than its folder's name says. Move {stage.folder} away and run "
+                "again."
             )
-        return Stage(name, folder, full)
+        return stage
 
 
 @contextlib.contextmanager

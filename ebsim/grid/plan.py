@@ -1,0 +1,172 @@
+"""What a grid will cost, before anything is trained: trainings and epochs, what sharing saves, time and energy.
+
+Which trainings there are comes from a rehearsal of the methods (`rehearsal.py`), one cell for each setting of the axes
+other than the seed; what differs in the seed alone costs the same. Time comes from a few timed steps of the dense
+network in each precision; a ticket's step is taken to be as long (it is shorter), an evaluated image to cost a third of
+a trained one. Energy is what the accelerator model says of the rehearsed ledgers.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ebsim import pipeline
+from ebsim.config import Experiment
+from ebsim.files import canonical_json
+from ebsim.grid.board import DONE, FAILED, PENDING, Board
+from ebsim.grid.expand import Axes
+from ebsim.report.units import duration, quantity, significant
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the cells still to run cost. `asked` and `joules` are sums over their rows, as if nothing were shared."""
+
+    cells: int
+    done: int
+    failed: int
+    to_run: int
+    trainings: int
+    dense: int
+    epochs: int
+    asked: int
+    joules: float
+    hardware: tuple[str, ...]
+    threads: int
+    step_seconds: dict[str, float]
+    """Precision -> seconds of one step of the dense network (the mean, over several networks); empty if not timed."""
+    seconds: float | None
+    """Of all trainings on one worker; None if not timed."""
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def draw_up(board: Board, runs_dir: Path, *, probe_steps: int = 3) -> Plan:
+    """Rehearse the cells of a board that are to be run, and time `probe_steps` steps of each network and precision."""
+    from ebsim.grid.rehearsal import Epoch, Rehearsed, Wings, rehearse
+
+    todo = board.cells(PENDING)
+    wings: dict[str, Wings] = {}
+    data: dict[str, Any] = {}
+    families: dict[str, Rehearsed] = {}
+    clock: dict[str, float] = {}
+    used: dict[tuple[int, Epoch], float] = {}  # seed, epoch -> seconds
+    times: dict[str, list[float]] = {}
+    asked, joules = 0, 0.0
+    for cell in todo:
+        own = cell.experiment
+        place = own.data.model_dump_json()
+        data[place] = data.get(place) or pipeline.load_data(own)
+        family = _family(own)
+        if family not in families:
+            network = canonical_json([own.data.identity(), own.model.identity()])
+            families[family] = rehearse(own, data[place], runs_dir / "stages", wings.setdefault(network, Wings()))
+        found = families[family]
+        asked, joules = asked + found.asked, joules + found.joules
+        for epoch, precision in found.trained.items():
+            seconds = _seconds(own, precision, runs_dir, probe_steps, clock) if probe_steps else 0.0
+            times.setdefault(precision, []).append(seconds)
+            used[own.seed, epoch] = seconds * (found.steps + found.tests / own.train.batch_size / 3)
+    stages = {(seed, stage) for seed, (stage, _) in used}
+    return Plan(
+        cells=len(board.grid.cells),
+        done=len(board.cells(DONE)),
+        failed=len(board.cells(FAILED)),
+        to_run=len(todo),
+        trainings=len(stages),
+        dense=sum(stage.startswith("dense-") for _, stage in stages),
+        epochs=len(used),
+        asked=asked,
+        joules=joules,
+        hardware=tuple(dict.fromkeys(cell.experiment.hardware.profile for cell in board.grid.cells)),
+        threads=board.grid.cells[0].experiment.train.threads or 1,
+        step_seconds={key: sum(own) / len(own) for key, own in times.items()} if probe_steps else {},
+        seconds=sum(used.values()) if probe_steps else None,
+    )
+
+
+def _family(experiment: Experiment) -> str:
+    return canonical_json({**experiment.identity(), "seed": None})
+
+
+def _seconds(experiment: Experiment, precision: str, runs_dir: Path, steps: int, known: dict[str, float]) -> float:
+    """Seconds of one training step of the dense network, timed once for all that are alike."""
+    train = experiment.train
+    alike = [experiment.data.identity(), experiment.model.identity(), train.batch_size, train.amp, train.tf32,
+             train.compile, precision, experiment.precision.backends.get(precision)]  # fmt: skip
+    key = canonical_json(alike)
+    if key not in known:
+        known[key] = probe(experiment, precision, runs_dir, steps)
+    return known[key]
+
+
+def probe(experiment: Experiment, precision: str, runs_dir: Path, steps: int) -> float:
+    """Seconds of a step of the dense network in a precision: the mean of `steps`, after one that is not counted."""
+    import torch
+
+    from ebsim import precision as precisions
+    from ebsim.grid.rehearsal import Names
+    from ebsim.methods.lab import Lab
+    from ebsim.training import optimiser, train_epoch
+
+    threads = torch.get_num_threads()
+    train = experiment.train
+    device = pipeline.pick_device(train.device)
+    try:
+        torch.set_num_threads(train.threads or 1)
+        lab = Lab(experiment, pipeline.load_data(experiment, device), Names(runs_dir), device)
+        model = lab.dense_network().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        optimizer = optimiser(model, lr=train.lr, momentum=train.momentum, weight_decay=train.weight_decay)
+        precisions.apply(model, lab.backend(precision), steps=steps + 1).attach(optimizer)
+        forward = torch.compile(model) if train.compile else model
+
+        def run(count: int) -> float:
+            began = time.perf_counter()
+            batches = itertools.islice(_batches(lab), count)
+            train_epoch(model, forward, optimizer, batches, l1=train.l1, amp=train.amp)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            return (time.perf_counter() - began) / count
+
+        run(1)
+        return run(steps)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _batches(lab: Any) -> Iterable[Any]:
+    """Training batches without end; a dataset of a few batches is begun again."""
+    import torch
+
+    size = lab.experiment.train.batch_size
+    for epoch in itertools.count(1):
+        yield from lab.data.train_batches(size, seed=0, epoch=epoch, memory_format=torch.channels_last)
+
+
+def lines(plan: Plan, axes: Axes, workers: int) -> list[str]:
+    """The plan in a few lines for a person."""
+    product = " x ".join(f"{len(values)} {key}" for key, values in axes.items())
+    before = f"; {plan.failed} failed before (--retry-failed runs them again)" if plan.failed else ""
+    out = [f"{plan.cells} cells ({product}): {plan.done} done, {plan.to_run} to run{before}"]
+    if not plan.to_run:
+        return out
+    saved = 1 - plan.epochs / plan.asked if plan.asked else 0.0
+    out.append(
+        f"about {plan.trainings} trainings ({plan.dense} dense), {plan.epochs:,} epochs; without sharing "
+        f"{plan.asked:,}: {100 * saved:.0f} % saved"
+    )
+    if plan.seconds is not None:
+        steps = ", ".join(f"{key} {significant(1000 * value)} ms" for key, value in plan.step_seconds.items())
+        each = f"{plan.threads} thread{'s' if plan.threads > 1 else ''} each"
+        out.append(
+            f"about {duration(plan.seconds / workers)} with {workers} worker{'s' if workers > 1 else ''}, {each} "
+            f"(a dense step: {steps})"
+        )
+    energy = quantity(plan.joules, "J")
+    return [*out, f"about {energy} modelled on {', '.join(plan.hardware)}, summed over the rows of all cells to run"]
