@@ -11,7 +11,7 @@ DRAM, pointwise work, optimiser), `closed` (+ registers, buffers and refetches b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -20,9 +20,9 @@ import numpy as np
 
 from hw_models.accelerator import Accelerator, load
 from hw_models.errors import ConservationError, HardwareError
-from hw_models.formats import PASSES, Bits, Format, Precision, parse_precision
+from hw_models.formats import PASSES, Bits, Format, Precision, Rule, parse_precision
 from hw_models.layer import Layer
-from hw_models.mapping import Mapped, grid, map_passes
+from hw_models.mapping import Capacities, Mapped, grid, map_passes
 from hw_models.passes import Array, Passes, Shapes, passes, shapes
 from hw_models.pointwise import QUANTISE, UPDATE_ADD, UPDATE_MULTIPLY, pointwise
 from hw_models.reuse import Widths, steps
@@ -88,6 +88,11 @@ class Cost:
     def total(self) -> float:
         """Joules of one training step."""
         return sum(self.by_constant.values())
+
+    @property
+    def each(self) -> Array:
+        """Joules of every candidate of a batched table, [...]."""
+        return sum((p.counts.sum(axis=(0, -1)) * (p.constant.value * PJ) for p in self.parts), np.zeros(()))
 
     @property
     def components(self) -> dict[str, float]:
@@ -168,18 +173,19 @@ def training_cost(layers: Sequence[Layer] | Shapes, chip: Accelerator | str, bit
 
 
 def _assemble(table: Shapes, chip: Accelerator, precision: Precision, batch: float, model: str,
-              hypothetical: bool, l1: bool) -> Cost:
+              hypothetical: bool, l1: bool, capacities: Capacities = None) -> Cost:
     p = passes(table, batch, chip.zero_skip)
-    rules = [precision.rule(table.names[i]) for i in p.index]
+    rules = _Rules([precision.rule(table.names[i]) for i in p.index] if precision.layers else
+                   [precision.default], len(p.index))
     bits = _widths(p, precision, rules)
-    parts = _mac_parts(p, chip, precision, rules, hypothetical)
+    parts = _mac_parts(p, chip, rules, hypothetical)
     shape = (len(STAGES), *table.columns.shape[1:])
     dram = np.zeros(shape)
     seconds = np.zeros(shape)
     cycles_s = np.zeros(p.macs.shape)
     if model != "macs":
         parts += _vector_parts(table, chip, precision, batch, l1, dram)
-        mapped = map_passes(p, bits, chip, model)
+        mapped = map_passes(p, bits, chip, model, capacities)
         if model != "compulsory" and chip.kind == "array":  # a device's pJ per FLOP include its chip
             parts += _memory_parts(p, bits, chip, mapped)
         dram[:3, ..., p.index] += mapped.to_dram(chip).total
@@ -194,31 +200,38 @@ def _assemble(table: Shapes, chip: Accelerator, precision: Precision, batch: flo
     return Cost(chip, table, precision.name, batch, model, tuple(parts), dram, seconds, macs)
 
 
-def _widths(p: Passes, precision: Precision, rules: list[Any]) -> Widths:
-    """Bits of X, Y, Z and accumulator, [3, 1.., contractions]."""
-    def row(i: int, which: int) -> list[float]:
-        return [r.operands[i][which].bits for r in rules]
+class _Rules:
+    """The precision rules of the contractions: the distinct ones, and which contraction has which."""
 
-    x, y = (np.array([row(i, w) for i in range(3)], dtype=np.float64) for w in (0, 1))
-    out = [r.output.bits for r in rules]
-    z = np.array([out, out, [precision.gradient.bits] * len(rules)], dtype=np.float64)
-    acc = np.array([[r.accumulator.bits for r in rules]] * 3, dtype=np.float64)
-    lead = (slice(None),) + (None,) * (p.macs.ndim - 2)
-    return Widths(x[lead], y[lead], z[lead], np.maximum(acc, 1)[lead])
+    def __init__(self, rules: list[Rule], count: int) -> None:
+        numbers = {id(rule): i for i, rule in enumerate({id(r): r for r in rules}.values())}
+        self.distinct = list({id(r): r for r in rules}.values())
+        self.which = np.array([numbers[id(r)] for r in rules]) if len(rules) > 1 else np.zeros(count, dtype=int)
+
+    def spread(self, p: Passes, values: Any) -> Array:
+        """Values [pass][rule] -> an array that fits those of `p`."""
+        array = np.array(values, dtype=np.float64)[:, self.which]
+        return array[(slice(None),) + (None,) * (p.macs.ndim - 2)]
 
 
-def _mac_parts(p: Passes, chip: Accelerator, precision: Precision, rules: list[Any],
-               hypothetical: bool) -> list[Part]:
+def _widths(p: Passes, precision: Precision, rules: _Rules) -> Widths:
+    """Bits of X, Y, Z and accumulator."""
+    x, y = ([[r.operands[i][side].bits for r in rules.distinct] for i in range(3)] for side in (0, 1))
+    out = [r.output.bits for r in rules.distinct]
+    acc = [[r.accumulator.bits for r in rules.distinct]] * 3
+    z = [out, out, [precision.gradient.bits] * len(out)]
+    return Widths(*(rules.spread(p, values) for values in (x, y, z, acc)))
+
+
+def _mac_parts(p: Passes, chip: Accelerator, rules: _Rules, hypothetical: bool) -> list[Part]:
     """Multiply-accumulates by pair of formats, and the exponent additions of block formats."""
-    pairs: dict[tuple[Format, Format], list[tuple[int, int]]] = {}
-    for j, rule in enumerate(rules):
+    pairs: dict[tuple[Format, Format], list[list[float]]] = {}
+    for j, rule in enumerate(rules.distinct):
         for i, pair in enumerate(rule.operands):
-            pairs.setdefault(pair, []).append((i, j))
+            pairs.setdefault(pair, [[0.0] * len(rules.distinct) for _ in PASSES])[i][j] = 1.0
     parts = []
     for (x, y), places in pairs.items():
-        chosen = np.zeros((3, len(rules)))
-        chosen[tuple(np.array(places).T)] = 1.0
-        counts = p.macs * chosen[(slice(None),) + (None,) * (p.macs.ndim - 2)]
+        counts = p.macs * rules.spread(p, places)
         name = x.name if x.name == y.name else f"{x.name}*{y.name}"
         parts.append(Part(f"mac.{name}", "mac", chip.mac(x, y, hypothetical), counts, p.index))
         if "bfp" in (x.kind, y.kind):
@@ -246,10 +259,9 @@ def _memory_parts(p: Passes, bits: Widths, chip: Accelerator, mapped: Mapped) ->
     return parts
 
 
-def _times(p: Passes, chip: Accelerator, rules: list[Any], mapped: Mapped) -> Array:
+def _times(p: Passes, chip: Accelerator, rules: _Rules, mapped: Mapped) -> Array:
     """Seconds of the array or of its buffers, whichever is slower (DRAM is added by the caller)."""
-    rate = np.array([[chip.rate(*r.operands[i]) for r in rules] for i in range(3)])
-    rate = rate[(slice(None),) + (None,) * (p.macs.ndim - 2)]
+    rate = rules.spread(p, [[chip.rate(*r.operands[i]) for r in rules.distinct] for i in range(3)])
     if chip.kind == "device":
         return p.macs / rate
     busy = steps(p, grid(p, chip)) / rate
@@ -262,7 +274,7 @@ def _vector_parts(table: Shapes, chip: Accelerator, precision: Precision, batch:
                   dram: Array) -> list[Part]:
     """Pointwise layers, quantisers and the update; their traffic is added to `dram` in place."""
     moves = pointwise(table, chip.fused)
-    layer_bits = np.array([precision.rule(n).output.bits for n in table.names])
+    layer_bits = _by_layer(table, precision, lambda r: r.output.bits)
     dram[:2] += moves.elements * layer_bits * batch
     weights = table.weights
     multiply, add, compare = np.zeros((3, *dram.shape))
@@ -277,27 +289,34 @@ def _vector_parts(table: Shapes, chip: Accelerator, precision: Precision, batch:
     return parts + _quantiser_parts(table, chip, precision, batch, dram)
 
 
+def _by_layer(table: Shapes, precision: Precision, bits: Callable[[Rule], float]) -> Array:
+    """Bits by layer, [layers] (or one number for all)."""
+    if not precision.layers:
+        return np.array(bits(precision.default))
+    return np.array([bits(precision.rule(name)) for name in table.names])
+
+
 def _quantiser_parts(table: Shapes, chip: Accelerator, precision: Precision, batch: float,
                      dram: Array) -> list[Part]:
     """Range, scale, round and clamp of every quantised tensor; a pass over it where its width changes."""
     if not precision.quantised:
         return []
     elements, random = np.zeros((2, *dram.shape))
-    rules = [precision.rule(n) for n in table.names]
     on = table.contraction
-    out_bits = np.array([r.output.bits for r in rules])
+    out_bits = _by_layer(table, precision, lambda r: r.output.bits)
     sources = {  # role -> (pass whose row it is, elements, bits before, bits after)
-        "activation": (0, table.inputs * batch, out_bits, [r.operands[0][0].bits for r in rules]),
-        "weight": (3, table.weights, precision.stored.bits, [r.operands[0][1].bits for r in rules]),
-        "error": (1, table.outputs * batch, out_bits, [r.operands[1][0].bits for r in rules]),
+        "activation": (0, table.inputs * batch, out_bits,
+                       _by_layer(table, precision, lambda r: r.operands[0][0].bits)),
+        "weight": (3, table.weights, np.array(precision.stored.bits),
+                   _by_layer(table, precision, lambda r: r.operands[0][1].bits)),
+        "error": (1, table.outputs * batch, out_bits, _by_layer(table, precision, lambda r: r.operands[1][0].bits)),
     }
     for role, (stage, n, before, after) in sources.items():
         if how := precision.quantised.get(role):
             n = np.where(on, n, 0.0)
             elements[stage] += n
             random[stage] += n * (how == "stochastic")
-            wider = np.asarray(before, dtype=np.float64) != np.asarray(after)
-            dram[stage] += n * (np.asarray(before) + np.asarray(after)) * wider
+            dram[stage] += n * (before + after) * (before != after)
     parts = [Part(f"op.{op}", "quantiser", chip.ops[op], elements * times, None)
              for op, times in QUANTISE.items()]
     return [*parts, Part("op.random", "quantiser", chip.ops["random"], random, None)]

@@ -22,6 +22,8 @@ from hw_models.reuse import (
     whole,
 )
 
+Capacities = tuple[Array | float, ...] | None  # bits of each memory, instead of the chip's own
+
 
 @dataclass(frozen=True)
 class Mapped:
@@ -43,18 +45,17 @@ def grid(p: Passes, chip: Accelerator) -> Grid:
     return unrolled(p, chip.dims, chip.unroll, (streaming, held, sums))
 
 
-def map_passes(p: Passes, bits: Widths, chip: Accelerator, model: str) -> Mapped:
+def map_passes(p: Passes, bits: Widths, chip: Accelerator, model: str, capacities: Capacities = None) -> Mapped:
     """The mapping of every contraction by model `compulsory`, `closed` or `search`."""
     if model == "compulsory":
         return Mapped((compulsory(p, bits),))
     if model == "search":
         from hw_models.search import search  # only here: the default does not need it
         return search(p, bits, chip)
-    return closed(p, bits, chip)
+    return closed(p, bits, chip, capacities)
 
 
-def closed(p: Passes, bits: Widths, chip: Accelerator,
-           capacities: tuple[Array | float, ...] | None = None) -> Mapped:
+def closed(p: Passes, bits: Widths, chip: Accelerator, capacities: Capacities = None) -> Mapped:
     """The closed formulas; `capacities` (bits, may be arrays) replace those of the chip's memories."""
     length, boundaries = whole(p), []
     sizes = capacities or tuple(m.bits for m in chip.memories)

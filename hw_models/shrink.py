@@ -121,13 +121,13 @@ def _alive(row: Layer, rows: Mapping[str, Layer], alive: Mapping[str, Bools], ma
     if row.bias or len(inputs) != len(row.sources):
         return everything
     if row.kind in ("conv", "linear") and not _depthwise(row):
-        return everything & np.any([i.any(axis=-1) for i in inputs], axis=0)[..., None]
+        return everything & np.stack([i.any(axis=-1) for i in inputs]).any(axis=0)[..., None]
     if _sliced(row, rows) is None:
         return everything
     if row.kind == "concat":
         return np.concatenate(inputs, axis=-1)
     if row.kind == "add" or row.kind in _SAME or _depthwise(row):
-        return everything & np.any(inputs, axis=0)
+        return everything & np.stack(inputs).any(axis=0)
     return everything
 
 

@@ -38,7 +38,8 @@ _KIND = {
     "mean": "avgpool", "sum": "avgpool",
     "add": "add", "sub": "add", "mul": "mul", "div": "mul", "cat": "concat", "stack": "concat",
     "index_select": "select", "index": "select", "index_add": "select", "index_copy": "select",
-    "index_put": "select", "_unsafe_index": "select", "native_dropout": "dropout",
+    "index_put": "select", "constant_pad_nd": "select", "gather": "select",
+    "scatter_add": "select", "_unsafe_index": "select", "native_dropout": "dropout",
 }
 # operations that move no data of their own: views of their first tensor ...
 _VIEWS = {
