@@ -1,1 +1,105 @@
-"""Grids of experiments: cells that are ordinary runs, in worker processes, ending in one table."""
+"""Grids of experiments: cells that are ordinary runs, in worker processes, ending in one table (docs/ablate.md).
+
+expand (axes -> checked cells), board (where each cell stands), rehearsal and plan (what it will cost), drive with pool
+and worker (running it), summary, table and figures (what it says), count (that nothing was trained twice).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ebsim import config, pipeline
+from ebsim.errors import CellsFailedError
+from ebsim.files import read_json
+from ebsim.grid import drive, outcome
+from ebsim.grid.board import DONE, FAILED, Board, locate, look
+from ebsim.grid.count import Count, count
+from ebsim.grid.expand import expand
+from ebsim.grid.plan import Plan, draw_up, lines
+from ebsim.grid.summary import Baseline
+from ebsim.report import Table
+
+__all__ = [
+    "Board",
+    "Count",
+    "Plan",
+    "Table",
+    "ablate",
+    "as_json",
+    "counted",
+    "draw_up",
+    "lines",
+    "open_grid",
+    "parse_baseline",
+    "raise_if_failed",
+]
+
+
+def open_grid(
+    path: str | Path,
+    axes: Sequence[str] = (),
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    runs_dir: str | Path = "runs",
+    retry_failed: bool = False,
+) -> Board:
+    """The cells of an experiment file with a grid, all checked, and where each stands. Nothing is run.
+
+    axes: `["seed=0..4", "precision.search=fp32,fp8"]`, over the file's own `[grid]`. Raises `ConfigError`, `DataError`.
+    """
+    grid = expand(path, axes, overrides, pipeline.choices())
+    return look(locate(grid, Path(runs_dir)), retry_failed)
+
+
+def ablate(
+    board: Board,
+    *,
+    runs_dir: str | Path = "runs",
+    workers: int = 1,
+    baseline: Baseline = "dense",
+    watch: drive.Watch | None = None,
+    check: Callable[[], None] = lambda: None,
+) -> Table | None:
+    """Run what is left of a grid and write its table and figures; returns the table (None if no cell is done).
+
+    Failed cells are on the board afterwards; `check` may raise, to stop (see `drive.drive`).
+    """
+    drive.drive(board, Path(runs_dir), workers=workers, watch=watch, check=check)
+    return outcome.finish(board, baseline)
+
+
+def counted(board: Board, runs_dir: str | Path = "runs") -> Count:
+    """Epochs really trained for the finished cells, against the distinct ones (see `count.count`)."""
+    return count((board.runs[cell.number] for cell in board.cells(DONE)), Path(runs_dir) / "stages")
+
+
+def as_json(board: Board, plan: Plan, runs_dir: str | Path = "runs") -> dict[str, Any]:
+    """A finished grid as one object: where it is, its plan, cells, counted epochs and the lines of its table."""
+    table = board.folder / "table.json"
+    return {
+        "schema": 1,
+        "grid": str(board.folder),
+        "plan": plan.as_json(),
+        "cells": board.records(),
+        "epochs": asdict(counted(board, runs_dir)),
+        "lines": read_json(table) if table.exists() else [],
+    }
+
+
+def parse_baseline(words: Sequence[str]) -> Baseline:
+    """`["dense"]` is a method; `["precision.search=fp32", "prune.ratio=0.5"]` are values of axes."""
+    if len(words) == 1 and "=" not in words[0]:
+        return words[0]
+    return config.parse_settings(list(words)) if words else "dense"
+
+
+def raise_if_failed(board: Board) -> None:
+    """`CellsFailedError` that lists the failed cells."""
+    failed = board.cells(FAILED)
+    if failed:
+        told = [f"cell {cell.number} ({cell.label}): {board.errors[cell.number].splitlines()[0]}" for cell in failed]
+        what = f"{len(failed)} of {len(board.grid.cells)} cells failed; run the same command with --retry-failed to try"
+        raise CellsFailedError("\n".join([*told, f"{what} them again."]))

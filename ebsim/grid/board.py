@@ -47,8 +47,11 @@ class Board:
         """`grid.toml` (the grid as one could run it again) and `cells.jsonl` (one line per cell)."""
         base = self.grid.cells[0].experiment.model_copy(update={"grid": self.grid.axes})
         write_atomic(self.folder / "grid.toml", to_toml(base))
-        lines = (canonical_json(self._line(cell)) + "\n" for cell in self.grid.cells)
-        write_atomic(self.folder / "cells.jsonl", "".join(lines))
+        write_atomic(self.folder / "cells.jsonl", "".join(canonical_json(line) + "\n" for line in self.records()))
+
+    def records(self) -> list[dict[str, Any]]:
+        """One plain object per cell."""
+        return [self._line(cell) for cell in self.grid.cells]
 
     def _line(self, cell: Cell) -> dict[str, Any]:
         line = {

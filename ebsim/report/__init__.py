@@ -10,9 +10,10 @@ Reads run files and `hw_models`, never torch; matplotlib and jinja2 are imported
 from __future__ import annotations
 
 from ebsim.report.load import Run, load_run
-from ebsim.report.render import print_summary, terminal, to_latex, to_markdown
+from ebsim.report.render import print_summary, print_table, terminal, to_latex, to_markdown
 from ebsim.report.reprice import reprice
-from ebsim.report.tables import Table, detail, energy_split, summary
+from ebsim.report.split import energy_split
+from ebsim.report.tables import Table, detail, summary
 from ebsim.report.write import write_report
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "energy_split",
     "load_run",
     "print_summary",
+    "print_table",
     "reprice",
     "summary",
     "terminal",

@@ -61,12 +61,17 @@ def terminal(table: Table, width: int) -> Group:
 
 
 def print_summary(run: Run) -> None:
-    """The results table on stdout, as wide as the terminal; 100 characters into a pipe or file."""
+    """The results table on stdout."""
+    print_table(summary(run))
+
+
+def print_table(table: Table) -> None:
+    """A table on stdout, as wide as the terminal; 100 characters into a pipe or file."""
     from rich.console import Console
 
     console = Console(highlight=False)
     width = console.width if console.is_terminal else max(100, console.width)
-    Console(highlight=False, width=width).print(terminal(summary(run), width))
+    Console(highlight=False, width=width).print(terminal(table, width))
 
 
 def to_markdown(table: Table) -> str:
