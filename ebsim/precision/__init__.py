@@ -20,8 +20,8 @@ _HOME = {
     "apply": "placement",
     "remove": "placement",
     "Placement": "placement",
-    "plan": "record",
-    "record": "record",
+    "plan": "plans",
+    "record": "plans",
     "mask_noise_floor": "mask_noise",
     "register": "plugins",
 }

@@ -21,6 +21,7 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from ebsim.errors import ConfigError
 from ebsim.precision.formats import Operand
@@ -174,8 +175,15 @@ def _product(module: Any, op: Any, a: Tensor, w: Tensor, b: Tensor | None) -> Te
     return y if rounding.cells["forward", "output"].untouched else _Output.apply(y, rounding)
 
 
+def _traced(x: Tensor) -> bool:
+    """Whether somebody only wants to know shapes and operations (a shape run, a jit trace): nothing to round then."""
+    return x.is_meta or torch.jit.is_tracing() or isinstance(x, FakeTensor)
+
+
 class _RoundedConv:
     def _conv_forward(self: Any, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if _traced(input):
+            return nn.Conv2d._conv_forward(self, input, weight, bias)
         padding = self.padding
         if self.padding_mode != "zeros" or isinstance(padding, str):
             mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
@@ -185,6 +193,8 @@ class _RoundedConv:
 
 class _RoundedLinear:
     def forward(self: Any, input: Tensor) -> Tensor:
+        if _traced(input):
+            return F.linear(input, self.weight, self.bias)
         return _product(self, _Product, input, self.weight, self.bias)
 
 

@@ -34,7 +34,7 @@ def keys(seed: int, step: int, layer: str, role: str) -> tuple[int, int]:
 
 def uniform(rows: Tensor, cols: Tensor, key: Tensor) -> Tensor:
     """Float32 in [0, 1), shape [rows, cols]; the element's logical index is rows[g] + cols[n], all int32."""
-    h = (rows[:, None] + cols[None, :]) + key[0]
-    h = (h ^ ((h >> 16) & 0xFFFF)) * _M1 + key[1]
-    h = (h ^ ((h >> 15) & 0x1FFFF)) * _M2
-    return ((h >> 8) & 0xFFFFFF).to(torch.float32) * 2.0**-24
+    h = (rows + key[0])[:, None] + cols[None, :]
+    h.bitwise_xor_((h >> 16).bitwise_and_(0xFFFF)).mul_(_M1).add_(key[1])
+    h.bitwise_xor_((h >> 15).bitwise_and_(0x1FFFF)).mul_(_M2)
+    return h.bitwise_right_shift_(8).bitwise_and_(0xFFFFFF).to(torch.float32).mul_(2.0**-24)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ebsim.errors import ConfigError
-from ebsim.precision import compilation, layers, quantiser, record, update
+from ebsim.precision import compilation, layers, plans, quantiser, update
 from ebsim.precision.backends import Backend, backend
 from ebsim.precision.formats import Operand, operand
 from ebsim.precision.noise import keys
@@ -104,7 +104,7 @@ class Placement:
 
     def record(self) -> dict[str, Any]:
         """The precision record: what the hardware model prices (plain JSON)."""
-        return record.record(self.backend, list(self.modules))
+        return plans.record(self.backend, list(self.modules))
 
     def stats(self) -> dict[str, dict[str, dict[str, float]]]:
         """layer -> role -> overflow, underflow and non-finite shares, SQNR in dB, absmax.

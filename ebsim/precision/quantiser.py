@@ -27,7 +27,7 @@ from ebsim.precision.rounding import EXPONENT, MANTISSA, ONE
 
 _INF = float("inf")
 _SMALLEST = (127 - 100) << 23
-_PIECE = 1 << 16  # elements that an eager chain works on at once: a few temporaries of it fit a core's cache
+_PIECE = 1 << 16  # elements per thread that an eager chain works on at once: a few temporaries fit a core's cache
 
 
 def absmax(x: Tensor) -> Tensor:
@@ -63,25 +63,30 @@ def scaler(fmt: NumberFormat) -> Callable[[Tensor], Tensor | None]:
     return scale
 
 
-def on_grid(fmt: NumberFormat, x: Tensor, s: Tensor | None, u: Tensor | None) -> Tensor:
-    """x rounded onto the format's grid at scale s; NaN and Inf pass."""
-    y = fmt.round(x if s is None else x / s, u).clamp(-fmt.top, fmt.top)
-    return torch.where(x.abs() < _INF, y if s is None else y * s, x)
-
-
-def eager(
-    fmt: NumberFormat, x: Tensor, noise: tuple[Tensor, Tensor, Tensor] | None = None
+def on_grid(
+    fmt: NumberFormat, x: Tensor, s: Tensor | None, u: Tensor | None, finite: bool = False
 ) -> Tensor:
+    """x rounded onto the format's grid at scale s; NaN and Inf pass (`finite`: there are none)."""
+    y = fmt.round(x if s is None else x / s, u).clamp(-fmt.top, fmt.top)
+    if s is not None:
+        y.mul_(s)
+    return y if finite else torch.where(x.abs() < _INF, y, x)
+
+
+def eager(fmt: NumberFormat, x: Tensor, noise: tuple[Tensor, Tensor, Tensor] | None = None) -> Tensor:
     """Quantise a matrix piece by piece."""
-    size = max(1, _PIECE // max(1, x.shape[1])) if x.device.type == "cpu" else max(1, len(x))
-    pieces = x.split(size)
-    scaled = fmt.scaling != "none"
-    s = scaler(fmt)(torch.cat([absmax(p) for p in pieces])) if scaled else None
+    on_cpu = x.device.type == "cpu"
+    size = max(1, _PIECE * torch.get_num_threads() // x.shape[1]) if on_cpu else len(x)
+    finite = False
+    if on_cpu:  # the range also tells, without waiting for a device, whether anything is not finite
+        amax = torch.maximum(x.amax(1, keepdim=True), -x.amin(1, keepdim=True))
+        finite = bool(amax.isfinite().all())
+    s = scaler(fmt)(amax if finite else absmax(x))
     out = torch.empty_like(x)
-    for i, piece in enumerate(pieces):
-        part = slice(i * size, i * size + len(piece))
+    for i in range(0, len(x), size):
+        part = slice(i, i + size)
         u = uniform(noise[0][part], *noise[1:]) if noise else None
-        out[part] = on_grid(fmt, piece, s if s is None or len(s) == 1 else s[part], u)
+        out[part] = on_grid(fmt, x[part], s if s is None or len(s) == 1 else s[part], u, finite)
     return out
 
 

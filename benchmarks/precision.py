@@ -1,0 +1,156 @@
+"""What simulating a precision costs: quantisers as a ratio to `copy_`, training steps as a ratio to fp32.
+
+    python benchmarks/precision.py [--quick] [--threads 2] [--out benchmarks/results/precision.json]
+
+Every ratio is taken side by side: the two things alternate in one process, and the median of the rounds' ratios is
+reported with their quartiles, so that what else the machine does falls on both. Milliseconds are shown for scale only.
+glibc is told to keep freed memory (see `_keep_memory`): otherwise page faults of fresh tensors dominate.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+KEEP = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "4294967296", "MALLOC_TOP_PAD_": "268435456"}
+QUANTISERS = [(f, r) for f in ("bf16", "e4m3", "e5m2", "int8", "int8/row", "bfp8") for r in ("nearest", "stochastic")]
+QUANTISERS += [("mxfp8", "nearest"), ("mxint8", "nearest")]
+
+
+def stochastic(name: str) -> dict[str, Any]:
+    """A preset's formats with every operand rounded stochastically, all layers included; the update in fp32."""
+    weight, activation, error = {
+        "fp8": ("e4m3", "e4m3", "e5m2"),
+        "int8": ("int8/row", "int8", "int8"),
+        "bfp8": ("bfp8", "bfp8", "bfp8"),
+    }[name]
+    roles = {"weight": weight, "activation": activation, "error": error}
+    return {"name": f"{name}_stochastic", **{role: f"{fmt} stochastic" for role, fmt in roles.items()}}
+
+
+def timed(call: Callable[[], Any]) -> tuple[float, float]:
+    """Wall seconds, and the CPU seconds of all threads."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    call()
+    return time.perf_counter() - wall, time.process_time() - cpu
+
+
+def ratios(cases: dict[str, Callable[[], Any]], rounds: int) -> dict[str, dict[str, float]]:
+    """Case -> ratio to the first case, taken round by round."""
+    for call in cases.values():
+        call()
+    seen: dict[str, list[tuple[float, float]]] = {name: [] for name in cases}
+    for _ in range(rounds):
+        for name, call in cases.items():
+            seen[name].append(timed(call))
+    first = next(iter(seen.values()))
+    found = {}
+    for name, times in seen.items():
+        wall = [t[0] / base[0] for t, base in zip(times, first, strict=True)]
+        low, mid, high = statistics.quantiles(wall, n=4, method="inclusive")
+        cpu = statistics.median(t[1] / base[1] for t, base in zip(times, first, strict=True))
+        ms = statistics.median(t[0] for t in times) * 1e3
+        figures = {"wall": mid, "low": low, "high": high, "cpu": cpu, "ms": ms, "rounds": rounds}
+        found[name] = {k: round(v, 3) for k, v in figures.items()}
+        print(f"  {name:34} wall {mid:6.2f} [{low:.2f}..{high:.2f}]  cpu {cpu:6.2f}  {ms:9.2f} ms", flush=True)
+    return found
+
+
+def quantisers(rounds: int) -> dict[str, Any]:
+    """One convolution's activation, 128 x 64 x 32 x 32 (8.4 million floats)."""
+    import torch
+
+    from ebsim.precision import quantize
+
+    x = torch.randn(128, 64, 32, 32)
+    into = torch.empty_like(x)
+    cases: dict[str, Callable[[], Any]] = {"copy_": lambda: into.copy_(x)}
+    for compile in (True, False):
+        for fmt, rounding in QUANTISERS:
+            name = f"{fmt} {rounding}, {'compiled' if compile else 'eager'}"
+            cases[name] = lambda f=fmt, r=rounding, c=compile: quantize(x, f, rounding=r, compile=c)
+    return ratios(cases, rounds)
+
+
+def steps(network: str, depth: int, batch: int, rounds: int, last: bool) -> dict[str, Any]:
+    """Forward, backward and SGD on random 32 x 32 images; every backend has a network of its own."""
+    import torch
+
+    from ebsim import models, precision
+
+    layout = torch.channels_last if last else torch.contiguous_format
+    x = torch.randn(batch, 3, 32, 32).contiguous(memory_format=layout)
+    y = torch.randint(0, 10, (batch,))
+
+    def training(backend: Any, compile: bool) -> Callable[[], None]:
+        model = models.build(network, classes=10, depth=depth).to(memory_format=layout)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
+        placement = precision.apply(model, backend, compile=compile)
+        placement.attach(optimizer)
+
+        def step() -> None:
+            placement.set_step(placement.step + 1)
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(model(x), y).backward()
+            optimizer.step()
+
+        return step
+
+    cases = {"fp32": training("fp32", False)}
+    for compile in (True, False):
+        how = "compiled" if compile else "eager"
+        for name in ("fp8", "int8", "bfp8"):
+            cases[f"{name}, {how}"] = training(name, compile)
+            cases[f"{name} all stochastic, {how}"] = training(stochastic(name), compile)
+    return ratios(cases, rounds)
+
+
+def _keep_memory() -> None:
+    """Restart under an allocator that keeps what it has: it reads its settings once, at start."""
+    if platform.libc_ver()[0] == "glibc" and any(os.environ.get(k) != v for k, v in KEEP.items()):
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **KEEP})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--quick", action="store_true", help="few rounds, PreResNet-20 only")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "precision.json")
+    options = parser.parse_args()
+    _keep_memory()
+    import torch
+
+    import ebsim
+
+    torch.set_num_threads(options.threads)
+    rounds = 5 if options.quick else 9
+    networks = [
+        ("preresnet", 20, 128, True), ("preresnet", 20, 128, False), ("vgg", 16, 64, True),
+        ("preresnet", 101, 64, True),
+    ]  # fmt: skip
+    result: dict[str, Any] = {
+        "versions": {"ebsim": ebsim.__version__, "torch": torch.__version__, "python": platform.python_version()},
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": options.threads,
+        "baseline": "copy_ into a ready buffer / the fp32 step, alternating in one process; medians and quartiles",
+        "quantiser": quantisers(rounds),
+        "step": {},
+    }
+    for network, depth, batch, last in networks[: 1 if options.quick else None]:
+        name = f"{network}-{depth}, batch {batch}, {'channels_last' if last else 'contiguous'}"
+        print(name, flush=True)
+        result["step"][name] = steps(network, depth, batch, 3 if depth > 100 else rounds, last)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,267 @@
+"""What every number format must do, as checks that any format, built in or from outside, can run.
+
+    python -m ebsim.precision.conformance int8            # or "path/to/file.py:NAME"
+    conformance.check("int8")                             # a table with a line per check
+    @pytest.mark.parametrize("run", conformance.CHECKS.values(), ids=conformance.CHECKS)
+    def test_mine(run): run(find_format("mine"))          # each raises AssertionError with the reason
+
+The values are laid out so that every group holds the format's largest value `top`: the scale is then 1, whatever the
+format's scaling, and what comes out are the codes themselves. Counting them proves the width that is charged.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import sys
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ebsim.precision.formats import NumberFormat, find_format
+from ebsim.precision.quantiser import quantize
+
+_WIDTH = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """One check: what it is called, whether it passed, and what was seen or what is wrong."""
+
+    name: str
+    passed: bool
+    detail: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """All checks of one format."""
+
+    format: NumberFormat
+    lines: tuple[Line, ...]
+
+    @property
+    def passed(self) -> bool:
+        return all(line.passed for line in self.lines)
+
+    def __str__(self) -> str:
+        rows = [f"  {'ok' if x.passed else 'FAILED':6} {x.name:22} {x.detail}" for x in self.lines]
+        return "\n".join([f"number format {self.format.name}", *rows])
+
+
+def grouped(fmt: NumberFormat, values: Tensor) -> Tensor:
+    """Values as [groups, elements] with `top` at the start of every group."""
+    width = fmt.block if isinstance(fmt.block, int) and fmt.block > 1 else _WIDTH
+    rows = torch.nn.functional.pad(values, (0, -len(values) % (width - 1))).view(-1, width - 1)
+    return torch.cat([torch.full((len(rows), 1), float(fmt.top)), rows], 1)
+
+
+def values_of(fmt: NumberFormat, n: int = 60_000) -> Tensor:
+    """Values over the whole range of the grid, in equal steps and in equal ratios, both signs, random ones too."""
+    g = torch.Generator().manual_seed(0)
+    top = float(fmt.top)
+    ratio = torch.exp2(-torch.linspace(0, 40, n, dtype=torch.float64)) * top
+    parts = [torch.linspace(-top, top, 2 * n + 1, dtype=torch.float64), ratio, -ratio]
+    parts.append((torch.rand(n, generator=g, dtype=torch.float64) * 2 - 1) * top)
+    return torch.cat(parts).float().clamp(-top, top)
+
+
+@functools.lru_cache(maxsize=8)
+def codes_of(fmt: NumberFormat) -> Tensor:
+    """The distinct values that rounding to nearest gives at scale 1, ascending."""
+    return quantize(grouped(fmt, values_of(fmt)), fmt).unique()
+
+
+def same(a: Tensor, b: Tensor) -> bool:
+    """Equal bits, NaN equal to NaN."""
+    return bool(((a.view(torch.int32) == b.view(torch.int32)) | (a.isnan() & b.isnan())).all())
+
+
+def _random(fmt: NumberFormat, *shape: int) -> Tensor:
+    g = torch.Generator().manual_seed(1)
+    return torch.randn(shape, generator=g) * min(float(fmt.top) / 8, 1.0)
+
+
+def width(fmt: NumberFormat) -> str:
+    kind, _, numbers = fmt.mac.partition(":")
+    parts = [int(n) for n in numbers.split(",")]
+    stated = 1 + sum(parts) if kind == "fp" else parts[0]
+    assert stated == fmt.bits, f"mac {fmt.mac!r} describes {stated} bits, the format claims {fmt.bits}"
+    n = len(codes_of(fmt))
+    if fmt.bits > 16:
+        return f"{n} codes seen; too many to prove {fmt.bits} bits"
+    assert n <= 2**fmt.bits, f"{n} distinct codes do not fit {fmt.bits} bits"
+    assert n > 2 ** (fmt.bits - 1) or fmt.bits > 8, f"{n} codes would fit {fmt.bits - 1} bits"
+    return f"{n} codes seen, {2**fmt.bits} fit {fmt.bits} bits"
+
+
+def nearest(fmt: NumberFormat) -> str:
+    x, codes = values_of(fmt), codes_of(fmt).double()
+    y = quantize(grouped(fmt, x), fmt)[:, 1:].reshape(-1)[: len(x)].double()
+    i = torch.searchsorted(codes, x.double()).clamp(1, len(codes) - 1)
+    best = torch.minimum((codes[i] - x).abs(), (codes[i - 1] - x).abs())
+    worse = ((y - x).abs() > best).nonzero()
+    assert not len(worse), f"{x[worse[0]].item()} became {y[worse[0]].item()}, which is not the nearest code"
+    return f"none of {len(x)} values has a nearer code"
+
+
+def idempotent(fmt: NumberFormat) -> str:
+    for x in (grouped(fmt, values_of(fmt)), _random(fmt, 64, 96)):
+        once = quantize(x, fmt)
+        assert same(quantize(once, fmt), once), "rounding a rounded tensor changes it"
+    return "rounding twice is rounding once"
+
+
+def odd(fmt: NumberFormat) -> str:
+    x = grouped(fmt, values_of(fmt))
+    assert same(quantize(-x, fmt), -quantize(x, fmt)), "Q(-x) is not -Q(x)"
+    return "Q(-x) = -Q(x)"
+
+
+def monotone(fmt: NumberFormat) -> str:
+    x = values_of(fmt).sort().values
+    y = quantize(grouped(fmt, x), fmt)[:, 1:].reshape(-1)[: len(x)]
+    falls = (y.diff() < 0).nonzero()
+    assert not len(falls), f"falls after {x[falls[0]].item()}"
+    return "larger never becomes smaller"
+
+
+def zero(fmt: NumberFormat) -> str:
+    for rounding in ("nearest", "stochastic"):
+        assert not quantize(torch.zeros(4, 64), fmt, rounding=rounding).any(), "zeros do not stay zero"
+        x = grouped(fmt, torch.zeros(500))
+        assert not quantize(x, fmt, rounding=rounding)[:, 1:].any(), "a zero beside others does not stay zero"
+    return "zeros stay zero, alone and beside others"
+
+
+def non_finite(fmt: NumberFormat) -> str:
+    clean = _random(fmt, 4, 64)
+    spoilt = clean.clone()
+    spoilt[1, 3], spoilt[1, 7], spoilt[1, 9] = float("nan"), float("inf"), -float("inf")
+    for rounding in ("nearest", "stochastic"):
+        y = quantize(spoilt, fmt, rounding=rounding)
+        assert same(y[~spoilt.isfinite()], spoilt[~spoilt.isfinite()]), "NaN or Inf does not come through"
+        keep = spoilt.clone()
+        keep[~spoilt.isfinite()] = 0.0
+        rest = quantize(keep, fmt, rounding=rounding)
+        assert same(y[spoilt.isfinite()], rest[spoilt.isfinite()]), "a NaN or Inf changes its neighbours"
+    huge = torch.full((2, 64), 3.4028234e38)
+    assert quantize(huge, fmt).isfinite().all(), "a finite value overflows to Inf instead of saturating"
+    return "NaN stays NaN, Inf stays Inf, neighbours keep their values, finite saturates"
+
+
+def powers_of_two(fmt: NumberFormat) -> str:
+    if fmt.scaling == "none":
+        return "not asked of an unscaled format"
+    x = _random(fmt, 64, 96)
+    for factor in (2.0**-20, 0.5, 8.0, 2.0**20):
+        assert same(quantize(x * factor, fmt), quantize(x, fmt) * factor), f"not so for a factor {factor}"
+    return "Q(2^k x) = 2^k Q(x)"
+
+
+def layout(fmt: NumberFormat) -> str:
+    x = _random(fmt, 4, 6, 5, 3)
+    for rounding in ("nearest", "stochastic"):
+        want = quantize(x, fmt, rounding=rounding)
+        last = x.contiguous(memory_format=torch.channels_last)
+        sparse = torch.empty(4, 6, 5, 6)[..., ::2].copy_(x)
+        for view in (last, sparse, x.transpose(2, 3).contiguous().transpose(2, 3)):
+            before = view.clone()
+            y = quantize(view, fmt, rounding=rounding)
+            assert same(y.contiguous(), want), "the result depends on the strides"
+            assert same(view.contiguous(), before.contiguous()), "the input was written to"
+        assert quantize(last, fmt, rounding=rounding).stride() == last.stride(), "channels_last is lost"
+    return "values follow the logical order, strides are kept, the input is not written to"
+
+
+def repeatable(fmt: NumberFormat) -> str:
+    x = _random(fmt, 64, 96)
+    draw = functools.partial(quantize, x, fmt, rounding="stochastic")
+    assert same(draw(step=3, layer="a"), draw(step=3, layer="a")), "one key gives two results"
+    if fmt.bits > 16:
+        return "one key, one result"
+    others = {"seed": draw(seed=1), "step": draw(step=1), "layer": draw(layer="b"), "role": draw(role="b")}
+    for name, other in others.items():
+        assert not same(other, draw()), f"the {name} plays no part"
+    return "a function of seed, step, layer, role and index"
+
+
+def unbiased(fmt: NumberFormat) -> str:
+    if fmt.bits > 16:
+        return "too fine to draw"
+    codes = codes_of(fmt)
+    i = torch.linspace(0, len(codes) - 2, 41).long()
+    share = torch.linspace(0.1, 0.9, 41, dtype=torch.float64)
+    low, high = codes[i].double(), codes[i + 1].double()
+    worst = 0.0
+    for v in (low + share * (high - low)).float():
+        x = grouped(fmt, v.repeat(_WIDTH * 120))
+        y = quantize(x, fmt, rounding="stochastic")[:, 1:].reshape(-1)[: _WIDTH * 120].double()
+        two = y.unique()
+        assert len(two) <= 2 and two[0] <= v <= two[-1], f"{v.item()} becomes {two.tolist()}"
+        if two[0] == v:  # a code itself
+            continue
+        z = ((y - v).mean() / ((y - two[0]).std() / len(y) ** 0.5)).abs().item()
+        assert z < 4.5, f"the mean of {v.item()} is {y.mean().item()}, {z:.1f} standard errors away"
+        worst = max(worst, z)
+    return f"41 values x {_WIDTH * 120} draws, |z| <= {worst:.1f}"
+
+
+def keeps_codes(fmt: NumberFormat) -> str:
+    y = quantize(grouped(fmt, values_of(fmt)), fmt)
+    assert same(quantize(y, fmt, rounding="stochastic").abs(), y.abs()), "stochastic rounding moves a code"
+    return "stochastic rounding leaves codes where they are"
+
+
+def compiled(fmt: NumberFormat) -> str:
+    x = _random(fmt, 33, 70)
+    x[5, 6], x[7, 8] = float("nan"), float("inf")
+    wide = (torch.randn(17, 90) * 3).exp()
+    for rounding in ("nearest", "stochastic"):
+        for case in (x, -wide, wide.t()):
+            eager, fast = (quantize(case, fmt, rounding=rounding, compile=c) for c in (False, True))
+            assert same(eager, fast), f"{rounding}: compiled and eager differ"
+    return "eager and compiled give the same bits"
+
+
+CHECKS: dict[str, Callable[[NumberFormat], str]] = {
+    "width": width,
+    "nearest": nearest,
+    "idempotent": idempotent,
+    "odd": odd,
+    "monotone": monotone,
+    "zero": zero,
+    "non-finite": non_finite,
+    "powers of two": powers_of_two,
+    "layout": layout,
+    "stochastic: repeatable": repeatable,
+    "stochastic: unbiased": unbiased,
+    "stochastic: keeps codes": keeps_codes,
+    "compiled": compiled,
+}
+
+
+def check(fmt: str | NumberFormat, *, compile: bool = True) -> Report:
+    """Run every check on a format; `compile=False` leaves out the compiled one, which takes seconds."""
+    found = find_format(fmt)
+    lines = []
+    for name, run in CHECKS.items():
+        if run is compiled and not compile:
+            continue
+        try:
+            lines.append(Line(name, True, run(found)))
+        except AssertionError as error:
+            lines.append(Line(name, False, str(error)))
+    return Report(found, tuple(lines))
+
+
+def main() -> None:
+    """`python -m ebsim.precision.conformance FORMAT...`"""
+    reports = [check(name) for name in sys.argv[1:]]
+    print("\n".join(map(str, reports)) or __doc__)
+    sys.exit(not all(report.passed for report in reports))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""Backends as data: strict tables, rules per layer and pass, refusals that name the cure, and the record."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from ebsim.errors import ConfigError
+from ebsim.precision import Backend, backend, list_backends, list_formats, plan, record
+from ebsim.precision.backends import CELLS, PASSES
+from tests.precision.nets import LAYERS, Small
+
+WRONG = [
+    ({"wieght": "int8"}, "unknown key 'wieght'; did you mean 'weight'"),
+    ({"weight": "e4m4"}, "unknown number format 'e4m4'; did you mean 'e4m3'"),
+    ({"weight": 8}, "write a format as text"),
+    ({"weight": "int8 stochastically"}, "unknown number format"),
+    ({"base": "fp9"}, "unknown precision 'fp9'; did you mean 'fp8'"),
+    ({"rule": {"layers": ["fc"], "weight": "fp32"}}, "list of tables"),
+    ({"rule": [{"layers": ["fc"], "wieght": "fp32"}]}, "unknown key 'wieght'"),
+    ({"rule": [{"layers": ["fc"]}]}, "sets no role"),
+    ({"rule": [{"layers": [3], "weight": "fp32"}]}, "list of names or globs"),
+    ({"rule": [{"phase": "dgrad", "error": "fp32"}]}, "unknown phase 'dgrad'"),
+    ({"rule": [{"phase": "forward", "error": "fp32"}]}, "'error' plays no part in the forward pass"),
+    ({"stored": "int8"}, "stop moving.*stochastic"),
+    ({"stored": "e4m3 nearest"}, "stop moving"),
+    ({"one_dimensional": "bfp8"}, "stop moving"),
+    ({"rule": [{"layers": ["fc"], "stored": "int8"}]}, "stop moving"),
+    ({"swa": {"start": 1.5}}, "neither an epoch"),
+    ({"swa": {"begin": 3}}, "unknown key 'begin'"),
+    ({"swa": 3}, "expected a table"),
+    ({"allow_stalling": "yes"}, "true or false"),
+]
+
+
+@pytest.mark.parametrize("table, message", WRONG, ids=[str(i) for i in range(len(WRONG))])
+def test_wrong_tables_are_refused_with_the_cure(table: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Backend.from_dict("mine", table)
+
+
+def test_stalling_weights_are_allowed_only_when_asked_for() -> None:
+    assert backend({"stored": "int8", "allow_stalling": True}).roles["stored"] == "int8"
+    assert backend({"stored": "bf16"}).roles["stored"] == "bf16"  # 16 bits do not stall at once
+
+
+def test_first_rule_wins_per_cell_and_children_come_before_their_base() -> None:
+    made = Backend.from_dict(
+        "mine",
+        {
+            "base": "fp8",
+            "error": "bf16",
+            "rule": [
+                {"layers": ["p*"], "phase": "weight_gradient", "error": "fp32"},
+                {"layers": ["p*", "@last"], "error": "e5m2 stochastic"},
+            ],
+        },
+    )
+    cells = {name: {cell: str(o) for cell, o in row.items()} for name, row in made.table(LAYERS).items()}
+    assert cells["point"]["weight_gradient", "error"] == "fp32"
+    assert cells["point"]["input_gradient", "error"] == "e5m2 stochastic"
+    assert cells["fc"]["input_gradient", "error"] == "e5m2 stochastic"  # before the base's rule for the last layer
+    assert cells["fc"]["forward", "weight"] == "fp32"  # which still sets the rest
+    assert cells["body"]["input_gradient", "error"] == "bf16" and cells["body"]["forward", "weight"] == "e4m3"
+    assert {tuple(row) for row in cells.values()} == {CELLS}
+
+
+def test_a_rule_that_matches_nothing_is_refused() -> None:
+    made = backend({"weight": "int8", "rule": [{"layers": ["fc", "fcc"], "weight": "fp32"}]})
+    with pytest.raises(ConfigError, match="matches no layer: 'fcc'; did you mean 'fc'"):
+        made.table(LAYERS)
+    assert made.untouched is False and backend("fp32").untouched
+
+
+def test_names_cost_no_torch() -> None:
+    code = (
+        "import sys; from ebsim.precision import backend, list_backends, list_formats, record;"
+        "list_formats(); [record(backend(n), ['a', 'b', 'c']) for n in list_backends()];"
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("name", list_backends())
+def test_the_record_is_plain_json_and_says_what_the_layers_do(name: str) -> None:
+    chosen = backend(name)
+    made = record(chosen, LAYERS)
+    assert json.loads(json.dumps(made)) == made and made["schema"] == 1 and made["name"] == name
+    for layer, cells in chosen.table(LAYERS).items():
+        entry = made["layers"].get(layer, made["default"])
+        for phase, roles in PASSES.items():
+            for role in roles:
+                if phase == "update":
+                    said = entry.get("update", made["update"])[role]
+                else:
+                    said = entry["output"] if role == "output" else entry[phase][role]
+                done = cells[phase, role]
+                if role == "weight" and done.untouched:  # kept in a low precision: on its grid in every pass
+                    done = cells["update", "stored"]
+                assert said == done.format.name
+                assert made["formats"][said] == {
+                    "bits": done.format.bits, "mac": done.format.mac,
+                    "scale_bits": done.format.scale_bits, "block": done.format.block,
+                }  # fmt: skip
+
+
+def test_records_of_the_presets() -> None:
+    assert record("fp8", LAYERS)["default"] == {
+        "forward": {"weight": "e4m3", "activation": "e4m3"},
+        "input_gradient": {"weight": "e4m3", "error": "e5m2"},
+        "weight_gradient": {"activation": "e4m3", "error": "e5m2"},
+        "accumulator": "fp32",
+        "output": "fp32",
+    }
+    assert sorted(record("fp8", LAYERS)["layers"]) == ["fc", "stem"]  # charged as what they are
+    assert record("fp32", LAYERS)["quantise"] == {} and record("fp32", LAYERS)["layers"] == {}
+    int8 = record("int8", LAYERS)
+    assert int8["default"]["accumulator"] == "int32" and int8["layers"]["fc"]["accumulator"] == "fp32"
+    assert int8["quantise"] == {"weight": "nearest", "activation": "nearest", "error": "stochastic"}
+    bfp8 = record("bfp8", LAYERS)
+    assert bfp8["layers"] == {} and bfp8["update"]["stored"] == "bfp8" and bfp8["update"]["one_dimensional"] == "fp32"
+    eb2020 = record("eb2020", LAYERS)
+    assert eb2020["default"]["forward"] == {"weight": "bfp8", "activation": "fp32"}  # not an 8 x 8 bit product
+    assert eb2020["default"]["output"] == "bfp8" and eb2020["layers"]["fc"]["output"] == "fp32"
+
+
+def test_the_plan_shows_every_layer_and_pass_without_training() -> None:
+    net = Small().to("meta")
+    made = plan(net, {"base": "fp8", "rule": [{"layers": ["point"], "phase": "weight_gradient", "error": "bf16"}]})
+    rows = {row["layer"]: row for row in made.rows()}
+    assert list(rows) == LAYERS and all(f"{phase}/{role}" in rows["fc"] for phase, role in CELLS)
+    assert rows["point"]["weight_gradient/error"] == "bf16" and rows["point"]["input_gradient/error"] == "e5m2"
+    assert rows["stem"]["forward/weight"] == "fp32" and rows["body"]["weight shape"] == "16x2x3x3"
+    text = str(made)
+    assert "e4m3 * bf16" in text and "bf16 16, e4m3 8" in text
+
+
+def test_lists_name_everything() -> None:
+    assert {"fp32", "bf16", "fp16", "e4m3", "e5m2", "int8", "bfp8", "mxfp8", "mxint8"} <= set(list_formats())
+    assert {"fp32", "bf16", "fp8", "int8", "bfp8", "eb2020"} <= set(list_backends())
