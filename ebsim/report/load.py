@@ -44,6 +44,12 @@ class Run:
         """The dense baseline, where the run has one."""
         return next((row for row in self.rows if row.method == "dense"), None)
 
+    def factor_vs_dense(self, row: Row) -> float | None:
+        """How many times less energy than the dense baseline; None without a baseline."""
+        if self.dense is None or row.energy.joules == 0:
+            return None
+        return self.dense.energy.joules / row.energy.joules
+
 
 def load_run(run_dir: str | Path) -> Run:
     """Read and check a run folder (format: docs/report.md).

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
 
-from ebsim.report import assumptions, layers, names, precision, render, tables, text
+from ebsim.report import assumptions, layers, names, precision, render, split, tables, text
 from ebsim.report.assumptions import Assumptions
 from ebsim.report.figures import PLOTS, style
 from ebsim.report.load import Run
@@ -46,10 +46,10 @@ def content(run: Run, figures: Mapping[str, bytes], known: Assumptions) -> dict[
         "setting": setting(run),
         "summary": tables.summary(run),
         "detail": tables.detail(run),
-        "by_stage": tables.energy_split(run, "stage"),
-        "by_component": tables.energy_split(run, "component"),
-        "by_pass": tables.by_pass(layers.passes(run)),
-        "sums": tables.conservation(run),
+        "by_stage": split.energy_split(run, "stage"),
+        "by_component": split.energy_split(run, "component"),
+        "by_pass": split.by_pass(layers.passes(run)),
+        "sums": split.conservation(run),
         "plots": {plot.name: plot for plot in PLOTS if f"{plot.name}.svg" in figures},
         "precision": precision.table(precision.observations(run)),
         "known": known,
@@ -67,7 +67,7 @@ def tiles(run: Run) -> list[dict[str, Any]]:
     total = run.record.train.epochs
     for row, name in zip(run.rows, names.short(run.rows), strict=True):
         saving: Cell = ()
-        factor = tables.factor_vs_dense(run, row)
+        factor = run.factor_vs_dense(row)
         if row is not run.dense and row.saving_vs_dense is not None and factor is not None:
             saving = (percent(row.saving_vs_dense), " saved; dense needs ", times(factor))
         drawn: Cell = ()

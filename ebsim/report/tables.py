@@ -6,14 +6,14 @@ script prints them, times 3) has a column of its own in the detailed table and i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from ebsim.report import names
 from ebsim.report.load import Run
 from ebsim.report.schema import Row
 from ebsim.report.text import plain
-from ebsim.report.units import Value, count, quantity, scale
+from ebsim.report.units import Value, count, scale
 
 Cell = tuple[Value | str, ...]
 NONE = "–"
@@ -54,14 +54,15 @@ def _column(heading: str, rows: Sequence[Row], get: Get, show: Show, priority: i
 def _scaled(heading: str, unit: str, rows: Sequence[Row], get: Get, priority: int = 0) -> Column:
     """One unit for the whole column, so that its numbers can be compared at a glance."""
     own = scale((get(row) for row in rows), unit)
-    return _column(_with_unit(heading, own.unit), rows, get, own.value, priority)
+    return _column(with_unit(heading, own.unit), rows, get, own.value, priority)
 
 
 def _text(heading: str, rows: Iterable[Row], get: Callable[[Row], str], priority: int = 0) -> Column:
     return Column(heading, tuple((get(row),) for row in rows), numeric=False, priority=priority)
 
 
-def _row_names(rows: Sequence[Row]) -> Column:
+def row_names(rows: Sequence[Row]) -> Column:
+    """The first column of a table with one line per row of the results."""
     return Column("Row", tuple((name,) for name in names.short(rows)), numeric=False)
 
 
@@ -69,7 +70,7 @@ def _points(fraction: float) -> Value:
     return Value(fraction, f"{100 * fraction:.2f}")
 
 
-def _with_unit(heading: str, unit: str) -> str:
+def with_unit(heading: str, unit: str) -> str:
     return f"{heading} ({unit})" if unit else heading
 
 
@@ -151,7 +152,7 @@ def detail(run: Run) -> Table:
     """Counts in full, channels, both FLOPs conventions, modelled time."""
     rows = run.rows
     columns = [
-        _row_names(rows),
+        row_names(rows),
         _text("Precision", rows, names.precision),
         _column("Channels kept", rows, lambda row: row.channels_kept, count),
         _column("Parameters", rows, lambda row: row.parameters, count),
@@ -173,103 +174,6 @@ def detail(run: Run) -> Table:
 
 def _authors_flops(row: Row) -> float | None:
     return None if row.train_pflops_paper is None else 1e15 * row.train_pflops_paper
-
-
-def energy_split(run: Run, kind: str) -> Table:
-    """Joules of each row by `stage` (search, retrain, ...) or by hardware `component` (mac, dram, ...)."""
-    rows = run.rows
-    parts = [split(row, kind) for row in rows]
-    keys = part_names(parts)
-    own = scale((row.energy.joules for row in rows), "J")
-    columns = [_row_names(rows)]
-    for key in keys:
-        cells = tuple((own.value(part[key]),) if key in part else (NONE,) for part in parts)
-        columns.append(Column(_with_unit(plain(key), own.unit), cells))
-    columns.append(Column(_with_unit("total", own.unit), tuple((own.value(row.energy.joules),) for row in rows)))
-    return Table(f"energy_by_{kind}", f"Modelled training energy by {kind}", tuple(columns))
-
-
-def by_pass(passes: Mapping[str, Mapping[str, float]]) -> Table:
-    """Joules of one training image by pass, for each network that `layers.per_layer` has priced."""
-    own = scale((sum(part.values()) for part in passes.values()), "J")
-    columns = [Column("Row", tuple((name,) for name in passes), numeric=False)]
-    for key in part_names(passes.values()):
-        columns.append(
-            Column(
-                _with_unit(key.replace("_", " "), own.unit), tuple((own.value(part[key]),) for part in passes.values())
-            )
-        )
-    columns.append(
-        Column(_with_unit("total", own.unit), tuple((own.value(sum(part.values())),) for part in passes.values()))
-    )
-    return Table("energy_by_pass", "Modelled energy of one training image by pass", tuple(columns))
-
-
-def pass_records(passes: Mapping[str, Mapping[str, float]]) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
-    header = ("row", "pass", "joules_per_image")
-    return header, [
-        (name, key, joules)
-        for name, part in passes.items()
-        for key, joules in [*part.items(), ("total", sum(part.values()))]
-    ]
-
-
-def split(row: Row, kind: str) -> dict[str, float]:
-    """{part: joules}; a stage that occurs more than once is summed."""
-    if kind == "component":
-        return {name: joules for name, joules in row.energy.components.items() if joules}
-    out: dict[str, float] = {}
-    for stage in row.energy.stages:
-        out[stage.stage] = out.get(stage.stage, 0.0) + stage.joules
-    return out
-
-
-def factor_vs_dense(run: Run, row: Row) -> float | None:
-    """How many times less energy than the dense baseline; None without a baseline."""
-    if run.dense is None or row.energy.joules == 0:
-        return None
-    return run.dense.energy.joules / row.energy.joules
-
-
-def conservation(run: Run) -> list[Cell]:
-    """Whether stages and components sum to each row's total; a mismatch is shown, not hidden."""
-    wrong: list[Cell] = []
-    for row, name in zip(run.rows, names.short(run.rows), strict=True):
-        for kind in ("stage", "component"):
-            total = sum(split(row, kind).values())
-            if abs(total - row.energy.joules) > 1e-9 * max(total, row.energy.joules):
-                wrong.append(
-                    (
-                        f"{name}: the parts by {kind} sum to ",
-                        quantity(total, "J"),
-                        ", not to ",
-                        quantity(row.energy.joules, "J"),
-                        ".",
-                    )
-                )
-    return wrong or [("Checked: stages and components sum to the total of every row.",)]
-
-
-ORDER = (
-    "search",
-    "mask_draws",
-    "retrain",
-    "dense",
-    "mac",
-    "register",
-    "network",
-    "buffer",
-    "dram",
-    "vector",
-    "quantiser",
-    "static",
-)
-
-
-def part_names(parts: Iterable[Mapping[str, float]]) -> list[str]:
-    """Known stages and components in the order of the pipeline and of the chip, others as they come."""
-    found = dict.fromkeys(key for part in parts for key in part)
-    return sorted(found, key=lambda key: ORDER.index(key) if key in ORDER else len(ORDER))
 
 
 RECORD = (
@@ -317,21 +221,10 @@ def records(run: Run) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
             row.energy.high,
             row.energy.seconds,
             row.saving_vs_dense,
-            factor_vs_dense(run, row),
+            run.factor_vs_dense(row),
             1 / run.record.dataset.test_images,
             _authors_flops(row),
         )
         for row in run.rows
-    ]
-    return header, rows
-
-
-def energy_records(run: Run) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
-    header = ("method", "ratio", "precision", "split_by", "part", "joules")
-    rows: list[tuple[object, ...]] = [
-        (row.method, row.ratio, row.precision, kind, part, joules)
-        for row in run.rows
-        for kind in ("stage", "component")
-        for part, joules in split(row, kind).items()
     ]
     return header, rows

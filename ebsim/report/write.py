@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ebsim.files import read_json, write_atomic, write_json
-from ebsim.report import assumptions, figures, layers, page, precision, render, tables, text
+from ebsim.report import assumptions, figures, layers, page, precision, render, split, tables, text
 from ebsim.report.load import Run, load_run
 
 
@@ -46,8 +46,8 @@ def build(run: Run) -> dict[str, bytes]:
     out = {f"figures/{name}": data for name, data in drawn.items()}
     sheets = {
         "results": tables.records(run),
-        "energy": tables.energy_records(run),
-        "energy_by_pass": tables.pass_records(layers.passes(run)),
+        "energy": split.energy_records(run),
+        "energy_by_pass": split.pass_records(layers.passes(run)),
         "assumptions": assumptions.records(known),
     }
     if seen := precision.observations(run):
@@ -56,8 +56,8 @@ def build(run: Run) -> dict[str, bytes]:
     shown = (
         tables.summary(run),
         tables.detail(run),
-        tables.energy_split(run, "stage"),
-        tables.energy_split(run, "component"),
+        split.energy_split(run, "stage"),
+        split.energy_split(run, "component"),
     )
     out |= {f"tables/{table.name}.tex": render.to_latex(table).encode() for table in shown}
     out["report.md"] = page.markdown(run, drawn, known).encode()

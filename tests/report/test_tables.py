@@ -16,6 +16,7 @@ from ebsim.report import (
     energy_split,
     load_run,
     print_summary,
+    split,
     summary,
     tables,
     terminal,
@@ -81,13 +82,13 @@ def test_parts_sum_to_the_total(run: Run, kind: str) -> None:
     for row in energy_split(run, kind).rows:
         *parts, total = [cell[0].raw for cell in row[1:] if not isinstance(cell[0], str)]
         assert sum(parts) == pytest.approx(total, rel=1e-12)
-    assert "Checked" in str(tables.conservation(run)[0][0])
+    assert "Checked" in str(split.conservation(run)[0][0])
 
 
 def test_parts_that_do_not_sum_are_shown(tmp_path: Path) -> None:
     files = sample.content(blocks=1)
     files["results.json"]["rows"][2]["energy"]["stages"][0]["joules"] *= 1.01
-    wrong = tables.conservation(load_run(sample.write(tmp_path / "run", files)))
+    wrong = split.conservation(load_run(sample.write(tmp_path / "run", files)))
     assert len(wrong) == 1 and "p = 0.5: the parts by stage" in str(wrong[0][0])
 
 

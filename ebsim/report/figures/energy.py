@@ -10,7 +10,7 @@ from ebsim.report.figures import style
 from ebsim.report.layers import LayerCost, per_layer
 from ebsim.report.load import Run
 from ebsim.report.schema import Row
-from ebsim.report.tables import part_names, split
+from ebsim.report.split import part_names, split
 from ebsim.report.text import clip, plain
 from ebsim.report.units import percent, scale
 

@@ -1,0 +1,112 @@
+"""Where the joules of a row go: by stage, by hardware component, by pass; and whether they add up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from ebsim.report import names
+from ebsim.report.load import Run
+from ebsim.report.schema import Row
+from ebsim.report.tables import NONE, Cell, Column, Table, row_names, with_unit
+from ebsim.report.text import plain
+from ebsim.report.units import quantity, scale
+
+ORDER = (
+    "search",
+    "mask_draws",
+    "retrain",
+    "dense",
+    "mac",
+    "register",
+    "network",
+    "buffer",
+    "dram",
+    "vector",
+    "quantiser",
+    "static",
+)
+
+
+def part_names(parts: Iterable[Mapping[str, float]]) -> list[str]:
+    """Known stages and components in the order of the pipeline and of the chip, others as they come."""
+    found = dict.fromkeys(key for part in parts for key in part)
+    return sorted(found, key=lambda key: ORDER.index(key) if key in ORDER else len(ORDER))
+
+
+def split(row: Row, kind: str) -> dict[str, float]:
+    """{part: joules}; a stage that occurs more than once is summed."""
+    if kind == "component":
+        return {name: joules for name, joules in row.energy.components.items() if joules}
+    out: dict[str, float] = {}
+    for stage in row.energy.stages:
+        out[stage.stage] = out.get(stage.stage, 0.0) + stage.joules
+    return out
+
+
+def energy_split(run: Run, kind: str) -> Table:
+    """Joules of each row by `stage` (search, retrain, ...) or by hardware `component` (mac, dram, ...)."""
+    rows = run.rows
+    parts = [split(row, kind) for row in rows]
+    keys = part_names(parts)
+    own = scale((row.energy.joules for row in rows), "J")
+    columns = [row_names(rows)]
+    for key in keys:
+        cells = tuple((own.value(part[key]),) if key in part else (NONE,) for part in parts)
+        columns.append(Column(with_unit(plain(key), own.unit), cells))
+    columns.append(Column(with_unit("total", own.unit), tuple((own.value(row.energy.joules),) for row in rows)))
+    return Table(f"energy_by_{kind}", f"Modelled training energy by {kind}", tuple(columns))
+
+
+def by_pass(passes: Mapping[str, Mapping[str, float]]) -> Table:
+    """Joules of one training image by pass, for each network that `layers.per_layer` has priced."""
+    own = scale((sum(part.values()) for part in passes.values()), "J")
+    columns = [Column("Row", tuple((name,) for name in passes), numeric=False)]
+    for key in part_names(passes.values()):
+        columns.append(
+            Column(
+                with_unit(key.replace("_", " "), own.unit), tuple((own.value(part[key]),) for part in passes.values())
+            )
+        )
+    columns.append(
+        Column(with_unit("total", own.unit), tuple((own.value(sum(part.values())),) for part in passes.values()))
+    )
+    return Table("energy_by_pass", "Modelled energy of one training image by pass", tuple(columns))
+
+
+def pass_records(passes: Mapping[str, Mapping[str, float]]) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
+    header = ("row", "pass", "joules_per_image")
+    return header, [
+        (name, key, joules)
+        for name, part in passes.items()
+        for key, joules in [*part.items(), ("total", sum(part.values()))]
+    ]
+
+
+def conservation(run: Run) -> list[Cell]:
+    """Whether stages and components sum to each row's total; a mismatch is shown, not hidden."""
+    wrong: list[Cell] = []
+    for row, name in zip(run.rows, names.short(run.rows), strict=True):
+        for kind in ("stage", "component"):
+            total = sum(split(row, kind).values())
+            if abs(total - row.energy.joules) > 1e-9 * max(total, row.energy.joules):
+                wrong.append(
+                    (
+                        f"{name}: the parts by {kind} sum to ",
+                        quantity(total, "J"),
+                        ", not to ",
+                        quantity(row.energy.joules, "J"),
+                        ".",
+                    )
+                )
+    return wrong or [("Checked: stages and components sum to the total of every row.",)]
+
+
+def energy_records(run: Run) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
+    header = ("method", "ratio", "precision", "split_by", "part", "joules")
+    rows: list[tuple[object, ...]] = [
+        (row.method, row.ratio, row.precision, kind, part, joules)
+        for row in run.rows
+        for kind in ("stage", "component")
+        for part, joules in split(row, kind).items()
+    ]
+    return header, rows
