@@ -19,6 +19,7 @@ from ebsim.report.text import csv, plain
 from ebsim.report.units import scale
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Sheet = tuple[tuple[str, ...], list[tuple[object, ...]]]
@@ -76,16 +77,25 @@ def _plane(them: Sequence[Line]) -> Figure:
     for line, label in zip(them, labels, strict=True):
         (x, wide), (y, high) = _pair(line, "joules"), _pair(line, "accuracy")
         points.append((x / own.factor, 100 * y))
-        axes.errorbar(*points[-1], xerr=wide / own.factor, yerr=100 * high, color=paint[label][0], **_POINT)
+        axes.errorbar(*points[-1], xerr=wide / own.factor, yerr=100 * high, color=paint[label][0], label=label, **_POINT)
     front = sorted(point for point, kept in zip(points, _front(them), strict=True) if kept)
     axes.plot(*zip(*front, strict=True), color=style.FAINT, linewidth=0.8, zorder=1, drawstyle="steps-post")
     axes.set_xlabel(f"modelled training energy [{own.unit}]")
     axes.set_ylabel("test accuracy, last epoch [%]")
+    _possible(axes)
     axes.grid()
-    if len(them) <= _MOST:
+    if len(them) > _MOST:
+        figure.legend(loc="outside right upper")
+    else:
         texts = [(x, y, label, paint[label][0]) for (x, y), label in zip(points, labels, strict=True)]
         style.point_labels(axes, texts)
     return figure
+
+
+def _possible(axes: Axes) -> None:
+    """An interval of two seeds can leave what an accuracy can be; the axis does not follow it there."""
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(low, 0), min(high, 100))
 
 
 def _curves(them: Sequence[Line], key: str, values: Sequence[Any]) -> dict[str, list[tuple[int, Line]]]:
@@ -114,16 +124,19 @@ def _chart(them: Sequence[Line], key: str, values: Sequence[Any]) -> Figure:
     own = scale((_pair(line, "joules")[0] for line in them), "J")
     numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
     at = [float(value) if numbers else float(place) for place, value in enumerate(values)]
+    aside = 0.008 * (max(at) - min(at))  # bars of neighbours stand side by side
     figure, grid = style.canvas(style.PAGE, 3.8, 2, 1, sharex=True)
     panels = (("accuracy", 0.01, "accuracy [%]"), ("joules", own.factor, f"modelled energy [{own.unit}]"))
     for axes, (metric, factor, heading) in zip(grid[:, 0], panels, strict=True):
-        for label, points in groups.items():
+        for turn, (label, points) in enumerate(groups.items()):
+            shift = aside * (turn - (len(groups) - 1) / 2)
             means, halves = zip(*(_pair(line, metric) for _, line in points), strict=True)
-            axes.errorbar([at[place] for place, _ in points], [mean / factor for mean in means],
+            axes.errorbar([at[place] + shift for place, _ in points], [mean / factor for mean in means],
                           yerr=[half / factor for half in halves], color=paint[label][0],
                           label=label, **_POINT | {"linestyle": paint[label][1]})  # fmt: skip
         axes.set_ylabel(heading)
         axes.grid()
+    _possible(grid[0][0])
     grid[-1][0].set_xticks(at, [show(value) for value in values])
     grid[-1][0].set_xlabel(plain(key))
     figure.legend(*grid[0][0].get_legend_handles_labels(), loc="outside right upper")

@@ -51,7 +51,7 @@ class Pretended:
         if self._scores is None:
             layers = tickets.bn_layers(self._network())
             widths = torch.rand(sum(layers.values()), generator=torch.Generator().manual_seed(0))
-            own = torch.Generator().manual_seed(int(self.stage.id.rpartition("-")[2], 16))
+            own = self._dice()
             parts = [part[torch.randperm(len(part), generator=own)] for part in widths.split(list(layers.values()))]
             self._scores = torch.cat(parts)
         return self._scores.expand(self.epoch - self.first + 1, -1)
@@ -74,7 +74,15 @@ class Pretended:
         return self.epoch
 
     def state_at(self, epoch: int) -> dict[str, Tensor]:
-        return self._network().state_dict()
+        """The start, shaken a little: what is drawn from two trainings' weights must differ as it will."""
+        own, state = self._dice(), self._network().state_dict()
+        return {
+            name: tensor * (1 + 0.1 * torch.rand(tensor.shape, generator=own)) if tensor.is_floating_point() else tensor
+            for name, tensor in state.items()
+        }
+
+    def _dice(self) -> torch.Generator:
+        return torch.Generator().manual_seed(int(self.stage.id.rpartition("-")[2], 16))
 
     def accuracy_at(self, epoch: int) -> dict[str, Any]:
         return self._row(epoch) | {"test_accuracy": 0.0}

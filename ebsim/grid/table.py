@@ -81,9 +81,9 @@ def table(every: Sequence[Entry], caption: str, baseline: Baseline, notes: Seque
         _column("Accuracy (%)", [line.sample("accuracy") for line in them], _percent(2)),
         _column("Δ (points)", [entry.delta for entry in every], _percent(2, sign="+")),
         Column("p-value", tuple((_p(entry),) for entry in every), priority=1),
-        _column("Epoch drawn", [line.sample("epoch_drawn") for line in them], _epoch),
-        _scaled("Params", "", them, "parameters", priority=2),
-        _scaled("MACs", "", them, "macs", priority=2),
+        _column("Epoch drawn", [line.sample("epoch_drawn") for line in them], _epoch, priority=2),
+        _scaled("Params", "", them, "parameters", priority=3),
+        _scaled("MACs", "", them, "macs", priority=3),
         _scaled("Modelled energy", "J", them, "joules"),
         _column("Saving (%)", [entry.saving for entry in every], _percent(1)),
     ]
