@@ -46,8 +46,8 @@ def clip(text: object, limit: int = 36) -> str:
 
 
 def latex(text: object) -> str:
-    """Text for a LaTeX document, every active character escaped."""
-    return "".join(_LATEX.get(char, char) for char in plain(text))
+    """Text for a LaTeX document, every active character escaped; what T1 fonts lack becomes a question mark."""
+    return "".join(_LATEX.get(char, char if ord(char) < 0x180 else "?") for char in plain(text))
 
 
 def markdown(text: object) -> str:

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -355,3 +356,16 @@ def test_payloads_stay_text(tmp_path: Path) -> None:
 def test_each_payload_stays_text(tmp_path: Path, text: str) -> None:
     """Alone, each payload also stands at the beginning of a cell, where it would act."""
     check_harmless(sample.write(tmp_path / "run", poisoned(text)), text)
+
+
+@pytest.mark.slow
+def test_latex_compiles_with_the_payloads_as_text(tmp_path: Path) -> None:
+    """Needs pdflatex; skipped where there is none."""
+    if shutil.which("pdflatex") is None:
+        pytest.skip("no pdflatex here")
+    folder = sample.write(tmp_path / "run", poisoned(" ".join([*PAYLOADS, "日本 Ω é"])))
+    write_report(folder)
+    body = "\n\n".join(path.read_text() for path in sorted(folder.glob("tables/*.tex")))
+    packages = "\\documentclass{article}\\usepackage[T1]{fontenc}\\usepackage{booktabs}"
+    (tmp_path / "a.tex").write_text(f"{packages}\\begin{{document}}\\tiny\n{body}\\end{{document}}\n")
+    subprocess.run(["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "a.tex"], cwd=tmp_path, check=True)

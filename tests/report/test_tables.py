@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -124,19 +123,3 @@ def test_print_summary_into_a_pipe_has_no_colour(run: Run, capsys: pytest.Captur
     print_summary(run)
     out = capsys.readouterr().out
     assert "EB Train" in out and "\x1b" not in out
-
-
-@pytest.mark.slow
-def test_latex_compiles(run: Run, tmp_path: Path) -> None:
-    """Needs pdflatex; skipped where there is none."""
-    import shutil
-
-    if shutil.which("pdflatex") is None:
-        pytest.skip("no pdflatex here")
-    (tmp_path / "a.tex").write_text(
-        "\\documentclass{article}\\usepackage[T1]{fontenc}\\usepackage{booktabs}\\begin{document}\\small\n"
-        + to_latex(summary(run))
-        + to_latex(detail(run))
-        + "\\end{document}\n"
-    )
-    subprocess.run(["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "a.tex"], cwd=tmp_path, check=True)
