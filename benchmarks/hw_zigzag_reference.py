@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 # name, C, K, P = Q, R = S, stride (ResNet-18's distinct convolutions; H = P stride)
+LPF = 7  # ZigZag's default of 6 loop factors misses good mappings, of weight gradients most of all
 LAYERS = [
     ("conv1", 3, 64, 112, 7, 2), ("layer1", 64, 64, 56, 3, 1), ("layer2.0.conv1", 64, 128, 28, 3, 2),
     ("layer2.down", 64, 128, 28, 1, 2), ("layer2", 128, 128, 28, 3, 1),
@@ -73,7 +74,7 @@ def main(chips: list[str], batch: int = 1) -> None:
                     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
                         energy, latency, cmes = get_hardware_performance_zigzag(
                             f"{tmp}/work.yaml", f"{home}/hardware/{chip}.yaml", f"{tmp}/map.yaml", opt="energy",
-                            dump_folder=f"{tmp}/out", lpf_limit=7 if which == "weight_gradient" else 6,
+                            dump_folder=f"{tmp}/out", lpf_limit=LPF,
                             loma_show_progress_bar=False)
                 cme = cmes[0][1][0][0]
                 row = {"chip": chip, "layer": layer[0], "c": layer[1], "k": layer[2], "p": layer[3], "r": layer[4],

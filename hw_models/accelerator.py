@@ -89,12 +89,31 @@ class Accelerator:
     dram: Number
     dram_bits_per_s: float
     static: Number
-    peak: dict[str, float]  # device: FLOP/s by format, efficiency included
+    peak: dict[str, float]  # device: FLOP/s by format, `eta_compute` included
+    eta_compute: float
     launch_s: float
     formats: tuple[str, ...]  # format names the hardware has; empty = anything the law prices
     calibrated_on: str
     rails: str
     speedup: dict[str, float]
+
+    @property
+    def constants(self) -> dict[str, Number]:
+        """Every constant with its provenance, by the key that costs, bands and sensitivities use."""
+        found = {f"mac.{name}": n for name, n in self.mac_points.items()}
+        found |= {f"op.{name}": n for name, n in self.ops.items()}
+        found |= {f"registers.{name}": r.pj_per_bit for name, r in self.registers.items() if r.bits}
+        if self.network is not None:
+            found["network.pj_per_bit"] = self.network
+        for m in self.memories:
+            found |= {f"memory.{m.name}.read": m.read, f"memory.{m.name}.write": m.write}
+        return found | {"dram.pj_per_bit": self.dram, "static.watts": self.static}
+
+    @property
+    def widest(self) -> str:
+        """The widest format that the hardware has: what it trains in when nothing is said."""
+        usable = [f for f in FORMATS.values() if self.supports(f) and f.name in {*self.mac_points, "fp32", "int16"}]
+        return max(usable, key=lambda f: (f.bits, not f.integer)).name if usable else "fp32"
 
     @property
     def supply(self) -> tuple[float, float, float]:
@@ -198,7 +217,8 @@ def _build(s: Source) -> Accelerator:
     dram = _needed(s, "dram.pj_per_bit", 1e-3, 10_000)
     bandwidth = s.plain("dram.gbytes_per_s", 1e-3, 1e6) * 8e9
     static = s.number("static.watts", 0, 1e5) or Number(0.0, 1.0, "none given")
-    peak = _peak(s) if kind == "device" else {}
+    eta = s.plain("device.eta_compute", 1e-3, 1.0) if kind == "device" else 1.0
+    peak = _peak(s, eta) if kind == "device" else {}
     launch = s.plain("device.launch_us", 0, 1e6, 0.0) * 1e-6 if kind == "device" else 0.0
     formats = _texts(s, "formats")
     fused = _texts(s, "array.fused") if kind == "array" else _texts(s, "device.fused")
@@ -215,7 +235,7 @@ def _build(s: Source) -> Accelerator:
     digest = hashlib.sha256(json.dumps(s.data, sort_keys=True).encode()).hexdigest()
     return Accelerator(name, kind, summary, origin, s.path, digest, node, clock, band, points, ops, dims,
                        unroll, zero_skip, fused, registers, network, memories, dram, bandwidth, static,
-                       peak, launch, formats, calibrated, rails, speedup)
+                       peak, eta, launch, formats, calibrated, rails, speedup)
 
 
 def _needed(s: Source, key: str, low: float, high: float) -> Number:
@@ -292,9 +312,8 @@ def _memory(s: Source, name: str) -> Memory:
     return Memory(name, kib * BITS_PER_KIB, explicit[0] or zero, explicit[1] or zero, rate, holds)
 
 
-def _peak(s: Source) -> dict[str, float]:
+def _peak(s: Source, eta: float) -> dict[str, float]:
     """FLOP/s by format that a device reaches: peak x `eta_compute`."""
-    eta = s.plain("device.eta_compute", 1e-3, 1.0)
     peak = {f: s.plain(f"device.peak_tflops.{f}", 1e-6, 1e6) * 1e12 * eta
             for f in _formats_of(s, "device.peak_tflops")}
     if not peak:

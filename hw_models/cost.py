@@ -31,7 +31,7 @@ from hw_models.units import PJ
 
 MODELS = ("macs", "compulsory", "closed", "search")
 STAGES = (*PASSES, "update")  # the pass axis of a cost
-COMPONENTS = ("mac", "register", "network", "buffer", "dram", "vector", "quantiser", "static")
+COMPONENTS = ("mac", "register", "interconnect", "buffer", "dram", "vector", "quantiser", "static")
 
 
 @dataclass(frozen=True)
@@ -248,7 +248,7 @@ def _memory_parts(p: Passes, bits: Widths, chip: Accelerator, mapped: Mapped) ->
     parts = [Part(f"registers.{name}", "register", r.pj_per_bit, n, p.index)
              for (name, r), n in zip(chip.registers.items(), used, strict=True) if r.bits]
     if chip.network is not None:
-        parts.append(Part("network.pj_per_bit", "network", chip.network, inner.total, p.index))
+        parts.append(Part("network.pj_per_bit", "interconnect", chip.network, inner.total, p.index))
     for memory, outer in zip(chip.memories, mapped.boundaries[1:], strict=True):
         inside, outside = inner.only(memory.holds), outer.only(memory.holds)
         parts.append(Part(f"memory.{memory.name}.read", "buffer", memory.read,

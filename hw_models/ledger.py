@@ -17,9 +17,7 @@ from hw_models.layer import Layer
 from hw_models.passes import Shapes, shapes
 from hw_models.pointwise import mask_draw
 from hw_models.toml_source import Number
-from hw_models.units import PJ, kwh
-
-KINDS_OF_WORK = ("train", "evaluate", "mask")
+from hw_models.units import PJ, kwh, show_joules
 
 
 @dataclass(frozen=True)
@@ -93,6 +91,18 @@ class Bill:
         from hw_models.uncertainty import band
         return band(self)
 
+    @property
+    def derived_share(self) -> float:
+        """Share of the energy that rests on constants nobody has published as such."""
+        derived = sum(j for key, j in self.constants.items() if self.numbers[key].derived)
+        return derived / self.joules if self.joules else 0.0
+
+    @property
+    def statement(self) -> str:
+        """One line: the energy with its band, what it was modelled on, and how much of it is derived."""
+        return (f"{show_joules(self.joules, self.low, self.high)} modelled on {self.chip.name} ({self.model}); "
+                f"{self.derived_share:.0%} of it rests on derived constants")
+
     def gco2(self, grid: str = "world") -> float:
         """Grams of CO2 equivalent if that energy came from `grid` (see `hw_models.grid`)."""
         from hw_models.grid import intensity
@@ -102,7 +112,8 @@ class Bill:
         """JSON-ready: total, band, time, stages and components."""
         low, high = self._band
         return {"joules": self.joules, "low": low, "high": high, "kwh": self.kwh, "seconds": self.seconds,
-                "macs": self.macs, "bytes": self.bytes, "model": self.model, "accelerator": self.chip.name,
+                "macs": self.macs, "bytes": self.bytes, "derived_share": self.derived_share,
+                "model": self.model, "accelerator": self.chip.name,
                 "accelerator_digest": self.chip.digest, "components": self.components,
                 "stages": [{"stage": s.stage, "network": s.network, "precision": s.precision,
                             "joules": s.joules, "seconds": s.seconds, "macs": s.macs, "bytes": s.bytes,
@@ -175,75 +186,61 @@ def _stage(i: int, e: Mapping[str, Any], tables: Mapping[str, Shapes], chip: Acc
         return training_cost(table, chip, e.get("precision"), size, model, hypothetical=hypothetical,
                              l1=bool(e.get("l1", False)))
 
-    train: dict[str, float] = {}
-    components = dict.fromkeys(COMPONENTS, 0.0)
-    seconds = moved = macs = 0.0
-    name = "fp32"
+    train, evaluate = _Sum(), _Sum()
     for size, times in ((batch, full * epochs), (rest, epochs)):
         if size and times:
-            cost = step(size)
-            name = cost.precision
-            numbers |= cost.constants
-            _add(train, cost.by_constant, times)
-            _add(components, cost.components, times)
-            seconds += cost.seconds * times
-            moved += cost.bytes * times
-            macs += cost.macs * times
-    evaluate, evaluated = _forward(step, batch, count("eval_images", 0), numbers)
-    mask = _draws(chip, count("mask_draws", 0), count("channels", 0), model, numbers)
-    masked = _masking(e, table, chip, epochs * (full + (rest > 0)), model, numbers)
-    _add(components, evaluated, 1)
-    for extra in (mask, masked):
-        for key, joules in extra.items():
-            components["dram" if key.startswith("dram") else "vector"] += joules
-    constants = _sum([train, evaluate, mask, masked])
-    work = {"train": sum(train.values()), "evaluate": sum(evaluate.values()),
-            "mask": sum(mask.values()) + sum(masked.values())}
-    return Stage(str(e.get("stage", "")), network, name, sum(constants.values()), seconds, macs, moved,
-                 per_epoch * epochs, epochs * (full + (rest > 0)), work, components, constants)
+            train.add(step(size), times)
+    images = count("eval_images", 0)
+    if images:
+        cost = step(min(batch, images))
+        evaluate.add(cost, images / cost.batch, passes=1)
+    steps = epochs * (full + (rest > 0))
+    mask = _Sum()
+    if model != "macs":
+        compares, bits = mask_draw(count("channels", 0))
+        mask.use(chip, count("mask_draws", 0), {"op.compare": compares, "dram.pj_per_bit": bits})
+        products = steps * float(table.weights.sum()) * bool(e.get("masked"))  # a mask bit read, a product
+        mask.use(chip, products, {"op.multiply": 1.0, "dram.pj_per_bit": 1.0})
+    work = {"train": train, "evaluate": evaluate, "mask": mask}
+    for part in work.values():
+        numbers |= part.numbers
+    constants = _sum(part.constants for part in work.values())
+    name = train.precision or evaluate.precision or "fp32"
+    return Stage(str(e.get("stage", "")), network, name, sum(constants.values()), train.seconds + evaluate.seconds,
+                 train.macs, sum(p.bytes for p in work.values()), per_epoch * epochs, steps,
+                 {k: sum(p.constants.values()) for k, p in work.items()},
+                 _sum([dict.fromkeys(COMPONENTS, 0.0), *(p.components for p in work.values())]), constants)
 
 
-def _add(into: dict[str, float], values: Mapping[str, float], times: float) -> None:
-    for key, value in values.items():
-        into[key] = into.get(key, 0.0) + value * times
+class _Sum:
+    """Costs added up: J by constant and component, seconds, MACs, bytes."""
 
+    def __init__(self) -> None:
+        self.constants: dict[str, float] = {}
+        self.components: dict[str, float] = {}
+        self.numbers: dict[str, Number] = {}
+        self.seconds = self.macs = self.bytes = 0.0
+        self.precision = ""
 
-def _forward(step: Any, batch: int, images: int,
-             numbers: dict[str, Number]) -> tuple[dict[str, float], dict[str, float]]:
-    """Joules by constant and by component of `images` forward passes."""
-    if not images:
-        return {}, {}
-    cost = step(min(batch, images))
-    numbers |= cost.constants
-    scale = images / cost.batch
-    constants: dict[str, float] = {}
-    components: dict[str, float] = {}
-    for part in cost.parts:
-        joules = float(part.counts[0].sum()) * part.constant.value * PJ * scale
-        _add(constants, {part.key: joules}, 1)
-        _add(components, {part.component: joules}, 1)
-    return constants, components
+    def add(self, cost: Cost, times: float, passes: int | None = None) -> None:
+        """`times` steps of `cost`; `passes=1`: of its forward pass only."""
+        for part in cost.parts:
+            self._joules(part.key, part.component, part.constant,
+                         float(part.counts[:passes].sum()) * part.constant.value * PJ * times)
+        self.seconds += float(cost.row_seconds[:passes].sum()) * times
+        self.macs += float(cost.row_macs[:passes].sum()) * times
+        self.bytes += float(cost.dram_bits[:passes].sum()) / 8 * times
+        self.precision = cost.precision
 
+    def use(self, chip: Accelerator, times: float, counts: Mapping[str, float]) -> None:
+        """`times` x `counts` uses of constants outside any layer."""
+        for key, count in counts.items() if times else ():
+            constant = chip.constants[key]
+            self._joules(key, "dram" if key.startswith("dram") else "vector", constant,
+                         times * count * constant.value * PJ)
+        self.bytes += times * counts.get("dram.pj_per_bit", 0.0) / 8
 
-def _draws(chip: Accelerator, draws: int, channels: int, model: str,
-           numbers: dict[str, Number]) -> dict[str, float]:
-    """Joules of drawing masks: tiny (VGG16: a billionth of an epoch), listed so that nobody has to wonder."""
-    if not draws or model == "macs":
-        return {}
-    compares, bits = mask_draw(channels)
-    numbers |= {"op.compare": chip.ops["compare"], "dram.pj_per_bit": chip.dram}
-    return {"op.compare": draws * compares * chip.ops["compare"].value * PJ,
-            "dram.pj_per_bit": draws * bits * chip.dram.value * PJ}
-
-
-def _masking(e: Mapping[str, Any], table: Shapes, chip: Accelerator, steps: int, model: str,
-             numbers: dict[str, Number]) -> dict[str, float]:
-    """Joules of multiplying the weights by a mask at every step: a bit read and a product per parameter."""
-    if not e.get("masked") or model == "macs":
-        return {}
-    weights = float(table.weights.sum())
-    numbers |= {"op.multiply": chip.ops["multiply"], "dram.pj_per_bit": chip.dram}
-    return {"op.multiply": steps * weights * chip.ops["multiply"].value * PJ,
-            "dram.pj_per_bit": steps * weights * chip.dram.value * PJ}
-
-
+    def _joules(self, key: str, component: str, constant: Number, joules: float) -> None:
+        self.numbers[key] = constant
+        self.constants[key] = self.constants.get(key, 0.0) + joules
+        self.components[component] = self.components.get(component, 0.0) + joules

@@ -114,14 +114,15 @@ def _sliced(row: Layer, rows: Mapping[str, Layer]) -> list[slice] | None:
 
 def _alive(row: Layer, rows: Mapping[str, Layer], alive: Mapping[str, Bools], masks: Mapping[str, Bools],
            shape: tuple[int, ...]) -> Bools:
-    everything = np.ones((*shape, row.channels[1]), dtype=bool)
+    everything: Bools = np.ones((*shape, row.channels[1]), dtype=bool)
     if row.kind == "bn":
         return everything & masks[row.name] if row.name in masks else everything
     inputs = [alive[s] for s in row.sources if s in alive]
     if row.bias or len(inputs) != len(row.sources):
         return everything
     if row.kind in ("conv", "linear") and not _depthwise(row):
-        return everything & np.stack([i.any(axis=-1) for i in inputs]).any(axis=0)[..., None]
+        some = np.stack([np.any(i, axis=-1, keepdims=True) for i in inputs])
+        return everything & np.any(some, axis=0)
     if _sliced(row, rows) is None:
         return everything
     if row.kind == "concat":
@@ -137,7 +138,7 @@ def _needs(row: Layer, rows: Mapping[str, Layer], kept: Bools) -> list[tuple[str
     own = (row.kind in (*_SAME, "add", "concat") or _depthwise(row)) and slices is not None
     if own and slices is not None:
         return [(s, kept[..., cut]) for s, cut in zip(row.sources, slices, strict=True)]
-    every = kept.any(axis=-1)[..., None]
+    every = np.any(kept, axis=-1, keepdims=True)
     return [(s, np.broadcast_to(every, (*kept.shape[:-1], rows[s].channels[1]))) for s in row.sources if s in rows]
 
 

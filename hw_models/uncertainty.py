@@ -68,6 +68,13 @@ def band(bill: Any) -> tuple[float, float]:
     return min(float(low), bill.joules), max(float(high), bill.joules)
 
 
+def cost_band(cost: Any) -> tuple[float, float]:
+    """The 90 % band of the joules of one training step (`Cost`)."""
+    sample = draws(cost.by_constant, cost.constants, cost.chip.name, cost.chip.absolute_band)
+    low, high = np.quantile(sample, [0.05, 0.95])
+    return min(float(low), cost.total), max(float(high), cost.total)
+
+
 def ratio(a: Any, b: Any) -> tuple[float, float, float]:
     """(value, low, high) of energy a / energy b of two bills on the same accelerator.
 
@@ -81,12 +88,6 @@ def ratio(a: Any, b: Any) -> tuple[float, float, float]:
     residual = _factor(RATIO_MODEL, _normal("model.ratio", DRAWS))
     low, high = np.quantile(bill_draws(a) / bill_draws(b) * residual, [0.05, 0.95])
     return value, min(float(low), value), max(float(high), value)
-
-
-def derived_share(bill: Any) -> float:
-    """Share of the total that rests on constants nobody has published as such."""
-    derived = sum(j for key, j in bill.constants.items() if bill.numbers[key].derived)
-    return derived / bill.joules if bill.joules else 0.0
 
 
 def sensitivity(a: Any, b: Any) -> dict[str, float]:
