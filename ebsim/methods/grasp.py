@@ -28,7 +28,7 @@ def run(lab: Lab, ratio: float, temperature: float = 200.0) -> Row:
     """Score the start's weights on one batch, prune, train under the mask."""
     row = Row("grasp", "GraSP", ratio, *lab.precisions(), epoch_drawn=0)
     row.search_precision = row.retrain_precision
-    images, labels = lab.batch()
+    images, labels = lab.batch
     row.ledger.append(scoring(lab, len(labels), passes=3))  # gradient, and a Hessian product for about two
     return train(lab, row, flow(lab.dense_network().to(lab.device), images, labels, temperature))
 

@@ -109,10 +109,10 @@ class Lab:
         self.masks[key] = mask
         return key
 
+    @cached_property
     def batch(self) -> tuple[Tensor, Tensor]:
-        """One training batch, always the same: images [B, C, H, W] and labels [B]."""
-        seed = seed_of(self.experiment.seed, "batch")
-        size = self.experiment.train.batch_size
+        """The first training batch of an epoch 0 that is never trained: images [B, C, H, W] and labels [B]."""
+        size, seed = self.experiment.train.batch_size, self.experiment.seed
         return next(iter(self.data.train_batches(size, seed=seed, epoch=0, memory_format=torch.channels_last)))
 
     def workload(self, key: str, network: Callable[[], nn.Module]) -> str:
@@ -208,7 +208,7 @@ class Lab:
     def _score(self, model: nn.Module, epoch: int) -> Tensor:
         """What ranks the channels of the dense network after an epoch."""
         seed = seed_of(self.experiment.seed, "criterion", epoch)
-        return tickets.CRITERIA[self.experiment.prune.criterion].score(model, tickets.Look(self.batch, seed))
+        return tickets.CRITERIA[self.experiment.prune.criterion].score(model, tickets.Look(lambda: self.batch, seed))
 
     def _wanted(self, gammas: Tensor) -> bool:
         """Whether this experiment or a companion will ask for the dense state of the newest epoch."""

@@ -82,16 +82,18 @@ def _priced(lab: Lab, row: Row, chip: Any) -> dict[str, Any]:
 def _paper_pflops(lab: Lab, row: Row) -> float | None:
     """Training PFLOPs as the paper counts them; None where a network is too small for its two decimals.
 
-    3 x images x forward GFLOPs rounded to 0.01, summed over the trainings: no scoring, evaluation or mask draws. With
-    `prune.gating = "authors"` a ticket has the widths that the authors' scripts leave.
+    3 x images x forward GFLOPs rounded to 0.01, summed over the trainings: no scoring, evaluation or mask draws; soft
+    filter pruning at what is left of the network in the end. With `prune.gating = "authors"` a ticket has the widths
+    that the authors' scripts leave.
     """
     total = 0.0
     for entry in row.ledger:
         if entry["stage"] == "score":
             continue
-        layers = _table(lab, entry["network"])
-        if lab.experiment.prune.gating == "authors" and entry["network"] in lab.masks:
-            layers = authors.layers(lab.spec.name, _table(lab, "dense"), lab.masks[entry["network"]]) or layers
+        key = row.network if entry["stage"] == "soft pruning" and row.network else entry["network"]
+        layers = _table(lab, key)
+        if lab.experiment.prune.gating == "authors" and key in lab.masks:
+            layers = authors.layers(lab.spec.name, _table(lab, "dense"), lab.masks[key]) or layers
         gflops = paper_gflops(layers)
         if gflops == 0:
             return None

@@ -10,6 +10,8 @@ the test set (epoch = best).
 
 Options: epoch = each of `prune.draw_epochs`, or best; init = fine-tune (weights at the draw, all N epochs) or re-init.
 
+The state of the best epoch is known to be wanted only afterwards: it is trained again from the nearest that was kept.
+
 Deviations: the paper does not say whether Fig. 1's tickets keep their weights; the authors' code of December 2019 loads
 none (re-init), that of September 2019 did (fine-tune, the default here).
 """

@@ -28,7 +28,7 @@ def run(lab: Lab, ratio: float) -> Row:
     """Score the start's weights on one batch, prune, train under the mask."""
     row = Row("snip", "SNIP", ratio, *lab.precisions(), epoch_drawn=0)
     row.search_precision = row.retrain_precision  # there is no search
-    images, labels = lab.batch()
+    images, labels = lab.batch
     row.ledger.append(scoring(lab, len(labels), passes=1))
     return train(lab, row, sensitivities(lab.dense_network().to(lab.device), images, labels))
 

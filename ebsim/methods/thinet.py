@@ -42,7 +42,7 @@ def run(lab: Lab, ratio: float, samples: int = 10) -> Row:
 
     model = lab.dense_network()
     model.load_state_dict(dense.trajectory.state_at(lab.epochs))
-    images = lab.batch()[0]
+    images = lab.batch[0]
     seed = seed_of(lab.experiment.seed, "thinet")
     mask, rescaling = select(model.to(lab.device), images.to(lab.device), ratio, samples, seed)
     row.ledger.append(_looking(lab, len(images), len(rescaling.factors)))

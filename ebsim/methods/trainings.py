@@ -83,7 +83,10 @@ def masked(lab: Lab, weights: tickets.ChannelMask, precision: str) -> Training:
 
 
 def soft(lab: Lab, ratio: float, start: Dense | None, precision: str) -> Training:
-    """Train the dense network with soft filter pruning for N epochs, from its start or from epoch N of `start`."""
+    """Train the dense network with soft filter pruning for N epochs, from its start or from epoch N of `start`.
+
+    What it ends with depends on which epoch is the last, so N is part of its identity.
+    """
     made = tickets.producers(lab.dense_network())
     filters = {norm: makers[0] for norm, makers in made.items() if len(makers) == 1}
 
@@ -93,9 +96,9 @@ def soft(lab: Lab, ratio: float, start: Dense | None, precision: str) -> Trainin
             model.load_state_dict(start.trajectory.state_at(lab.epochs))
         return model
 
-    identity: dict[str, Any] = {"filters": ratio}
+    identity: dict[str, Any] = {"filters": ratio, "last": lab.epochs}
     identity |= {} if start is None else {"parent": start.stage, "epoch": lab.epochs}
-    return _train(lab, "soft", identity, network, precision, constraint=SoftFilters(filters, ratio))
+    return _train(lab, "soft", identity, network, precision, constraint=SoftFilters(filters, ratio, lab.epochs))
 
 
 def _train(

@@ -146,7 +146,9 @@ def _table(run: Run, found: Sequence[tuple[Row, str, Published]]) -> Table:
 
 
 def _percent(heading: str, numbers: Sequence[float | None]) -> Column:
-    return Column(heading, tuple(_cell(number, None if number is None else f"{100 * number:.2f}") for number in numbers))
+    return Column(
+        heading, tuple(_cell(number, None if number is None else f"{100 * number:.2f}") for number in numbers)
+    )
 
 
 def _number(heading: str, numbers: Sequence[float | None]) -> Column:

@@ -31,6 +31,7 @@ class Dataset(Record):
 
 class Network(Record):
     name: str
+    depth: Count = 0
     label: str
     parameters: Count
     macs: Count

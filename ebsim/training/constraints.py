@@ -56,13 +56,15 @@ class ZeroWeights:
 class SoftFilters:
     """Soft filter pruning: after every epoch the weakest filters of each convolution become zero, but go on training.
 
-    filters: BatchNorm layer -> the convolution that makes its channels; the channel's scale and shift go with the
-    filter. ratio: fraction of each layer's filters; one filter at least stays.
+    filters: BatchNorm layer -> the convolution that makes its channels. ratio: fraction of each layer's filters; one
+    at least stays. After epoch `last` the channel's scale and shift become zero too, so that it can be cut out; before
+    that they must not, for with all three at zero no gradient would reach the filter and it could never come back.
     """
 
-    def __init__(self, filters: Mapping[str, str], ratio: float) -> None:
+    def __init__(self, filters: Mapping[str, str], ratio: float, last: int) -> None:
         self.filters = dict(filters)
         self.ratio = ratio
+        self.last = last
 
     def after_step(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Between two epochs everything may grow again."""
@@ -76,5 +78,5 @@ class SoftFilters:
             sizes = weight.float().flatten(1).norm(dim=1)
             count = min(round(self.ratio * len(sizes)), len(sizes) - 1)
             weakest = sizes.argsort(stable=True)[:count]
-            for tensor in (weight, *affine):
+            for tensor in (weight, *(affine if epoch == self.last else [])):
                 tensor[weakest] = 0

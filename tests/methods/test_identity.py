@@ -1,0 +1,96 @@
+"""Names of stages that must never change by accident: a changed one forgets everything that was trained before.
+
+If one of these changes on purpose, say so in the commit, and expect every store of every user to be trained anew.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from ebsim import tickets
+from ebsim.config import Experiment
+from ebsim.methods import trainings
+from ebsim.methods.lab import Lab
+from ebsim.methods.thinet import Rescaling
+from ebsim.runs.store import Store
+from ebsim.training import Trajectory
+from tests.training.toy import ToyData
+
+FROZEN = {
+    "dense": "dense-0e278225a3bf",
+    "dense, all keys written out": "dense-0e278225a3bf",
+    "dense, taylor": "dense-6015c06f3ec9",
+    "dense, bfp8": "dense-d16299bc8965",
+    "inherit": "ticket-edfbc38f68c0",
+    "fine-tune": "ticket-5b9b7af88b3e",
+    "re-init": "ticket-da52d19f7cb5",
+    "rewind": "ticket-fe5f3a524eb7",
+    "fine-tune, rescaled": "ticket-b3ce752f629f",
+    "masked": "masked-f17b1b20713b",
+    "soft": "soft-4d9f9b36c74a",
+    "soft, pre-trained": "soft-38a3715c09e3",
+}
+
+
+class Data(ToyData):
+    shape = (3, 8, 8)
+
+
+def lab(root: Path, **sections: object) -> Lab:
+    base = {"name": "frozen", "model": {"name": "preresnet", "depth": 11}}
+    return Lab(Experiment.model_validate(base | sections), Data(), Store(root), torch.device("cpu"))
+
+
+@pytest.fixture
+def stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Every kind of stage of the paper's recipe, none of them trained."""
+    monkeypatch.setattr(Trajectory, "extend", lambda *args, **options: 0)
+    bench = lab(tmp_path)
+    dense = bench.dense()
+    flags = torch.arange(sum(bench.layers.values())) % 3 != 0
+    channels = tickets.ChannelMask(flags.numpy(), bench.layers)
+    weights = tickets.ChannelMask(torch.tensor([True, False, True]).numpy(), {"fc.weight": 3})
+    monkeypatch.setattr(trainings.ZeroWeights, "apply", lambda *args: None)
+    factors = Rescaling({"fc": torch.tensor([1.0, 0.5])})
+    written = {
+        "seed": 1,
+        "train": {"epochs": 160, "milestones": [80, 120], "lr": 0.1},
+        "prune": {"criterion": "gamma", "draw_epochs": [], "gating": "exact"},
+        "precision": {"low": "bfp8"},
+    }
+    return {
+        "dense": dense.stage,
+        "dense, all keys written out": lab(tmp_path, **written).dense().stage,
+        "dense, taylor": lab(tmp_path, prune={"criterion": "taylor"}).dense().stage,
+        "dense, bfp8": bench.dense("bfp8").stage,
+        **{
+            init: trainings.ticket(bench, dense, channels, 10, init, "fp32").stage
+            for init in ("inherit", "fine-tune", "re-init", "rewind")
+        },
+        "fine-tune, rescaled": trainings.ticket(bench, dense, channels, 10, "fine-tune", "fp32", factors).stage,
+        "masked": trainings.masked(bench, weights, "fp32").stage,
+        "soft": trainings.soft(bench, 0.3, None, "fp32").stage,
+        "soft, pre-trained": trainings.soft(bench, 0.3, dense, "fp32").stage,
+    }
+
+
+def test_frozen(stages: dict[str, str]) -> None:
+    assert stages == FROZEN
+
+
+def test_they_differ_where_they_must_and_only_there(stages: dict[str, str]) -> None:
+    assert stages.pop("dense, all keys written out") == stages["dense"]
+    assert len(set(stages.values())) == len(stages)
+
+
+def test_where_and_how_something_runs_is_not_part_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Trajectory, "extend", lambda *args, **options: 0)
+    plain = lab(tmp_path).dense().stage
+    elsewhere = lab(tmp_path, data={"root": "/elsewhere"}, train={"device": "cpu", "threads": 3, "epochs": 170})
+    assert elsewhere.dense().stage == plain
+    assert lab(tmp_path, prune={"ratio": [0.1]}, hardware={"profile": "tpu-like-7nm"}).dense().stage == plain
+    assert lab(tmp_path, seed=2).dense().stage != plain
+    assert lab(tmp_path, train={"lr": 0.05}).dense().stage != plain

@@ -1,0 +1,203 @@
+"""Every method at toy size: nothing is trained twice, rows add up, ledgers say what was done."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import hw_models
+from ebsim import tickets
+from ebsim.methods import METHODS, outcome
+from ebsim.methods.lab import Lab
+from ebsim.methods.row import Row
+from tests.methods.bench import Data, epochs_trained, lab
+
+N = 4
+
+
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory: pytest.TempPathFactory) -> tuple[Lab, dict[str, list[Row]], Path]:
+    """All methods in one run."""
+    root = tmp_path_factory.mktemp("everything")
+    bench = lab(root, prune={"ratio": [0.3, 0.7]}, precision={"low": "fp8"})
+    return bench, {name: method.rows(bench) for name, method in METHODS.items()}, root
+
+
+def rows(found: dict[str, list[Row]], *names: str) -> list[Row]:
+    return [row for name in names for row in found[name]]
+
+
+def test_every_row_is_named_and_finished(everything: Any) -> None:
+    bench, found, _ = everything
+    for name, method in METHODS.items():
+        assert len(found[name]) == {(): 1, ("ratio",): 2, ("ratio", "epoch"): 4}[method.over]
+        for row in found[name]:
+            assert row.method == name
+            assert row.curve is not None
+            assert row.accuracy is not None
+            assert row.label
+    assert len({(row.label, row.ratio) for row in rows(found, *METHODS)}) == sum(map(len, found.values()))
+    json.dumps([row.to_dict() for row in rows(found, *METHODS)])
+
+
+def test_all_that_can_share_the_dense_training_does(everything: Any) -> None:
+    """Early-Bird tickets, slimming, lottery ticket, draws and the baseline together: N dense epochs, counted."""
+    _, found, root = everything
+    trained = epochs_trained(root)
+    dense = found["dense"][0].trajectory
+    sharing = rows(found, "eb-train", "eb-train-fl", "network-slimming", "lottery-ticket", "thinet", "prune-at-epoch")
+    assert {row.trajectory for row in sharing} == {dense}
+    kinds = [stage.split("-")[0] for stage in trained]
+    assert trained[dense] == N
+    assert kinds.count("dense") == 2  # fp32, and the low precision of LF and LL
+    assert all(count <= N for count in trained.values())
+
+
+def test_equal_stages_are_trained_once(everything: Any) -> None:
+    """A draw at epoch N, fine-tuned, is network slimming."""
+    _, found, _ = everything
+    late = {row.ratio: row.curve for row in found["prune-at-epoch"] if row.epoch_drawn == N}
+    assert late == {row.ratio: row.curve for row in found["network-slimming"]}
+
+
+def test_the_epochs_of_each_method(everything: Any) -> None:
+    _, found, _ = everything
+    emerged = found["eb-train"][0].epoch_drawn
+    assert emerged == 3  # threshold 1, window 2: as soon as two distances are known
+    expected = {
+        "dense": [N],
+        "eb-train": [emerged, N - emerged],
+        "eb-train-reinit": [emerged, N],
+        "eb-train-rewind": [emerged, N],
+        "random-ticket": [emerged, N - emerged],
+        "network-slimming": [N, N],
+        "thinet": [N, 1, N],
+        "sfp": [N],
+        "sfp-pretrained": [N, N],
+        "lottery-ticket": [N, N],
+        "snip": [1, N],
+        "grasp": [3, N],
+        "synflow": [100, N],
+        "prune-at-best": [N, N],
+    }
+    for name, epochs in expected.items():
+        for row in found[name]:
+            assert [entry["epochs"] for entry in row.ledger] == epochs, name
+    for row in found["prune-at-epoch"]:
+        assert [entry["epochs"] for entry in row.ledger] == [row.epoch_drawn, N]
+
+
+def test_images_in_the_ledger_are_those_that_were_served(tmp_path: Path) -> None:
+    bench = lab(tmp_path, prune={"ratio": [0.5]})
+    assert isinstance(bench.data, Data)
+    row = METHODS["eb-train"].rows(bench)[0]
+    assert sum(bench.data.served) == sum(entry["images"] for entry in row.ledger)
+
+
+def test_no_credit_for_single_weights_but_the_honest_count_beside_it(everything: Any) -> None:
+    bench, found, _ = everything
+    priced = {
+        (row["method"], row["ratio"]): row
+        for row in outcome.results(
+            bench, rows(found, "dense", "snip", "lottery-ticket"), hw_models.load("horowitz-45nm")
+        )["rows"]
+    }
+    dense = priced["dense", None]
+    images = 4 * 45
+    for ratio in (0.3, 0.7):
+        snip, lottery = priced["snip", ratio], priced["lottery-ticket", ratio]
+        assert lottery["train_macs"] == 2 * dense["train_macs"]
+        assert snip["train_macs"] == dense["train_macs"] * (images + 20) / images  # one batch of 20 is scored
+        assert dense["train_macs_sparse"] == dense["train_macs"]
+        assert dense["train_macs"] < lottery["train_macs_sparse"] < lottery["train_macs"]
+        assert snip["parameters"] == dense["parameters"]
+        assert snip["weights_kept"] == pytest.approx(1 - ratio, abs=1e-3)
+        assert "no" in snip["notes"][-1]
+
+
+def test_the_sparse_count_by_hand(everything: Any) -> None:
+    """Non-zero weights times the positions where each is used, three passes (two for the first layer)."""
+    bench, found, _ = everything
+    row = found["lottery-ticket"][0]
+    entry = row.ledger[-1]
+    weights = bench.trajectories[row.curve].state_at(N)
+    total = 0
+    for layer in bench.networks["dense"]:
+        if layer.get("macs"):
+            weight = weights[f"{layer['name']}.weight"]
+            positions = layer["macs"] // weight.numel()
+            total += int((weight != 0).sum()) * positions * (2 if layer.get("first") else 3)
+    found_sparse = outcome._sparse_macs(entry, outcome._table(bench, "dense"))
+    # A kept weight may be zero by chance, never the other way round.
+    assert found_sparse == pytest.approx(total * entry["images"], rel=1e-3)
+
+
+def test_random_tickets_have_the_widths_and_nothing_else_of_the_ticket(everything: Any) -> None:
+    bench, found, _ = everything
+    real, drawn, uniform = (found[name][0] for name in ("eb-train", "random-ticket", "random-uniform"))
+    masks = [bench.masks[row.network] for row in (real, drawn, uniform)]
+    assert masks[0].kept() == masks[1].kept()
+    assert masks[0] != masks[1]
+    assert masks[2].kept() == {name: max(1, round(0.7 * size)) for name, size in bench.layers.items()}
+
+
+def test_a_ticket_that_does_not_emerge_leaves_nothing_to_retrain(tmp_path: Path) -> None:
+    bench = lab(tmp_path, prune={"ratio": [0.5], "threshold": 1e-9, "window": 5})
+    for name in ("eb-train", "random-ticket"):
+        (row,) = METHODS[name].rows(bench)
+        assert not row.emerged
+        assert row.accuracy is None
+        assert "nothing was retrained" in row.notes[0]
+        assert [entry["epochs"] for entry in row.ledger] == [N]
+
+
+def test_accuracies_stop_at_this_experiments_last_epoch(tmp_path: Path) -> None:
+    """Somebody else may have trained the shared stages further."""
+    short = {"ratio": [0.5]}
+    METHODS["network-slimming"].rows(lab(tmp_path, train={"epochs": 6}, prune=short))
+    (after,) = METHODS["network-slimming"].rows(lab(tmp_path, prune=short))
+    (alone,) = METHODS["network-slimming"].rows(lab(tmp_path / "alone", prune=short))
+    assert after.accuracy == alone.accuracy
+    assert [entry["epochs"] for entry in after.ledger] == [N, N]
+
+
+def test_inherit_carries_the_weights_and_fine_tune_starts_the_schedule_again(tmp_path: Path) -> None:
+    bench = lab(tmp_path, prune={"ratio": [0.5]})
+    (eb,) = METHODS["eb-train"].rows(bench)
+    (slim,) = METHODS["network-slimming"].rows(bench)
+    for row, epoch, first in ((eb, 3, 4), (slim, N, 1)):
+        trajectory = bench.trajectories[row.curve]
+        dense = bench.dense_network()
+        dense.load_state_dict(bench.dense().trajectory.state_at(epoch))
+        expected = tickets.compact(dense, bench.masks[row.network], bench.example()).state_dict()
+        start = trajectory.state_at(trajectory.first)
+        assert all(torch.equal(start[name], value) for name, value in expected.items())
+        assert trajectory.curve[0]["epoch"] == first
+    assert bench.trajectories[slim.curve].curve[0]["lr"] == 0.1
+
+
+@pytest.mark.parametrize("criterion", ["magnitude", "taylor", "random"])
+def test_other_criteria_rank_and_have_a_stage_of_their_own(tmp_path: Path, criterion: str) -> None:
+    plain, other = lab(tmp_path), lab(tmp_path, prune={"criterion": criterion, "ratio": [0.5]})
+    (row,) = METHODS["eb-train"].rows(other)
+    assert row.emerged
+    assert plain.dense().stage != row.trajectory
+    assert lab(tmp_path, prune={"criterion": "gamma"}).dense().stage == plain.dense().stage
+    again = lab(tmp_path / "again", prune={"criterion": criterion, "ratio": [0.5]})
+    assert METHODS["eb-train"].rows(again)[0].network == row.network
+
+
+def test_the_last_draw_epoch_may_not_lie_after_the_end(tmp_path: Path) -> None:
+    from ebsim import config
+    from ebsim.errors import ConfigError
+
+    file = tmp_path / "x.toml"
+    file.write_text('name = "x"\nmethods = ["prune-at-epoch"]\n')
+    with pytest.raises(ConfigError, match="names no epoch"):
+        config.load(file)
+    with pytest.raises(ConfigError, match=r"prune.draw_epochs.*after train.epochs = 160"):
+        config.load(file, {"prune.draw_epochs": [10, 170]})
