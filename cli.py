@@ -143,6 +143,30 @@ def ablate(
 
 @main.command()
 @click.argument("folders", nargs=-1, required=True, type=click.Path())
+@click.option("--baseline", multiple=True, metavar="METHOD|KEY=VALUE", help="Default: the settings of the first run.")
+@click.option("--assert-equal", is_flag=True, help="Exit 7 and tell the first difference unless all results are equal.")
+@json_option
+def compare(folders: tuple[str, ...], baseline: tuple[str, ...], assert_equal: bool, as_json: bool) -> None:
+    """Set finished runs side by side: first how their experiments differ, then their results.
+
+    Runs that differ in the seed alone become one line with its spread.
+    """
+    from ebsim import compare as comparing
+    from ebsim import grid
+    from ebsim.report import print_table
+
+    found = comparing.compare(folders, grid.parse_baseline(baseline) if baseline else None)
+    if as_json:
+        _print_json(found.as_json())
+    else:
+        print_table(found.settings_table())
+        print_table(found.table())
+    if assert_equal:
+        comparing.assert_equal(found.runs)
+
+
+@main.command()
+@click.argument("folders", nargs=-1, required=True, type=click.Path())
 @json_option
 def report(folders: tuple[str, ...], as_json: bool) -> None:
     """Rebuild the tables, figures and page of finished runs from their FOLDERS."""

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 Sheet = tuple[tuple[str, ...], list[tuple[object, ...]]]
 _MOST = 12  # points that can still be labelled
+_MARKERS = ("o", "s", "^", "D")  # one for each of the report's dashes
 _POINT: dict[str, Any] = {
     "marker": "o", "markersize": 4, "linestyle": "none", "elinewidth": 0.8, "capsize": 2, "zorder": 3,
 }  # fmt: skip
@@ -77,7 +78,9 @@ def _plane(them: Sequence[Line]) -> Figure:
     for line, label in zip(them, labels, strict=True):
         (x, wide), (y, high) = _pair(line, "joules"), _pair(line, "accuracy")
         points.append((x / own.factor, 100 * y))
-        axes.errorbar(*points[-1], xerr=wide / own.factor, yerr=100 * high, color=paint[label][0], label=label, **_POINT)
+        colour, dash = paint[label]
+        look = _POINT | {"color": colour, "marker": _MARKERS[style.DASHES.index(dash)], "label": label}
+        axes.errorbar(*points[-1], xerr=wide / own.factor, yerr=100 * high, **look)
     front = sorted(point for point, kept in zip(points, _front(them), strict=True) if kept)
     axes.plot(*zip(*front, strict=True), color=style.FAINT, linewidth=0.8, zorder=1, drawstyle="steps-post")
     axes.set_xlabel(f"modelled training energy [{own.unit}]")

@@ -148,9 +148,10 @@ def baseline_of(line: Line, every: Sequence[Line], baseline: Baseline) -> Line |
         found = [
             other for other in every
             if (other.method, other.label, other.place) == (line.method, line.label, line.place)
-            and ("prune.ratio" in baseline or other.ratio == line.ratio)
             and any(own == target for own in other.under for target in targets)
         ]  # fmt: skip
+        alike = [other for other in found if other.ratio == line.ratio]
+        found = alike or (found if len(found) == 1 else [])
     return None if not found or found[0] is line else found[0]
 
 
