@@ -98,6 +98,13 @@ def test_layer_energies_sum_to_the_network_and_follow_its_order(run: Run) -> Non
         assert [cost.layer for cost in costs[name].layers] == [one.name for one in layers if one.macs]
 
 
+def test_layers_are_grouped_by_the_part_of_their_names_that_tells_them_apart() -> None:
+    resnet = ["conv1", *(f"layer{stage}.{block}.conv1" for stage in (1, 2, 3, 4) for block in range(9)), "fc"]
+    assert list(energy._layer_groups(resnet)) == ["conv1", "layer1", "layer2", "layer3", "layer4", "fc"]
+    densenet = [f"features.block{block}.layer{layer}.conv" for block in (1, 2, 3) for layer in range(9)]
+    assert energy._layer_groups([*densenet, "classifier"])["features.block2"] == list(range(9, 18))
+
+
 @given(st.lists(st.floats(-100, 100), max_size=8), st.floats(0.1, 10))
 def test_labels_are_moved_apart_and_keep_their_order(places: list[float], gap: float) -> None:
     moved = style.spread(places, gap)

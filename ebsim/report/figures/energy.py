@@ -176,18 +176,27 @@ def _bars(places: Sequence[int], floor: Sequence[float], tops: Sequence[float], 
     return PathPatch(Path(corners or [(0, 0)], codes or None), linewidth=0, **look)
 
 
+def _layer_groups(order: Sequence[str]) -> dict[str, list[int]]:
+    """Places by the first part of the layer's name, or by as many parts as it takes to tell groups apart."""
+    for depth in (1, 2, 3):
+        groups: dict[str, list[int]] = {}
+        for place, name in enumerate(order):
+            groups.setdefault(".".join(plain(name).split(".")[:depth]), []).append(place)
+        if max(map(len, groups.values())) < 0.7 * len(order):
+            break
+    return groups
+
+
 def _layer_ticks(column: Sequence[Axes], order: Sequence[str]) -> None:
     """Every layer's name where there is room for it, else the names of the groups that layers share."""
     if len(order) <= 36:
         column[-1].set_xticks(range(len(order)), list(map(clip, order)), rotation=90)
         return
-    groups: dict[str, list[int]] = {}
-    for place, name in enumerate(order):
-        groups.setdefault(plain(name).split(".")[0], []).append(place)
+    groups = _layer_groups(order)
     wide = {name: places for name, places in groups.items() if len(places) >= len(order) / 25}
     column[-1].set_xticks(
         [(places[0] + places[-1]) / 2 for places in wide.values()],
-        [f"{name} ({len(places)} layers)" for name, places in wide.items()],
+        [f"{clip(name, 24)} ({len(places)} layers)" for name, places in wide.items()],
     )
     for axes in column:
         axes.tick_params(axis="x", length=0)
