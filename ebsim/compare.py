@@ -36,7 +36,7 @@ class Comparison:
 
     def settings_table(self) -> Table:
         """One row per run, one column per key that differs."""
-        names = Column("Run", tuple((plain(run.path.name),) for run in self.runs), numeric=False)
+        names = Column("Run", tuple((plain(run.path),) for run in self.runs), numeric=False)
         columns = [
             Column(plain(key), tuple((plain(show(value)),) for value in values), numeric=False)
             for key, values in self.differing.items()
@@ -82,7 +82,7 @@ def _settings(runs: Sequence[Run], differing: dict[str, list[Any]]) -> list[dict
     out = [{key: differing[key][place] for key in keys} for place in range(len(runs))]
     alike = [repr((own, run.record.seed)) for own, run in zip(out, runs, strict=True)]
     if len(set(alike)) < len(alike):
-        out = [own | {"run": run.path.name} for own, run in zip(out, runs, strict=True)]
+        out = [own | {"run": str(run.path)} for own, run in zip(out, runs, strict=True)]
     return out
 
 
@@ -109,7 +109,7 @@ def assert_equal(runs: Sequence[Run]) -> None:
     for run, other in zip(runs[1:], others, strict=True):
         if (found := _first_difference(first, other)) is not None:
             place, one, two = found
-            raise CellsFailedError(f"{runs[0].path.name} and {run.path.name} differ: {place}: {one!r} and {two!r}.")
+            raise CellsFailedError(f"{runs[0].path} and {run.path} differ: {place}: {one!r} and {two!r}.")
 
 
 def _first_difference(one: Any, two: Any, place: str = "results") -> tuple[str, Any, Any] | None:
