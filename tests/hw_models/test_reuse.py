@@ -1,0 +1,135 @@
+"""Traffic: bounds, monotony and the silicon and published numbers it must stay near."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hw_models import load
+from hw_models.accelerator import Accelerator
+from hw_models.layer import Layer
+from hw_models.mapping import closed
+from hw_models.passes import Passes, passes, shapes
+from hw_models.reuse import Widths, compulsory, no_reuse
+from hw_models.search import search
+
+from .test_passes import conv
+
+CHIP = load("horowitz-45nm")
+
+
+def _with_buffer(kib: float, chip: Accelerator = CHIP) -> Accelerator:
+    return replace(chip, memories=(replace(chip.memories[0], bits=kib * 8192),))
+
+
+def _bits(p: Passes, x: float = 16, y: float = 16, z: float = 16, acc: float = 32) -> Widths:
+    return Widths(*(np.full((3, 1), float(b)) * np.ones_like(p.macs) for b in (x, y, z, acc)))
+
+
+layers = st.builds(
+    lambda c, k, h, r, s, g: conv(c * g, k * g, max(h, r), r, s, 0, g),
+    st.integers(1, 48), st.integers(1, 48), st.integers(1, 28), st.sampled_from([1, 2, 3, 5]), st.sampled_from([1, 2]),
+    st.sampled_from([1, 1, 2, 8]))
+widths = st.sampled_from([4.0, 8.0, 16.0, 32.0])
+
+
+@settings(max_examples=60, deadline=None)
+@given(layers, st.integers(1, 64), st.floats(0.5, 4096), widths, widths, widths)
+def test_traffic_lies_between_once_and_always(layer: Layer, n: int, kib: float, x: float, y: float, z: float) -> None:
+    p = passes(shapes([layer]), n)
+    bits = _bits(p, x, y, z, 32)
+    least, most = compulsory(p, bits), no_reuse(p, bits)
+    for model in (closed, search):
+        t = model(p, bits, _with_buffer(kib)).to_dram(CHIP)
+        for name in ("x", "y", "z"):
+            assert (getattr(t, name) >= getattr(least, name) * (1 - 1e-9)).all(), (model.__name__, name)
+            assert (getattr(t, name) <= np.maximum(getattr(most, name), getattr(least, name)) * (1 + 1e-9)).all()
+        assert (t.spill <= np.maximum(most.spill, 0) + 1e-6).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(layers, st.integers(1, 64), st.floats(0.5, 512))
+def test_traffic_respects_the_lower_bound(layer: Layer, n: int, kib: float) -> None:
+    """2 MACs / sqrt(w M) - 2 M words (Smith et al. 2019 for matrix products; w: window reuse), all words alike."""
+    p = passes(shapes([layer]), n)
+    bits = _bits(p, 32, 32, 32, 32)
+    memory = kib * 8192 / 32
+    bound = 2 * p.macs / p.groups / np.sqrt(p.window * memory) - 2 * memory  # groups run one after another
+    for model in (closed, search):
+        t = model(p, bits, _with_buffer(kib)).to_dram(CHIP)
+        assert (t.total / 32 >= bound * p.groups * (1 - 1e-6)).all(), model.__name__
+
+
+@settings(max_examples=60, deadline=None)
+@given(layers, st.integers(1, 64), st.floats(0.5, 1024), st.floats(1.0, 64))
+def test_a_larger_buffer_never_moves_more(layer: Layer, n: int, kib: float, factor: float) -> None:
+    p = passes(shapes([layer]), n)
+    bits = _bits(p)
+    small, large = (closed(p, bits, _with_buffer(k)).to_dram(CHIP).total for k in (kib, kib * factor))
+    assert (large <= small * (1 + 1e-9)).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(layers, st.integers(1, 64), st.floats(0.5, 1024), widths, widths, widths, st.integers(0, 3))
+def test_more_bits_never_move_less(layer: Layer, n: int, kib: float, x: float, y: float, z: float, which: int) -> None:
+    p = passes(shapes([layer]), n)
+    few = [x, y, z, 16.0]
+    many = [b * (2 if i == which else 1) for i, b in enumerate(few)]
+    a, b = (closed(p, _bits(p, *w), _with_buffer(kib)).to_dram(CHIP).total for w in (few, many))
+    assert (b >= a * (1 - 1e-9)).all()
+
+
+def test_everything_on_chip_moves_once() -> None:
+    p = passes(shapes([conv(16, 16, 8, 3, 1, 1, 1)]), 2)
+    bits = _bits(p)
+    for model in (closed, search):
+        t = model(p, bits, _with_buffer(1e6)).to_dram(CHIP)
+        assert np.allclose(t.total, compulsory(p, bits).total)
+
+
+def _best_by_enumeration(m: int, n: int, k: int, words: int) -> float:
+    """Least words moved by an m x n x k product: all power-of-two tiles, all loop orders, tile changes counted."""
+    best = np.inf
+    sizes = [[2**i for i in range(s.bit_length())] for s in (m, n, k)]
+    for t1 in sizes[0]:
+        for t2 in sizes[1]:
+            for t3 in sizes[2]:
+                if t1 * t3 + t3 * t2 + t1 * t2 > words:
+                    continue
+                trips = (m // t1, n // t2, k // t3)
+                for order in ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)):
+                    moved = {"x": 0, "y": 0, "z": 0}
+                    last: dict[str, tuple[int, int]] = {}
+                    seen: set[tuple[int, int]] = set()
+                    for step in np.ndindex(*(trips[i] for i in order)):
+                        at = dict(zip(order, step, strict=True))
+                        for name, index, size in (("x", (at[0], at[2]), t1 * t3), ("y", (at[2], at[1]), t3 * t2)):
+                            if last.get(name) != index:
+                                moved[name] += size
+                            last[name] = index
+                        z = (at[0], at[1])
+                        if last.get("z") != z:
+                            moved["z"] += t1 * t2 * (2 if z in seen else 1)  # come back: read, and written again
+                            seen.add(z)
+                        last["z"] = z
+                    best = min(best, sum(moved.values()))
+    return best
+
+
+@pytest.mark.parametrize(("m", "n", "k", "words"), [
+    (16, 8, 8, 48), (8, 16, 4, 64), (4, 4, 32, 40), (32, 4, 8, 100), (16, 16, 16, 200)])
+def test_search_finds_what_plain_enumeration_finds(m: int, n: int, k: int, words: int) -> None:
+    """Forward of a 1 x 1 convolution = matrix product; the search may also use thirds, so it may be better."""
+    row = Layer("fc", "linear", macs=m * n * k, inputs=m * k, outputs=m * n, weights=n * k, channels=(k, n),
+                size=(m, 1), out=(m, 1))
+    p = passes(shapes([row]), 1)
+    bits = _bits(p, 32, 32, 32, 32)
+    chip = _with_buffer(words * 32 / 8192)
+    found = search(p, bits, chip).to_dram(chip).total[0, 0] / 32
+    best = _best_by_enumeration(m, n, k, words)
+    assert 0.75 * best <= found <= best * 1.25
+    assert found >= compulsory(p, bits).total[0, 0] / 32
