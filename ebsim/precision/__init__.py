@@ -19,6 +19,7 @@ _HOME = {
     "list_backends": "listing",
     "apply": "placement",
     "remove": "placement",
+    "averaged": "placement",
     "Placement": "placement",
     "plan": "plans",
     "record": "plans",

@@ -197,7 +197,7 @@ def backend(which: str | Mapping[str, Any] | Backend) -> Backend:
     if found is None:
         known = [*PRESETS, *plugins.origins("backends")]
         raise ConfigError(f"unknown precision {which!r}{nearest_name(str(which), known)}")
-    return found if isinstance(found, Backend) else Backend.from_dict(which, found)
+    return found if isinstance(found, Backend) else Backend.from_dict(which.rpartition(":")[2], found)
 
 
 def _refuse_unknown(table: Any, known: set[str], where: str) -> None:

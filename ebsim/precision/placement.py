@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from ebsim.errors import ConfigError
 from ebsim.precision import compilation, layers, plans, quantiser, update
@@ -145,6 +146,17 @@ def apply(
         if not all(o.untouched for (phase, _), o in cells.items() if phase != "update"):
             layers.swap_in(module, layers.LayerPrecision(name, cells, placement.quantise))
     return placement
+
+
+def averaged(model: nn.Module) -> AveragedModel:
+    """The running fp32 average of a network's weights (SWA), itself without any rounding.
+
+    After each epoch from the backend's `swa["start"]` on: `average.update_parameters(model)`; at the end
+    `torch.optim.swa_utils.update_bn(batches, average)`, since averaged weights have statistics of their own.
+    """
+    average = AveragedModel(model)
+    remove(average)
+    return average
 
 
 def remove(model: nn.Module) -> None:

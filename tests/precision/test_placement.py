@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from ebsim.errors import ConfigError
-from ebsim.precision import NumberFormat, apply, list_backends, quantize, remove
+from ebsim.precision import NumberFormat, apply, averaged, list_backends, quantize, remove
 from ebsim.precision.formats import BUILTIN
 from tests.precision.nets import LAYERS, Small, batch, equal, gradients, train
 
@@ -213,6 +213,22 @@ def test_noise_depends_on_seed_step_layer_and_label_and_not_on_threads() -> None
     torch.set_num_threads(1)
     assert torch.equal(*draws)
     assert not torch.equal(draws[0], quantize(x, "e4m3", rounding="stochastic", layer="b", role="error"))
+
+
+def test_the_average_of_the_weights_is_fp32_and_unrounded() -> None:
+    model = Small()
+    optimizer = sgd(model)
+    placement = apply(model, "bfp8", compile=False)
+    placement.attach(optimizer)
+    average = averaged(model)
+    states = []
+    for step in range(3):
+        train(model, placement, optimizer, range(step, step + 1))
+        average.update_parameters(model)
+        states.append(model.fc.weight.detach().clone())
+    assert type(average.module.fc) is nn.Linear and type(model.fc) is not nn.Linear
+    torch.testing.assert_close(average.module.fc.weight, sum(states) / 3)
+    assert not torch.equal(average.module.fc.weight, quantize(average.module.fc.weight, "bfp8"))
 
 
 def test_graph_modules_and_fx_still_see_leaves() -> None:

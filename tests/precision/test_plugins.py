@@ -1,0 +1,123 @@
+"""Formats and backends from outside: by entry point (the example package, not installed) and by path."""
+
+from __future__ import annotations
+
+import sys
+import tomllib
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+import torch
+
+import hw_models
+from ebsim.errors import ConfigError
+from ebsim.precision import (
+    apply,
+    backend,
+    conformance,
+    find_format,
+    list_backends,
+    list_formats,
+    plan,
+    plugins,
+    quantize,
+    register,
+)
+from ebsim.precision.listing import listing, show
+from tests.precision.nets import LAYERS, Small, batch, gradients
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "int4_format"
+
+
+def entry_points(monkeypatch: pytest.MonkeyPatch, *points: EntryPoint) -> None:
+    monkeypatch.setattr(plugins, "entry_points", lambda group: [p for p in points if p.group == group])
+
+
+@pytest.fixture
+def int4(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The example package as if it were installed: on the path, with the entry points its pyproject declares."""
+    project = tomllib.loads((EXAMPLE / "pyproject.toml").read_text())["project"]
+    declared = [
+        EntryPoint(name, value, group)
+        for group, table in project["entry-points"].items()
+        for name, value in table.items()
+    ]
+    entry_points(monkeypatch, *declared)
+    monkeypatch.syspath_prepend(str(EXAMPLE))
+    yield
+    sys.modules.pop("int4_format", None)
+
+
+@pytest.fixture(autouse=True)
+def forget_registered() -> None:
+    yield
+    for known in plugins._registered.values():
+        known.clear()
+
+
+def test_the_example_passes_the_kit_and_is_listed(int4: None) -> None:
+    report = conformance.check("int4")
+    assert report.passed, str(report)
+    assert "int4" in list_formats() and "w4a8" in list_backends()
+    assert "int4" in listing() and "w4a8" in listing() and "4-bit weights" in show("w4a8")
+    assert quantize(torch.tensor([[7.0, 1.2, -3.6]]), "int4").tolist() == [[7.0, 1.0, -4.0]]
+
+
+def test_the_example_trains_and_is_charged_for_what_it_is(int4: None) -> None:
+    model = Small()
+    layers = hw_models.trace(Small(), (3, 8, 8))
+    placement = apply(model, "w4a8", compile=False)
+    assert all(torch.isfinite(g).all() for g in gradients(model, *batch()))
+    made = placement.record()
+    assert made["formats"]["int4"] == {"bits": 4, "mac": "int:4", "scale_bits": 32, "block": "row"}
+    assert made["default"]["forward"] == {"weight": "int4", "activation": "int8"}
+    chip = hw_models.load("horowitz-45nm")
+
+    def joules(bits: object) -> float:
+        return hw_models.training_cost(layers, chip, bits=bits, batch=8).total
+
+    assert joules(made) < joules(apply(Small(), "int8").record()) < joules("fp32")
+    rows = plan(Small(), "w4a8").rows()
+    assert [r["layer"] for r in rows if r["forward/weight"] == "int4"] == LAYERS[1:-1]
+
+
+def test_by_path_without_any_installation(tmp_path: Path) -> None:
+    spec = f"{EXAMPLE / 'int4_format.py'}:INT4"
+    assert find_format(spec).bits == 4 and backend({"weight": spec}).roles["weight"] == spec
+    register(spec)
+    assert list_formats()["int4"] == spec and backend({"weight": "int4/tensor"}).untouched is False
+    register(spec)  # again: no change
+    w4a8 = backend(f"{EXAMPLE / 'int4_format.py'}:W4A8")
+    assert w4a8.name == "W4A8" and w4a8.roles["activation"] == "int8"
+    own = tmp_path / "own.py"
+    own.write_text(
+        "from ebsim.precision import Backend\nMINE = Backend.from_dict('mine', {'weight': 'int8'})\nN = 3\n"
+        "INT8 = Backend.from_dict('int8', {})\n"
+    )
+    register(f"{own}:MINE")
+    assert backend("mine").roles == {"weight": "int8"} and list_backends()["mine"] == f"{own}:MINE"
+    with pytest.raises(ConfigError, match="'int8', which exists already"):
+        register(f"{own}:INT8")
+    with pytest.raises(ConfigError, match="neither a NumberFormat nor a Backend"):
+        register(f"{own}:N")
+    with pytest.raises(ConfigError, match="defines no 'M'"):
+        register(f"{own}:M")
+    with pytest.raises(ConfigError, match="no such file"):
+        find_format(f"{tmp_path / 'none.py'}:INT4")
+    with pytest.raises(ConfigError, match="path/to/file"):
+        register("int4")
+    with pytest.raises(ConfigError, match="not an ebsim"):
+        find_format(f"{own}:N")
+
+
+def test_clashes_and_broken_packages_are_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry_points(monkeypatch, EntryPoint("int8", "a:X", "ebsim.formats"))
+    with pytest.raises(ConfigError, match="redefines the built-in 'int8'"):
+        list_formats()
+    entry_points(monkeypatch, *(EntryPoint("x", f"{m}:X", "ebsim.formats") for m in "ab"))
+    with pytest.raises(ConfigError, match="two plug-ins are called 'x'"):
+        list_formats()
+    entry_points(monkeypatch, EntryPoint("x", "no_such_module_anywhere:X", "ebsim.formats"))
+    with pytest.raises(ConfigError, match="cannot be loaded"):
+        find_format("x")
