@@ -252,6 +252,134 @@ def _show_facts(facts: dict[str, Any], as_json: bool) -> None:
 
 
 @main.group()
+def hw() -> None:
+    """Accelerators: which there are, what they assume, and making your own."""
+
+
+bits_option = click.option("--format", "bits", help="Number format of all three operands (default: the widest).")
+batch_option = click.option("--batch", default=256, show_default=True, help="Images per step.")
+
+
+@hw.command("list")
+@json_option
+def hw_list(as_json: bool) -> None:
+    """Every shipped accelerator."""
+    from hw_models import commands
+
+    found = commands.list_profiles()
+    if as_json:
+        _print_json(found)
+        return
+    from ebsim.terminal import print_table
+
+    headings = ["Name", "Kind", "Node (nm)", "Widest", "Band x/÷", "Summary"]
+    print_table("Accelerators", headings, [[str(value) for value in item.values()] for item in found])
+
+
+@hw.command("show")
+@click.argument("profile")
+@json_option
+def hw_show(profile: str, as_json: bool) -> None:
+    """What PROFILE assumes: every constant with its unit, band and source."""
+    from hw_models import commands
+
+    facts = commands.show(profile)
+    if as_json:
+        _print_json(facts)
+        return
+    from ebsim.terminal import print_table
+
+    constants = facts.pop("constants")
+    _show_facts({key: value for key, value in facts.items() if value not in ("", [], None)}, False)
+    rows = [
+        [item["key"], f"{item['value']:.4g}", item["unit"], f"{item['band']:g}", "yes" if item["derived"] else "no",
+         item["source"]]
+        for item in constants
+    ]  # fmt: skip
+    print_table("Constants", ["Constant", "Value", "Unit", "Band x/÷", "Derived", "Source"], rows)
+
+
+@hw.command("new")
+@click.argument("path", type=click.Path())
+@click.option("--from", "start", default="horowitz-45nm", show_default=True, help="The profile to start from.")
+@click.option("--sram-law", help="Fill buffer energies from capacity and width by this CACTI fit.")
+def hw_new(path: str, start: str, sram_law: str | None) -> None:
+    """Write a commented profile to PATH for you to edit."""
+    from hw_models import commands
+
+    click.echo(f"{commands.new(path, start, sram_law=sram_law)}: edit it, then  python cli.py hw check {path}", err=True)
+
+
+@hw.command("check")
+@click.argument("profile")
+@json_option
+def hw_check(profile: str, as_json: bool) -> None:
+    """Validate PROFILE and look at what it gives on two networks, beside the shipped ones."""
+    from hw_models import commands
+
+    checked = commands.check(profile)
+    _show_breakdowns([*checked.rows, *checked.beside], as_json, {"warnings": checked.warnings})
+    for warning in checked.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    click.echo(f"{checked.profile}: accepted, {len(checked.warnings)} warning(s)", err=True)
+
+
+@hw.command("compare")
+@click.argument("profiles", nargs=-1, required=True)
+@click.option("--network", default="resnet50", show_default=True, help="vgg16, resnet18, resnet50, alexnet, ...")
+@bits_option
+@batch_option
+@click.option("--reuse", default="closed", show_default=True, help="macs, compulsory, closed, search.")
+@click.option("--hypothetical", is_flag=True, help="Price formats that the device does not have.")
+@json_option
+def hw_compare(
+    profiles: tuple[str, ...], network: str, bits: str | None, batch: int, reuse: str, hypothetical: bool, as_json: bool
+) -> None:
+    """One training step of a network on several PROFILES, by component."""
+    from hw_models import commands
+
+    _show_breakdowns(commands.compare(profiles, network, bits, batch, reuse, hypothetical), as_json, {})
+
+
+@hw.command("calibrate")
+@click.argument("profile")
+@click.argument("measurements", type=click.Path())
+@click.option("--out", type=click.Path(), help="Write the calibrated profile here (default: stdout).")
+def hw_calibrate(profile: str, measurements: str, out: str | None) -> None:
+    """Fit device PROFILE to a CSV of MEASUREMENTS (network, precision, batch, joules, seconds of a step)."""
+    from hw_models import commands
+
+    fitted, text = commands.calibrate(profile, measurements, out)
+    if out is None:
+        click.echo(text, nl=False)
+    click.echo(f"mean error on the fitted steps {fitted.fitted_error:.1%}", err=True)
+    for name, error in fitted.held_out.items():
+        click.echo(f"  {name}, left out of the fit: {error:.1%}", err=True)
+
+
+def _show_breakdowns(found: list[Any], as_json: bool, extra: dict[str, Any]) -> None:
+    """Training steps on accelerators, as a table: modelled energy with its band, and where it goes."""
+    rows = [item.row() for item in found]
+    if as_json:
+        _print_json({"modelled": rows, **extra})
+        return
+    from ebsim.terminal import print_table
+    from hw_models.units import show_joules
+
+    parts = [name for name in found[0].shares if any(item.shares[name] >= 0.0005 for item in found)]
+    print_table(
+        "A training step, modelled, with its 90 % band and the share of each component",
+        ["Accelerator", "Network", "Format", "Energy", "pJ/MAC", "Time at least (ms)", "Bound", *parts],
+        [
+            [item.accelerator, item.network, item.precision, show_joules(item.joules, item.low, item.high),
+             f"{item.pj_per_mac:.3g}", f"{1e3 * item.seconds:.3g}", item.bound,
+             *(f"{item.shares[name]:.1%}" for name in parts)]
+            for item in found
+        ],
+    )  # fmt: skip
+
+
+@main.group()
 def precision() -> None:
     """Number formats and precision backends: what is rounded where."""
 
@@ -266,6 +394,15 @@ def precision_list(as_json: bool) -> None:
         _print_json({"formats": listing.list_formats(), "backends": listing.list_backends()})
     else:
         click.echo(listing.listing())
+
+
+@precision.command("show")
+@click.argument("name")
+def precision_show(name: str) -> None:
+    """What number format or backend NAME does, and the record that the hardware model prices."""
+    from ebsim.precision import listing
+
+    click.echo(listing.show(name))
 
 
 @precision.command("plan")

@@ -74,3 +74,15 @@ class Terminal:
 
     def _say(self, text: str) -> None:
         self.console.print(text, markup=False, soft_wrap=True)
+
+
+def print_table(caption: str, headings: list[str], rows: list[list[str]]) -> None:
+    """A table on stdout, drawn as the report draws its own; text left, figures right."""
+    from ebsim.report import tables
+    from ebsim.report import render
+
+    columns = []
+    for heading, cells in zip(headings, zip(*rows, strict=True), strict=True):
+        figures = all(cell[:1].isdigit() or cell in ("", "-", "–") for cell in cells)
+        columns.append(tables.Column(heading, tuple((cell,) for cell in cells), numeric=figures))
+    render.print_table(tables.Table("", caption, tuple(columns)))
