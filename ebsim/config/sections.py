@@ -171,6 +171,8 @@ class Hardware(Section):
     """Accelerator that prices the run: a shipped name (`hw list`) or the path of a TOML."""
     reuse: str = "closed"
     """Reuse model: macs, compulsory, closed, search."""
+    measure: Annotated[bool, Free()] = False
+    """Read this machine's energy sensor around every epoch (needs the extra `measure`); never mixed with the model."""
 
 
 class Companion(Section):

@@ -176,6 +176,7 @@ class Lab:
                 backend=backend,
                 averaging=averaging,
                 stats_every=self.experiment.precision.stats_every,
+                meter=self._meter if self.experiment.hardware.measure else None,
                 progress=self.progress,
                 **options,
             )
@@ -183,6 +184,13 @@ class Lab:
             if other.stage.id != stage.id:
                 other.release()
         return self.trajectories[stage.id]
+
+    def _meter(self, work: Callable[[], object]) -> dict[str, Any]:
+        """A sensor around some work; measured columns, or why there are none."""
+        from hw_models.measure import measure
+
+        synchronise = torch.cuda.synchronize if self.device.type == "cuda" else None
+        return measure(work, synchronise=synchronise).columns()
 
     def _averaging(self, backend: Any) -> Averaging | None:
         """A backend's weight averaging; its start is given as an epoch (int) or as a fraction of N (float)."""

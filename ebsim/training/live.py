@@ -25,6 +25,9 @@ from ebsim.training.checkpoint import Checkpoint, momentum_of, restore_momentum
 LAYOUT = torch.channels_last  # pays on every device measured; results are independent of it up to rounding
 
 
+Meter = Callable[[Callable[[], object]], dict[str, Any]]  # runs the work, returns measured columns
+
+
 class Constraint(Protocol):
     """Something a method holds the network to while it trains (a weight mask, soft filter pruning)."""
 
@@ -50,7 +53,8 @@ class Setup:
     """What a training depends on, besides the state it continues from.
 
     network: builds the network with the weights it starts from, on the CPU. score: (network, epoch) -> one number per
-    BatchNorm channel, remembered after every epoch. first: epochs that lie behind the start already.
+    BatchNorm channel, remembered after every epoch. first: epochs that lie behind the start already. meter: a sensor
+    around the training of every epoch; what it reads goes into the curve under its own names.
     """
 
     network: Callable[[], nn.Module]
@@ -64,6 +68,7 @@ class Setup:
     stats_every: int = 0
     averaging: Averaging | None = None
     constraint: Constraint | None = None
+    meter: Meter | None = None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -140,16 +145,19 @@ class Live:
                 setup.constraint.after_step(self.model, self.optimizer)
             tick(done, setup.steps_per_epoch)
 
-        sums = steps.train_epoch(
-            self.model,
-            self.forward,
-            self.optimizer,
-            self._train_batches(epoch),
-            l1=setup.train.l1,
-            amp=setup.train.amp,
-            before_step=lambda: self.placement.set_step(self.step),
-            after_step=after_step,
-        )
+        def train() -> steps.Sums:
+            return steps.train_epoch(
+                self.model,
+                self.forward,
+                self.optimizer,
+                self._train_batches(epoch),
+                l1=setup.train.l1,
+                amp=setup.train.amp,
+                before_step=lambda: self.placement.set_step(self.step),
+                after_step=after_step,
+            )
+
+        sums, measured = _metered(train, setup.meter)
         if setup.constraint is not None:
             setup.constraint.after_epoch(self.model, epoch)
         row = {
@@ -159,6 +167,7 @@ class Live:
             "accuracy": sums.accuracy,
             "images": sums.images,
             "steps": sums.steps,
+            **measured,
         }
         if last or epoch % setup.train.eval_every == 0:
             row |= setup.evaluate(self.model)
@@ -211,6 +220,15 @@ class Live:
             environment=self.environment,
             extra=_on_cpu({} if self.average is None else self.average.state_dict()),
         )
+
+
+def _metered(train: Callable[[], steps.Sums], meter: Meter | None) -> tuple[steps.Sums, dict[str, Any]]:
+    """The sums of an epoch's training, and what a sensor around it read."""
+    if meter is None:
+        return train(), {}
+    results: list[steps.Sums] = []
+    measured = meter(lambda: results.append(train()))
+    return results[0], measured
 
 
 def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -24,7 +24,7 @@ from ebsim.errors import DamagedError
 from ebsim.runs.provenance import environment
 from ebsim.runs.store import Stage
 from ebsim.training.checkpoint import Checkpoint
-from ebsim.training.live import Averaging, Constraint, Live, Setup
+from ebsim.training.live import Averaging, Constraint, Live, Meter, Setup
 from ebsim.training.progress import Progress, Silent
 
 Gammas = Tensor  # [epochs + 1, channels]
@@ -54,13 +54,14 @@ class Trajectory:
         keep: Callable[[Gammas], bool] = lambda gammas: False,
         score: Callable[[nn.Module, int], Tensor] = lambda model, epoch: tickets.gammas(model),
         constraint: Constraint | None = None,
+        meter: Meter | None = None,
         progress: Progress | None = None,
     ) -> None:
         self.stage = stage
         self.first = first
         self.trained = 0  # epochs really trained by this object, replays included
         self._setup = Setup(
-            network, data, train, seed, device, score, first, backend, stats_every, averaging, constraint
+            network, data, train, seed, device, score, first, backend, stats_every, averaging, constraint, meter
         )
         self._keep = keep
         self._progress = progress or Silent()

@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from torch import nn
 from ebsim import tickets
 from ebsim.config import Train
 from ebsim.errors import DamagedError, DivergedError
+from ebsim.runs.ledger import entry
 from ebsim.runs.store import Store
 from ebsim.training import Averaging, Checkpoint, Trajectory
 from tests.training.toy import Recorder, ToyData, toy_network
@@ -176,6 +178,23 @@ def test_sparsity_is_pushed_on_gammas_only(tmp_path: Path) -> None:
     pushed.extend(2)
     free.extend(2)
     assert pushed.gammas[-1].abs().sum() < free.gammas[-1].abs().sum()
+
+
+def test_a_sensor_has_columns_of_its_own(tmp_path: Path) -> None:
+    def meter(work: Callable[[], object]) -> dict[str, object]:
+        work()
+        return {"measured_joules": 2.5, "measured_source": "a test"}
+
+    bare, metered = trajectory(tmp_path / "bare"), trajectory(tmp_path / "metered", meter=meter)
+    bare.extend(2)
+    metered.extend(2)
+    assert equal(bare.state_at(2), metered.state_at(2))
+    assert [row["measured_joules"] for row in metered.curve] == [2.5, 2.5]
+    facts = {"batch_size": 20, "draws": 0, "channels": 14, "l1": True}
+    assert entry("search", "dense", metered.curve, "fp32", **facts)["measured_joules"] == 5.0
+    assert "measured_joules" not in entry("search", "dense", bare.curve, "fp32", **facts)
+    half = [*metered.curve, {**metered.curve[0], "measured_joules": None}]
+    assert entry("search", "dense", half, "fp32", **facts)["measured_joules"] is None
 
 
 def test_the_average_is_that_of_the_last_epochs(tmp_path: Path) -> None:
