@@ -307,7 +307,8 @@ def hw_new(path: str, start: str, sram_law: str | None) -> None:
     """Write a commented profile to PATH for you to edit."""
     from hw_models import commands
 
-    click.echo(f"{commands.new(path, start, sram_law=sram_law)}: edit it, then  python cli.py hw check {path}", err=True)
+    written = commands.new(path, start, sram_law=sram_law)
+    click.echo(f"{written}: edit it, then  python cli.py hw check {path}", err=True)
 
 
 @hw.command("check")
