@@ -78,8 +78,7 @@ class Terminal:
 
 def print_table(caption: str, headings: list[str], rows: list[list[str]]) -> None:
     """A table on stdout, drawn as the report draws its own; text left, figures right."""
-    from ebsim.report import tables
-    from ebsim.report import render
+    from ebsim.report import render, tables
 
     columns = []
     for heading, cells in zip(headings, zip(*rows, strict=True), strict=True):

@@ -121,7 +121,8 @@ def _cross_checks(experiment: Experiment) -> Iterable[tuple[str, str]]:
         yield "methods", 'has "prune-at-epoch", but prune.draw_epochs names no epoch to draw at'
     low = [key for key in ("search", "retrain") if getattr(experiment.precision, key) != "fp32"]
     if train.amp != "none" and low:
-        yield "train.amp", f'= "{train.amp}": precisions are simulated in fp32; set it to "none" or drop precision.{low[0]}'
+        cure = f'set it to "none" or drop precision.{low[0]}'
+        yield "train.amp", f'= "{train.amp}": precisions are simulated in fp32; {cure}'
     if len(set(prune.ratio)) != len(prune.ratio):
         yield "prune.ratio", f"= {list(prune.ratio)}: names a ratio twice"
     if len(set(experiment.methods)) != len(experiment.methods):

@@ -52,7 +52,7 @@ def _measured(curve: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """What a sensor read over these epochs; nothing if none was asked for, None if an epoch has no reading."""
     if not any("measured_joules" in row for row in curve):
         return {}
-    readings = [row.get("measured_joules") for row in curve]
+    readings: list[Any] = [row.get("measured_joules") for row in curve]
     sources = sorted({str(row.get("measured_source", "not measured")) for row in curve})
     whole = None if any(reading is None for reading in readings) else sum(readings)
     return {"measured_joules": whole, "measured_source": "; ".join(sources)}

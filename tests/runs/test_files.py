@@ -30,7 +30,9 @@ def test_tensors_and_metadata_come_back(tmp_path: Path) -> None:
     back, meta = files.load_tensors(path)
     assert meta == {"epoch": 3, "rows": [1.5, None, "é"]}
     assert set(back) == set(tensors())
-    assert all(torch.equal(back[name], tensor) and back[name].dtype == tensor.dtype for name, tensor in tensors().items())
+    for name, tensor in tensors().items():
+        assert torch.equal(back[name], tensor)
+        assert back[name].dtype == tensor.dtype
 
 
 def test_every_flipped_byte_and_every_cut_is_noticed(tmp_path: Path) -> None:
