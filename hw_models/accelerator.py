@@ -137,13 +137,12 @@ class Accelerator:
     def supports(self, fmt: Format) -> bool:
         """Whether the hardware multiplies this format; a class name ("int", "fp") allows all of it."""
         cls = "int" if fmt.integer else "fp"
-        return not self.formats or fmt.name in self.formats or cls in self.formats
+        return not self.formats or fmt.hardware in self.formats or cls in self.formats
 
     def rate(self, x: Format, y: Format) -> float:
         """Peak MACs per second relative to fp32's on the whole machine (arrays: relative to one per PE)."""
-        names = [f.name for f in (x, y)]
-        wide = max(names, key=lambda n: FORMATS[n].bits if n in FORMATS else 0)
         if self.kind == "device":
+            wide = max((x, y), key=lambda f: f.bits).hardware
             return self.peak.get(wide, self.peak[max(self.peak, key=lambda n: FORMATS[n].bits)]) / 2
         bits = max(x.significand if x.integer else x.bits, y.significand if y.integer else y.bits)
         fits = [v for n, v in self.speedup.items() if FORMATS[n].bits >= bits]
@@ -163,8 +162,8 @@ def law(x: Format, y: Format) -> float:
 def _mac_cached(points: tuple[tuple[str, float, float, bool, str], ...], x: Format, y: Format) -> Number:
     integer = x.integer and y.integer
     own = {name: Number(v, b, s, d) for name, v, b, d, s in points}
-    if x.name == y.name and x.name in own:
-        return own[x.name]
+    if x.hardware == y.hardware and x.hardware in own:
+        return own[x.hardware]
     anchors = sorted((law(FORMATS[n], FORMATS[n]), num) for n, num in own.items()
                      if FORMATS[n].integer == integer)
     if not anchors:  # the chip has only the other class: its points, through the other law's ratio
@@ -177,7 +176,7 @@ def _mac_cached(points: tuple[tuple[str, float, float, bool, str], ...], x: Form
     exact = any(abs(at - p) < 1e-12 for p in xs)
     kind = "integer c0 + c1 b + c2 b^2" if integer else "float a m^2 + b (m + e)"
     return Number(math.exp(value), nearest.band if exact else nearest.band * LAW_BAND,
-                  f"law ({kind}) through the profile's points", True)
+                  f"law ({kind}) through the profile's points", nearest.derived or not exact)
 
 
 def _mac(chip: Accelerator, x: Format, y: Format) -> Number:
@@ -232,6 +231,7 @@ def _build(s: Source) -> Accelerator:
     _order(s, points, memories, dram, kind)
     s.refuse_unknown()
     s.check()
+    memories = tuple(sorted(memories, key=lambda m: m.bits))  # those side by side: the larger reuses further out
     digest = hashlib.sha256(json.dumps(s.data, sort_keys=True).encode()).hexdigest()
     return Accelerator(name, kind, summary, origin, s.path, digest, node, clock, band, points, ops, dims,
                        unroll, zero_skip, fused, registers, network, memories, dram, bandwidth, static,
@@ -338,9 +338,11 @@ def _order(s: Source, points: dict[str, Number], memories: tuple[Memory, ...], d
     if "int8" in points and "fp32" in points and points["int8"].value > points["fp32"].value:
         s.problem(f"{table}.int8", f"an int8 MAC ({points['int8'].value:g} pJ) is dearer than fp32 "
                                    f"({points['fp32'].value:g} pJ); swap or correct them")
-    levels = [(f"memory.{m.name}", m.read.value, m.bits) for m in memories]
-    levels.append(("dram", dram.value, math.inf))
-    for (inner, cost, size), (outer, more, larger) in itertools.pairwise(levels):
+    levels = [(f"memory.{m.name}", m.read.value, m.bits, set(m.holds)) for m in memories]
+    levels.append(("dram", dram.value, math.inf, set(REGISTERS)))
+    for (inner, cost, size, held), (outer, more, larger, holds) in itertools.combinations(levels, 2):
+        if not held & holds:
+            continue  # side by side, each for its own operands
         if cost > more:
             s.problem(inner, f"{cost:.3g} pJ/bit is dearer than the outer {outer} ({more:.3g} pJ/bit); "
                              "list memories innermost first, or correct the energies")

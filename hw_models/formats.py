@@ -40,6 +40,12 @@ class Format:
     block: int = 0  # elements that share a scale; 0 = a whole row or tensor
 
     @property
+    def hardware(self) -> str:
+        """The name hardware knows it by: that of the known format with the same multiplier, else its own."""
+        same = (self.kind, self.significand, self.exponent)
+        return next((f.name for f in FORMATS.values() if (f.kind, f.significand, f.exponent) == same), self.name)
+
+    @property
     def integer(self) -> bool:
         """Whether its multiplier is an integer one (a block float multiplies mantissas)."""
         return self.kind != "fp"

@@ -47,8 +47,8 @@ def grid(p: Passes, chip: Accelerator) -> Grid:
 
 def map_passes(p: Passes, bits: Widths, chip: Accelerator, model: str, capacities: Capacities = None) -> Mapped:
     """The mapping of every contraction by model `compulsory`, `closed` or `search`."""
-    if model == "compulsory":
-        return Mapped((compulsory(p, bits),))
+    if model == "compulsory" or not p.macs.size:
+        return Mapped((compulsory(p, bits),) * (1 if model == "compulsory" else 1 + len(chip.memories)))
     if model == "search":
         from hw_models.search import search  # only here: the default does not need it
         return search(p, bits, chip)
