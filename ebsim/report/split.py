@@ -18,7 +18,7 @@ ORDER = (
     "dense",
     "mac",
     "register",
-    "network",
+    "interconnect",
     "buffer",
     "dram",
     "vector",

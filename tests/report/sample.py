@@ -166,7 +166,7 @@ def row(
             }
         )
     joules = sum(stage["joules"] for stage in stages)
-    shares = {"mac": 0.33, "register": 0.05, "network": 0.02, "buffer": 0.2, "vector": 0.04}
+    shares = {"mac": 0.33, "register": 0.05, "interconnect": 0.02, "buffer": 0.2, "vector": 0.04}
     components = {name: share * joules for name, share in shares.items()}
     components["dram"] = joules - sum(components.values())
     points = curves[DENSE if ratio is None else f"retrain-{ratio:g}"]

@@ -42,7 +42,7 @@ PLOTS = (
         "out because it moves all points together.",
         energy.plane_data,
         energy.draw_plane,
-        lambda run: any(row.accuracy is not None for row in run.rows),
+        lambda run: sum(row.accuracy is not None for row in run.rows) > 1,
         wide=False,
     ),
     Plot(

@@ -23,7 +23,7 @@ _STAGES = {"search": "#E69F00", "retrain": "#0072B2", "dense": "#999999"}
 _COMPONENTS = {
     "mac": "#0072B2",
     "register": "#56B4E9",
-    "network": "#CC79A7",
+    "interconnect": "#CC79A7",
     "buffer": "#E69F00",
     "dram": "#D55E00",
     "vector": "#009E73",
@@ -117,7 +117,7 @@ def draw_layers(run: Run) -> Figure:
     paint = _paint(keys, _COMPONENTS)
     own = scale((sum(cost.joules.values()) for costs in every.values() for cost in costs), "J")
     total = scale((network.total for network in networks.values()), "J")
-    figure, grid = style.canvas(style.PAGE, 0.9 + 1.0 * len(every), len(every), 1, sharex=True, sharey=True)
+    figure, grid = style.canvas(style.PAGE, 1.2 + 1.0 * len(every), len(every), 1, sharex=True, sharey=True)
     for axes, (name, costs) in zip(grid[:, 0], every.items(), strict=True):
         _layer_panel(axes, costs, order, keys, paint, own.factor)
         whole = total.value(networks[name].total)
