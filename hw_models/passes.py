@@ -66,9 +66,11 @@ def candidates(base: Shapes, read: Array, made: Array, read_before: Array | None
     fewer = made / np.maximum(old["K"], 1)
     depthwise = (old["groups"] > 1) & (old["groups"] == old["C"]) & base.contraction
     both = np.where(depthwise, fewer, less * fewer)
+    matrix = old["K"] * old["C"] / old["groups"] * old["R"] * old["S"]  # the rest of `weights` is the bias
+    weights = np.where(base.contraction, matrix * both + (old["weights"] - matrix) * fewer, old["weights"] * fewer)
     new = {**old, "C": old["C"] * less, "K": made, "groups": np.where(depthwise, made, old["groups"]),
            "inputs": old["inputs"] * less, "outputs": old["outputs"] * fewer,
-           "weights": old["weights"] * np.where(base.contraction, both, fewer), "macs": old["macs"] * both}
+           "weights": np.where(old["weights"] > 0, weights, 0.0), "macs": old["macs"] * both}
     data = np.stack([np.broadcast_to(new[name], read.shape) for name in COLUMNS])
     return replace(base, columns=data)
 

@@ -1,0 +1,143 @@
+"""What the command line shows: profiles listed, shown, started, checked, compared, calibrated."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hw_models import HardwareError, ProfileError, commands, load, reference, training_cost
+from hw_models.calibrate import fit, read_steps
+
+
+def test_list_and_show_tell_where_every_number_comes_from() -> None:
+    listed = commands.list_profiles()
+    assert len(listed) == 6 and all(row["summary"] and row["band"] > 1 for row in listed)
+    shown = commands.show("jetson-tx2")
+    assert "calibrated" in shown["summary"] and "Table 2" in shown["calibrated_on"]
+    assert all(c["source"] and c["unit"] for c in shown["constants"])
+    assert any(c["derived"] for c in shown["constants"])
+
+
+def test_a_newcomers_profile_from_copy_to_comparison(tmp_path: Path) -> None:
+    path = commands.new(tmp_path / "mychip.toml", sram_law="cacti-22lop")
+    text = path.read_text()
+    assert 'name = "mychip"' in text and "# " in text  # commented, and its own name
+    path.write_text(text.replace("kib = 2048", "kib = 512").replace("dims = [32, 32]", "dims = [16, 64]"))
+    chip = load(path)
+    assert chip.memories[0].bits == 512 * 8192 and chip.dims == (16, 64)
+    checked = commands.check(str(path))
+    assert checked.profile == "mychip" and len(checked.rows) == 2 and len(checked.beside) == 4
+    for row in checked.rows:
+        assert sum(row.shares.values()) == pytest.approx(1)
+        assert row.macs_only < row.compulsory < row.joules and row.low < row.joules < row.high
+    mine, shipped = commands.compare([str(path), "horowitz-45nm"], "resnet18")
+    assert mine.accelerator == "mychip" and mine.joules != shipped.joules
+    assert mine.row()["network"] == "resnet18" and mine.row()["joules"] == mine.joules
+
+
+@pytest.mark.parametrize("start", ["horowitz-45nm", "tpu-like-7nm", "eyeriss-like-65nm", "bitfusion-45nm", "h100"])
+def test_any_shipped_profile_can_be_the_start(tmp_path: Path, start: str) -> None:
+    copy, base = load(commands.new(tmp_path / "copy.toml", start)), load(start)
+    assert replace(copy, name="", path="", digest="") == replace(base, name="", path="", digest="")
+
+
+def test_new_never_overwrites_and_names_what_is_wrong(tmp_path: Path) -> None:
+    commands.new(tmp_path / "a.toml")
+    with pytest.raises(ProfileError, match="exists already"):
+        commands.new(tmp_path / "a.toml")
+    with pytest.raises(ProfileError, match="ends in .toml"):
+        commands.new(tmp_path / "a.txt")
+    with pytest.raises(ProfileError, match="letters, digits"):
+        commands.new(tmp_path / 'a"b.toml')
+    with pytest.raises(ProfileError, match="did you mean cacti-22lop"):
+        commands.new(tmp_path / "b.toml", sram_law="cacti-22lp")
+    with pytest.raises(ProfileError, match="cannot be written"):
+        commands.new(tmp_path / "missing" / "b.toml")
+
+
+def test_check_points_at_what_looks_odd(tmp_path: Path) -> None:
+    path = commands.new(tmp_path / "odd.toml")
+    path.write_text(path.read_text().replace("pj_per_bit = { value = 20,", "pj_per_bit = { value = 4000,"))
+    found = commands.check(str(path)).warnings
+    assert any("dram takes" in w for w in found) and any("far from the shipped" in w for w in found)
+    for name in ("horowitz-45nm", "tpu-like-7nm", "eyeriss-like-65nm", "bitfusion-45nm"):
+        assert commands.check(name).warnings == []
+
+
+def test_compare_uses_each_chips_widest_format_unless_told() -> None:
+    wide = commands.compare(["bitfusion-45nm", "horowitz-45nm"], "vgg16")
+    assert [row.precision for row in wide] == ["int16", "fp32"]
+    assert [row.precision for row in commands.compare(["bitfusion-45nm", "horowitz-45nm"], "vgg16", 8)] == ["int8"] * 2
+    with pytest.raises(HardwareError, match="no reference network"):
+        commands.compare(["horowitz-45nm"], "lenet")
+
+
+# --- calibration --------------------------------------------------------------------------------
+
+def _measurements(path: Path, noise: float = 0.0) -> Path:
+    """Steps that a device with known constants would give, 40 % slower than its roofline."""
+    rng = np.random.default_rng(1)
+    lines = ["network,precision,batch,joules,seconds"]
+    for name in ("vgg16", "resnet18", "resnet50", "vgg16-imagenet"):
+        for precision, pj in (("fp32", 9.0), ("bf16", 0.8)):
+            for batch in (16, 128):
+                cost = training_cost(reference.network(name), "h100", precision, batch)
+                seconds = cost.seconds * 1.4
+                joules = 120 * seconds + 2 * cost.macs * pj * 1e-12 + cost.bytes * 8 * 6e-12
+                joules *= 1 + noise * rng.standard_normal()
+                lines.append(f"{name},{precision},{batch},{joules!r},{seconds!r}")
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_calibration_finds_the_constants_of_a_known_device(tmp_path: Path) -> None:
+    found = fit(read_steps(_measurements(tmp_path / "m.csv"), "h100"), "h100")
+    assert (found.static_w, found.pj_per_bit) == pytest.approx((120, 6), rel=1e-3)
+    assert found.pj_per_flop == pytest.approx({"fp32": 9.0, "bf16": 0.8}, rel=1e-3)
+    assert set(found.held_out) == {"vgg16", "resnet18", "resnet50", "vgg16-imagenet"}
+    assert found.held_out_error < 1e-3
+    assert found.eta_compute < 0.40  # slower than the data sheet's guess
+
+
+def test_calibration_reports_its_error_on_networks_left_out(tmp_path: Path) -> None:
+    found = fit(read_steps(_measurements(tmp_path / "m.csv", noise=0.1), "h100"), "h100")
+    assert 0.02 < found.held_out_error < 0.4 and found.fitted_error < 0.2
+
+
+def test_a_calibrated_profile_loads_and_predicts(tmp_path: Path) -> None:
+    out = tmp_path / "mine.toml"
+    _, text = commands.calibrate("h100", _measurements(tmp_path / "m.csv"), out)
+    chip = load(out)
+    assert chip.name == "mine" and "left-out" in text and "m.csv" in chip.calibrated_on
+    step = read_steps(tmp_path / "m.csv", "h100")[0]
+    cost = training_cost(reference.network(step.network), chip, step.precision, step.batch)
+    assert cost.seconds <= step.seconds * (1 + 1e-6)  # still a lower bound
+    assert cost.total == pytest.approx(step.joules, rel=0.6)
+    with pytest.raises(ProfileError, match="exists already"):
+        commands.calibrate("h100", tmp_path / "m.csv", out)
+
+
+@pytest.mark.parametrize(("text", "words"), [
+    ("", "needs the columns"), ("a,b\n1,2\n", "needs the columns"),
+    ("network,precision,batch,joules,seconds\n", "at least one row"),
+    ("network,precision,batch,joules,seconds\nvgg16,fp32,16,-1,1\n", ":2: joules is '-1'"),
+    ("network,precision,batch,joules,seconds\nvgg16,fp32,16,nan,1\n", ":2: joules"),
+    ("network,precision,batch,joules,seconds\nvgg16,fp31,16,1,1\n", ":2: precision 'fp31'"),
+    ("network,precision,batch,joules,seconds\nlenet,fp32,16,1,1\n", "no reference network 'lenet'"),
+    ("network,precision,batch,joules,seconds\nvgg16,fp32,16,1,1\n", "cannot fix 3 constants"),
+])
+def test_measurements_that_cannot_be_used_are_named(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "m.csv"
+    path.write_text(text)
+    with pytest.raises(HardwareError, match=words):
+        fit(read_steps(path, "h100"), "h100")
+    with pytest.raises(HardwareError, match="cannot be read"):
+        read_steps(tmp_path / "none.csv", "h100")
+
+
+def test_an_array_cannot_be_calibrated(tmp_path: Path) -> None:
+    with pytest.raises(ProfileError, match="only a device"):
+        commands.calibrate("horowitz-45nm", _measurements(tmp_path / "m.csv"))
