@@ -48,7 +48,7 @@ METHODS = {
     "sfp": Method("sfp", "soft filter pruning after each epoch, from scratch"),
     "sfp-pretrained": Method("sfp", "soft filter pruning of the dense network", options={"pretrained": True}),
     "lottery-ticket": Method("lottery_ticket", "single weights: full training, mask by size, rewind, full training"),
-    "snip": Method("snip", "single weights, at the start, by |w dL/dw|"),
+    "snip": Method("snip", "single weights, at the start, by how much the loss feels them"),
     "grasp": Method("grasp", "single weights, at the start, by gradient flow"),
     "synflow": Method("synflow", "single weights, at the start, by synaptic flow, without data"),
     "prune-at-epoch": Method("prune_at_epoch", "drawn at each of prune.draw_epochs", over=("ratio", "epoch")),

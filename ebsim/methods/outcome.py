@@ -23,11 +23,14 @@ def results(lab: Lab, rows: list[Row], chip: Any) -> dict[str, Any]:
     """The content of `results.json` (all but the wall-clock figures)."""
     experiment = lab.experiment
     lab.workload("dense", lab.dense_network)
-    priced = [_priced(lab, row, chip) for row in rows]
-    dense = next((row["energy"]["joules"] for row in priced if row["method"] == "dense"), None)
-    for row in priced:
-        whole = dense and row["accuracy"] is not None  # an unfinished method saves nothing
-        row["saving_vs_dense"] = 1 - row["energy"]["joules"] / dense if whole else None
+    energies = hw_models.price_all(
+        [row.ledger for row in rows],
+        lab.networks,
+        chip,
+        baseline=next((number for number, row in enumerate(rows) if row.method == "dense"), None),
+        model=experiment.hardware.reuse,
+    )
+    priced = [_priced(lab, row, energy) for row, energy in zip(rows, energies, strict=True)]
     return {
         "schema": SCHEMA,
         "name": experiment.name,
@@ -56,27 +59,31 @@ def results(lab: Lab, rows: list[Row], chip: Any) -> dict[str, Any]:
     }
 
 
-def _priced(lab: Lab, row: Row, chip: Any) -> dict[str, Any]:
+def _priced(lab: Lab, row: Row, energy: dict[str, Any]) -> dict[str, Any]:
     """A row with what its ledger costs on the accelerator."""
-    bill = hw_models.price(row.ledger, lab.networks, chip, model=lab.experiment.hardware.reuse)
-    bill.check()
     final = lab.facts[row.network or row.ledger[-1]["network"]]
     sparse = sum(_sparse_macs(entry, _table(lab, entry["network"])) for entry in row.ledger)
     if row.weights_kept is not None:
         row.notes.append(
             f"single weights are pruned, and nothing is credited for it (as in the paper); an ideal sparse machine "
-            f"would need {sparse / bill.macs:.0%} of these training MACs"
+            f"would need {sparse / energy['macs']:.0%} of these training MACs"
         )
     return {
         **row.to_dict(),
         "parameters": final["parameters"],
         "macs": final["macs"],
-        "train_macs": bill.macs,
-        "train_flops": 2 * bill.macs,
+        "train_macs": energy["macs"],
+        "train_flops": 2 * energy["macs"],
         "train_macs_sparse": sparse,
         "train_pflops_paper": _paper_pflops(lab, row),
-        "energy": bill.to_dict(),
+        "energy": energy,
+        "saving_vs_dense": saved(row.accuracy, energy),
     }
+
+
+def saved(accuracy: float | None, energy: dict[str, Any]) -> float | None:
+    """The modelled saving against dense; None without a dense row, and for a method that was not finished."""
+    return None if accuracy is None or energy["saving"] is None else energy["saving"]["value"]
 
 
 def _paper_pflops(lab: Lab, row: Row) -> float | None:

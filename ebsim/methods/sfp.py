@@ -10,10 +10,10 @@ Source: He et al., Soft Filter Pruning for Accelerating Deep CNNs, IJCAI 2018 (a
 Options: pretrained = start from the dense network of epoch N (N more epochs are charged, as in the EB paper's Table 3)
 instead of from scratch.
 
-Deviations: after the last epoch scale and shift of the filter's BatchNorm channel become zero with it, and the headline
-is that network's, so that the cut changes nothing (theirs is measured before the cut, which loses the shift); filters that share a residual stream (PreResNet's block
-outputs) are left alone; the EB paper charges SFP's second training at the pruned network's FLOPs, we charge what is
-executed, the dense network's.
+Deviations: after the last epoch scale and shift of the filter's BatchNorm channel become zero with it, and the
+headline is that network's, so that the cut changes nothing (theirs is measured before the cut, which loses the shift);
+filters that share a residual stream (PreResNet's block outputs) are left alone; the EB paper charges SFP's second
+training at the pruned network's FLOPs, we charge what is executed, the dense network's.
 """
 
 from __future__ import annotations

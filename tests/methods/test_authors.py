@@ -27,7 +27,7 @@ LAWS = [
 
 @pytest.mark.parametrize(("law", "cell"), LAWS)
 def test_the_papers_totals(law: dict, cell: dict) -> None:
-    """ResNet18 to every printed digit; VGG16, whose epochs are fitted, to the printed unit (its known cells miss by 1)."""
+    """ResNet18 to every printed digit; VGG16, whose epochs are fitted, to the printed unit."""
     total = paper_pflops(cell["phases"], law["images"]) * 1e15 / law["unit"]
     if law["unit"] == 1e15:
         assert round(total, 2) == pytest.approx(cell["printed"], abs=0.011)

@@ -32,7 +32,7 @@ def rows(found: dict[str, list[Row]], *names: str) -> list[Row]:
 
 
 def test_every_row_is_named_and_finished(everything: Any) -> None:
-    bench, found, _ = everything
+    _, found, _ = everything
     for name, method in METHODS.items():
         assert len(found[name]) == {(): 1, ("ratio",): 2, ("ratio", "epoch"): 4}[method.over]
         for row in found[name]:
