@@ -6,9 +6,14 @@ Names are imported on first use, so that `import ebsim` does not cost an import 
 from __future__ import annotations
 
 import importlib
+import os
 from typing import Any
 
 __version__ = "0.1.0"
+
+# A shrunk network has a width of its own in every layer: more compiled kernels than oneDNN keeps by default (1024).
+# Without room for them it compiles anew at every step, which doubles the time of a step.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16384")
 
 _HOME = {
     "channel_mask": "ebsim.tickets",

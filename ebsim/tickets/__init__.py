@@ -13,6 +13,7 @@ from ebsim.tickets.mask import (
     masks_from_gammas,
     masks_from_scores,
 )
+from ebsim.tickets.ticket import load_ticket, save_ticket
 from ebsim.tickets.wiring import producers, reader
 
 __all__ = [
@@ -30,8 +31,10 @@ __all__ = [
     "distance_map",
     "emergence",
     "gammas",
+    "load_ticket",
     "masks_from_gammas",
     "masks_from_scores",
     "producers",
     "reader",
+    "save_ticket",
 ]

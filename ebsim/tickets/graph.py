@@ -2,7 +2,7 @@
 
 A symbolic trace follows one path through the code, and a network may take another path in training than in
 evaluation (auxiliary heads, functional dropout). So it is traced in both modes; where the two graphs are the same, one
-is kept. Shapes come from running each graph on the meta device, which computes nothing.
+is kept. Shapes come from running each graph on fake tensors, which computes nothing.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.node import map_arg
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
@@ -31,7 +32,7 @@ class LayerTracer(fx.Tracer):
 
 
 class ShapeRun(fx.Interpreter):
-    """Runs a graph on the meta device and leaves every node's value in `node.meta["val"]`."""
+    """Runs a graph and leaves every node's value in `node.meta["val"]`."""
 
     def run_node(self, n: fx.Node) -> Any:
         result = super().run_node(n)
@@ -54,7 +55,7 @@ def trace(model: nn.Module, inputs: Sequence[Any]) -> dict[bool, fx.Graph]:
     for mode in (True, False):
         root.train(mode)
         try:
-            graphs[mode] = LayerTracer().trace(root)
+            graphs[mode] = _graph(root)
         except Exception as e:  # the network's own code runs here: anything can come out of it
             raise CompactError(
                 f"{type(model).__name__} cannot be traced by torch.fx, so it cannot be shrunk ({e}). "
@@ -65,11 +66,11 @@ def trace(model: nn.Module, inputs: Sequence[Any]) -> dict[bool, fx.Graph]:
     if _text(graphs[True]) == _text(graphs[False]):
         graphs[True] = graphs[False]
     root.eval()  # shapes do not depend on the mode, and BatchNorm refuses to train on a single value
-    meta_root = copy.deepcopy(root).to("meta")
+    weights = next(p for p in root.parameters() if p.is_floating_point())
     for graph in dict.fromkeys(graphs.values()):
         try:
-            with torch.no_grad():
-                ShapeRun(meta_root, graph=graph).run(*map(_meta_pair, inputs))
+            with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
+                ShapeRun(root, graph=graph).run(*(_pair(x, weights) for x in inputs))
         except Exception as e:
             shapes = [list(x.shape) if isinstance(x, Tensor) else x for x in inputs]
             raise CompactError(
@@ -79,11 +80,19 @@ def trace(model: nn.Module, inputs: Sequence[Any]) -> dict[bool, fx.Graph]:
     return graphs
 
 
-def _meta_pair(value: Any) -> Any:
-    """A batch of two without data: two, so that no reshaping can mistake the batch for a dimension of one."""
-    if not isinstance(value, Tensor) or value.ndim < 2:
-        return value.to("meta") if isinstance(value, Tensor) else value
-    return value.new_empty((2, *value.shape[1:]), device="meta")
+def _graph(root: nn.Module) -> fx.Graph:
+    """A network that was written from a graph gives that; any other is traced."""
+    own = getattr(root, "graph", None)
+    return copy.deepcopy(own) if isinstance(own, fx.Graph) else LayerTracer().trace(root)
+
+
+def _pair(value: Any, weights: Tensor) -> Any:
+    """A batch of two, without data: two, so that no reshaping can mistake the batch for a dimension of one."""
+    if not isinstance(value, Tensor):
+        return value
+    shape = (2, *value.shape[1:]) if value.ndim > 1 else value.shape
+    dtype = weights.dtype if value.is_floating_point() else value.dtype
+    return torch.empty(shape, device=weights.device, dtype=dtype)
 
 
 def _with_given_arguments(model: nn.Module, given: int) -> nn.Module:

@@ -156,8 +156,8 @@ class Net:
 
     def _note(self, node: fx.Node) -> None:
         """Say where pruned channels could not be left out."""
-        dead = sum(int((~self.live[n]).sum()) for n in node.all_input_nodes if n in self.live)
-        if dead and node.op != "output":
+        read = [source for n in node.all_input_nodes for source, _ in self.demand(n)]
+        if node.op != "output" and any((~self.live[n]).any() for n in read):
             name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", node.target)
             self.notes.append(f"{node.name} ({name}): no rule for this operation, it still gets all channels")
 

@@ -26,6 +26,7 @@ from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
@@ -120,24 +121,29 @@ class ChannelMask:
     def __repr__(self) -> str:
         return f"ChannelMask({_describe(self.layers)}, {self.ratio:.1%} pruned, {self.digest[:8]})"
 
-    def save(self, path: str | Path) -> None:
-        """Write to a safetensors file, one bit per channel."""
+    def pack(self) -> tuple[Tensor, dict[str, Any]]:
+        """One bit per channel (uint8 [n / 8, rounded up]) and the plain JSON that goes with them."""
         packed = torch.from_numpy(np.packbits(self.flags))
-        meta = {"kind": _KIND, "layers": list(self.layers.items()), "kept_floor": self.kept_floor}
-        save_tensors(Path(path), {"bits": packed}, meta)
+        return packed, {"layers": list(self.layers.items()), "kept_floor": self.kept_floor}
+
+    @classmethod
+    def unpack(cls, packed: Tensor, info: Mapping[str, Any]) -> ChannelMask:
+        """The mask that `pack` took apart; KeyError, TypeError or ValueError for anything else."""
+        layers = dict(info["layers"])
+        return cls(np.unpackbits(packed.numpy(), count=sum(layers.values())), layers, info["kept_floor"])
+
+    def save(self, path: str | Path) -> None:
+        """Write to a safetensors file."""
+        bits, info = self.pack()
+        save_tensors(Path(path), {"bits": bits}, {"kind": _KIND, **info})
 
     @classmethod
     def load(cls, path: str | Path) -> ChannelMask:
         """Read a file written by `save`. DamagedError for a missing, cut-off, changed or foreign file."""
-        tensors, meta = load_tensors(Path(path))
-        if meta.get("kind") != _KIND:
-            raise DamagedError(f"{path}: not a {_KIND} but {meta.get('kind')!r}. Give the file of a mask.")
-        try:
-            layers = dict(meta["layers"])
-            flags = np.unpackbits(tensors["bits"].numpy(), count=sum(layers.values()))
-            return cls(flags, layers, meta["kept_floor"])
-        except (KeyError, TypeError, ValueError, ConfigError) as e:
-            raise DamagedError(f"{path}: not a complete mask ({e!r}). Draw it again from its network.") from e
+        tensors, info = load_tensors(Path(path))
+        if info.get("kind") != _KIND:
+            raise DamagedError(f"{path}: not a {_KIND} but {info.get('kind')!r}. Give the file of a mask.")
+        return cls.unpack(tensors["bits"], info)
 
 
 def bn_layers(model: nn.Module) -> dict[str, int]:

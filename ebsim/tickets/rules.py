@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from ebsim.tickets import shrink
+from ebsim.tickets.select import Select
 
 if TYPE_CHECKING:
     from ebsim.tickets.liveness import Net
@@ -133,7 +134,43 @@ class SpatialPad(Same):
         return inside and super().accepts(net, node) and (mode != "constant" or not argument(node, 3, "value"))
 
 
-class ChannelPad(Rule):
+class Pick(Rule):
+    """Output channel j is input channel index[j], or zero where that is -1. Nothing runs: only positions change."""
+
+    def index(self, net: Net, node: fx.Node) -> tuple[fx.Node, np.ndarray]:
+        """The value that is picked from, and the index."""
+        raise NotImplementedError
+
+    def live(self, net: Net, node: fx.Node) -> Bits | None:
+        source, index = self.index(net, node)
+        return (index >= 0) & net.live[source][index]
+
+    def needs(self, net: Net, node: fx.Node, keep: Bits | None) -> Needs:
+        assert keep is not None
+        source, index = self.index(net, node)
+        bits = np.zeros(width(source) or 0, bool)
+        bits[index[keep]] = True
+        yield source, bits
+
+    def emit(self, out: Emitter, node: fx.Node) -> Phys | None:
+        source, index = self.index(out.net, node)
+        inner = out.phys[source]
+        return inner._replace(position=np.where(index >= 0, inner.position[index], -1))
+
+
+class Selection(Pick):
+    """The selection of an already shrunk network."""
+
+    def accepts(self, net: Net, node: fx.Node) -> bool:
+        return node.args[0] in net.live
+
+    def index(self, net: Net, node: fx.Node) -> tuple[fx.Node, np.ndarray]:
+        source: Any = node.args[0]
+        index = net.module(node).index.cpu().numpy()
+        return source, np.where(index < net.module(node).width, index, -1)
+
+
+class ChannelPad(Pick):
     """Zero padding that adds channels too (the parameter-free shortcut of CIFAR ResNets): dead ones."""
 
     def accepts(self, net: Net, node: fx.Node) -> bool:
@@ -147,29 +184,18 @@ class ChannelPad(Rule):
             and all(isinstance(p, int) and p >= 0 for p in pad)
         )
 
-    def _before(self, node: fx.Node) -> int:
-        return argument(node, 1, "pad")[-2]
-
-    def live(self, net: Net, node: fx.Node) -> Bits | None:
+    def index(self, net: Net, node: fx.Node) -> tuple[fx.Node, np.ndarray]:
         source: Any = node.args[0]
-        bits = np.zeros(width(node) or 0, bool)
-        bits[self._before(node) :][: width(source)] = net.live[source]
-        return bits
-
-    def needs(self, net: Net, node: fx.Node, keep: Bits | None) -> Needs:
-        source: Any = node.args[0]
-        assert keep is not None
-        yield source, keep[self._before(node) :][: width(source)]
+        before = argument(node, 1, "pad")[-2]
+        channel = np.arange(width(node) or 0) - before
+        return source, np.where((channel >= 0) & (channel < width(source)), channel, -1)
 
     def emit(self, out: Emitter, node: fx.Node) -> Phys | None:
-        source: Any = node.args[0]
-        before, pad = self._before(node), argument(node, 1, "pad")
-        inner = out.phys[source]
-        position = np.full(width(node) or 0, -1)
-        position[before:][: width(source)] = inner.position
-        spatial = list(pad[:-2])
-        base = out.graph.call_function(F.pad, (inner.base, spatial)) if any(spatial) else inner.base
-        return inner._replace(base=base, position=position)
+        picked = super().emit(out, node)
+        spatial = list(argument(node, 1, "pad")[:-2])
+        if picked is None or not any(spatial):
+            return picked
+        return picked._replace(base=out.graph.call_function(F.pad, (picked.base, spatial)))
 
 
 class Pair(Rule):
@@ -373,7 +399,7 @@ class SizeItem(Rule):
         return None
 
 
-class Move(Rule):
+class Move(Pick):
     """Views, permutations, slices, chunks: values are moved, never changed.
 
     What goes where is found by doing the same to a tensor of labels. Three outcomes have channels: whole channels
@@ -397,22 +423,21 @@ class Move(Rule):
         node.meta["move"] = _as_channels(node.meta["labels"], shape(root))
         return True
 
+    def index(self, net: Net, node: fx.Node) -> tuple[fx.Node, np.ndarray]:
+        return node.meta["root"], node.meta["move"]
+
     def live(self, net: Net, node: fx.Node) -> Bits | None:
-        move = node.meta["move"]
-        return None if move is None else net.live[node.meta["root"]][move]
+        return None if node.meta["move"] is None else super().live(net, node)
 
     def needs(self, net: Net, node: fx.Node, keep: Bits | None) -> Needs:
-        if keep is not None:
-            bits = np.zeros(width(node.meta["root"]) or 0, bool)
-            bits[node.meta["move"][keep]] = True
-            yield node.meta["root"], bits
+        return () if keep is None else super().needs(net, node, keep)
 
     def emit(self, out: Emitter, node: fx.Node) -> Phys | None:
-        root, move = node.meta["root"], node.meta["move"]
+        root, move = self.index(out.net, node)
         if move is None:
             return None  # written out on demand (`Emitter.dense`)
         if shape(node)[2:] == shape(root)[2:]:
-            return out.phys[root]._replace(position=out.phys[root].position[move])
+            return super().emit(out, node)
         run = len(move) // (width(root) or 1)  # features per channel
         channels = np.unique(move[out.net.kept(node)])
         base = out.graph.call_function(torch.flatten, (out.fetch(root, channels), 1))
@@ -473,6 +498,7 @@ RULES: dict[Any, tuple[Rule, ...]] = {
     **_each(_MIX, nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d),
     **_each(_MIX, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
     **_each((PReLU(), PerChannel()), nn.PReLU),
+    Select: (Selection(),),
     # zero stays zero
     **_each(_SAME, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Tanh),
     **_each(_SAME, nn.Hardswish, nn.Softsign, nn.Tanhshrink, nn.Softshrink, nn.Hardshrink, nn.RReLU),
