@@ -17,7 +17,7 @@ HEAD = """\
 # Methods
 
 What `methods = [...]` of an experiment may name. Each is one short file in `ebsim/methods/`; this page is made of the
-cards that the files open with (`python -m ebsim.methods.cards > docs/methods.md`). N is `train.epochs`, p a prune ratio.
+cards that the files open with (`python -m ebsim.methods.cards > docs/methods.md`). N is `train.epochs`, p a ratio.
 
 | method | what it does |
 |---|---|

@@ -117,6 +117,30 @@ def beside(run: Run) -> Table | None:
     return _table(run, found) if found else None
 
 
+def emergence(run: Run) -> Table | None:
+    """Epochs at which the mask settled, ours beside the lines of the paper's mask-distance maps; None without any."""
+    network, dataset = run.record.network, run.record.dataset
+    places = [place for place in source()["map"] if (place["network"], place["depth"]) == (network.name, network.depth)]
+    places = [place for place in places if place["dataset"] == dataset.name] or places
+    found = [
+        (float(ratio), masks.emerged, place["emerged"][ratio], _LABELS[place["dataset"]])
+        for place in places
+        for masks_of in run.masks.values()
+        for ratio, masks in masks_of.ratios.items()
+        if ratio in place["emerged"]
+    ]
+    if not found:
+        return None
+    columns = (
+        Column("p", tuple((Value(ratio, f"{ratio:g}"),) for ratio, *_ in found)),
+        Column("Epoch, ours", tuple(("none",) if epoch is None else (count(epoch),) for _, epoch, *_ in found)),
+        Column("theirs", tuple((count(epoch),) for _, _, epoch, _ in found)),
+        Column("Paper", tuple((f"mask-distance map, {label}",) for *_, label in found), numeric=False),
+    )
+    note = f'Ours: rule "{run.record.prune.rule}" on {plain(dataset.label)}, {run.record.train.epochs} epochs.'
+    return Table("paper_emergence", "Emergence beside the paper", columns, ((note,),))
+
+
 def _table(run: Run, found: Sequence[tuple[Row, str, Published]]) -> Table:
     ours, theirs = [row for row, _, _ in found], [cell for _, _, cell in found]
     columns = (

@@ -83,7 +83,7 @@ def test_grasp_is_the_fall_of_the_gradient_norm() -> None:
 
 
 def test_synflow_counts_paths_and_conserves_them() -> None:
-    """Two bias-free layers: a weight's score is the sum of |w| products over its paths; each layer's scores add to R."""
+    """Two bias-free layers: a weight's score adds up the |w| products of its paths; each layer's scores add to R."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 4, bias=False), nn.ReLU(), nn.Linear(4, 2, bias=False))
     first, second = (model[i].weight.detach().abs().double() for i in (0, 2))
