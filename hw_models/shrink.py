@@ -31,6 +31,7 @@ from hw_models.layer import INPUT, Layer, conv_macs
 from hw_models.passes import Array, Shapes, candidates, shapes
 
 Bools = NDArray[np.bool_]
+BLOCK = 64  # candidates worked on together: their masks stay in the processor's cache
 _SAME = ("relu", "maxpool", "avgpool", "dropout", "bn")  # zero stays zero, channel by channel (bn: by its mask)
 
 
@@ -62,7 +63,7 @@ def widths(layers: Sequence[Layer], masks: Mapping[str, Any]) -> Widths:
             needed[source] |= wanted
     kept = {name: needed[name] & alive[name] for name in rows}
     read = [_read(row, rows, kept, shape) for row in layers]
-    made = [kept[row.name].sum(axis=-1) for row in layers]
+    made = [np.count_nonzero(kept[row.name], axis=-1) for row in layers]
     return Widths(np.stack(np.broadcast_arrays(*read), -1).astype(float), np.stack(made, -1).astype(float))
 
 
@@ -81,9 +82,12 @@ def shrink(layers: Sequence[Layer], masks: Mapping[str, Any]) -> list[Layer]:
 
 def candidate_shapes(layers: Sequence[Layer], masks: Mapping[str, Any]) -> Shapes:
     """Arrays of many shrunk networks at once ([candidates, rows]), for `hw_models.cost`."""
-    w = widths(layers, masks)
-    return candidates(shapes(layers), np.atleast_2d(w.read), np.atleast_2d(w.made),
-                      np.array([_channels_read(row) for row in layers], dtype=float))
+    arrays = {name: np.atleast_2d(np.asarray(mask, dtype=bool)) for name, mask in masks.items()}
+    count = max((len(m) for m in arrays.values()), default=1)
+    parts = [widths(layers, {n: m if len(m) == 1 else m[i:i + BLOCK] for n, m in arrays.items()})
+             for i in range(0, count, BLOCK)]
+    read, made = (np.concatenate(side) for side in ([p.read for p in parts], [p.made for p in parts]))
+    return candidates(shapes(layers), read, made, np.array([_channels_read(row) for row in layers], dtype=float))
 
 
 def _checked(rows: Mapping[str, Layer], name: str, mask: Bools) -> Bools:
@@ -159,7 +163,7 @@ def _read(row: Layer, rows: Mapping[str, Layer], kept: Mapping[str, Bools], shap
         used = kept[source]
         if slices is not None:
             used = used & own[..., slices[i]]
-        counts.append(used.sum(axis=-1))
+        counts.append(np.count_nonzero(used, axis=-1))
     full = sum(rows[s].channels[1] for s in row.sources)
     return np.sum(counts, axis=0) * total // max(full, 1)
 

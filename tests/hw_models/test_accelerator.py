@@ -138,7 +138,8 @@ def _line(text: str, start: str) -> int:
     ("kind = \"array\"", 'kind = "arrray"', "kind", "array, device"),
     ('sram_law = "cacti-45hp"', 'sram_law = "cacti-3nm"', "sram_law", "cacti-22lop"),
     ('sram_law = "cacti-45hp"', "read_pj_per_bit = 1", "[memory.buffer]", "read_pj_per_bit and write_pj_per_bit"),
-    ('sram_law = "cacti-45hp"', "read_pj_per_bit = 50\nwrite_pj_per_bit = 50", "[memory.buffer]", "dearer than the outer dram"),
+    ('sram_law = "cacti-45hp"', "read_pj_per_bit = 50\nwrite_pj_per_bit = 50", "[memory.buffer]",
+     "dearer than the outer dram"),
     ("gbytes_per_s = 25.6", "gbytes_per_s = 0", "gbytes_per_s", "dram.gbytes_per_s"),
     ("schema = 1", "schema = 2", "schema", "must be from 1 to 1"),
 ])
@@ -238,7 +239,7 @@ def test_an_unknown_name_suggests_the_nearest() -> None:
 
 def test_inner_memory_larger_than_outer_is_refused(tmp_path: Path) -> None:
     extra = '[memory.outer]\nkib = 64\nsram_law = "cacti-45hp"\nsource = "x"\n'
-    with pytest.raises(ProfileError, match="larger than the outer memory.outer"):
+    with pytest.raises(ProfileError, match=r"larger than the outer memory.outer"):
         load(_write(tmp_path, BASE + extra))
 
 

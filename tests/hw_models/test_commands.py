@@ -48,7 +48,7 @@ def test_new_never_overwrites_and_names_what_is_wrong(tmp_path: Path) -> None:
     commands.new(tmp_path / "a.toml")
     with pytest.raises(ProfileError, match="exists already"):
         commands.new(tmp_path / "a.toml")
-    with pytest.raises(ProfileError, match="ends in .toml"):
+    with pytest.raises(ProfileError, match=r"ends in .toml"):
         commands.new(tmp_path / "a.txt")
     with pytest.raises(ProfileError, match="letters, digits"):
         commands.new(tmp_path / 'a"b.toml')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 from dataclasses import replace
@@ -102,7 +103,7 @@ def test_a_smaller_buffer_never_costs_less_at_the_same_constants() -> None:
     chip = load("horowitz-45nm")
     costs = [training_cost(reference.resnet18(), replace(chip, memories=(replace(chip.memories[0], bits=kib * 8192),)))
              for kib in (16, 64, 256, 1024, 4096, 65536)]
-    assert all(a.total >= b.total * (1 - 1e-9) for a, b in zip(costs, costs[1:], strict=False))
+    assert all(a.total >= b.total * (1 - 1e-9) for a, b in itertools.pairwise(costs))
 
 
 def test_precision_reaches_only_the_layers_it_names() -> None:
@@ -147,7 +148,7 @@ def test_seconds_are_a_roofline() -> None:
 
 
 def test_a_device_refuses_what_it_lacks() -> None:
-    with pytest.raises(FormatError, match="jetson-tx2 has no int8.*hypothetical=True"):
+    with pytest.raises(FormatError, match=r"jetson-tx2 has no int8.*hypothetical=True"):
         training_cost(NET, "jetson-tx2", 8)
     assert training_cost(NET, "jetson-tx2", 8, hypothetical=True).total > 0
 
@@ -159,7 +160,7 @@ def test_a_batch_that_is_none_is_refused(batch: float) -> None:
 
 
 def test_an_unknown_model_is_named() -> None:
-    with pytest.raises(HardwareError, match="guess.*macs, compulsory, closed, search"):
+    with pytest.raises(HardwareError, match=r"guess.*macs, compulsory, closed, search"):
         training_cost(NET, "horowitz-45nm", model="guess")
 
 

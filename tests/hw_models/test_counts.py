@@ -68,5 +68,5 @@ def test_exact_step_skips_only_the_first_input_gradient() -> None:
 
 
 def test_an_unknown_convention_is_named() -> None:
-    with pytest.raises(hw_models.HardwareError, match="flops.*exact, fvcore, torch, paper"):
+    with pytest.raises(hw_models.HardwareError, match=r"flops.*exact, fvcore, torch, paper"):
         forward_count([], "flops")

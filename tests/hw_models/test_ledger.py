@@ -91,7 +91,7 @@ def test_carbon_names_its_year_and_source() -> None:
     bill = _price()
     assert bill.gco2("FRA") == pytest.approx(kwh(bill.joules) * 56.0)
     assert all(g.year == 2023 and g.source for g in GRIDS.values()) and intensity().name == "world"
-    with pytest.raises(ValueError, match="Atlantis.*FRA"):
+    with pytest.raises(ValueError, match=r"Atlantis.*FRA"):
         bill.gco2("Atlantis")
 
 

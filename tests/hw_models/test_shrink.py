@@ -32,7 +32,8 @@ def _model(name: str) -> torch.nn.Module:
 
 
 @pytest.mark.parametrize("name", [
-    "vgg", "resnet18", *(pytest.param(n, marks=pytest.mark.slow) for n in ("mobilenet_v2", "densenet121", "googlenet"))])
+    "vgg", "resnet18",
+    *(pytest.param(n, marks=pytest.mark.slow) for n in ("mobilenet_v2", "densenet121", "googlenet"))])
 def test_shapes_equal_those_of_the_network_really_shrunk(name: str) -> None:
     model, size = _model(name), 32
     _random_gammas(model)

@@ -1,0 +1,90 @@
+"""Our per-layer energies beside ZigZag's, on ZigZag's own unit costs, nothing fitted.
+
+    python benchmarks/hw_zigzag.py [reference.jsonl ...]       default: the frozen runs in tests/golden
+
+The reference is made by `benchmarks/hw_zigzag_reference.py` in an environment of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from hw_models import Layer, load, training_cost
+from hw_models.accelerator import Accelerator
+from hw_models.cost import MODELS, STAGES
+
+HERE = Path(__file__).parent
+GOLDEN = HERE.parent / "tests" / "golden" / "hw_zigzag.jsonl"
+ALL_8 = {"weight": "int8", "activation": "int8", "error": "int8"}
+RECORD = {"name": "zigzag", "default": {  # 8-bit operands and results, 16-bit sums, as in the reference
+    "forward": ALL_8, "input_gradient": ALL_8, "weight_gradient": ALL_8, "accumulator": "int16", "output": "int8"},
+    "update": dict.fromkeys(("gradient", "momentum", "stored"), "int8")}
+
+
+class Agreement(NamedTuple):
+    """How near one model is to the reference over a set of layer-passes."""
+
+    cases: int
+    rank: float
+    ratio: float
+    mape: float
+    least: float
+    most: float
+
+
+def chip_of(name: str) -> Accelerator:
+    return load(HERE / "hw_profiles" / f"zigzag-{name.replace('_', '-')}.toml")
+
+
+def ours(row: Mapping[str, Any], chip: Accelerator, model: str) -> float:
+    """Energy in the profile's unit of the same contraction that the reference mapped."""
+    c, k, p, r, stride, which = (row[n] for n in ("c", "k", "p", "r", "stride", "pass"))
+    if which == "input_gradient" and stride > 1:  # the reference maps a dense convolution over the fine grid
+        c, k, p, r, stride, which = k, c, p * stride, max(1, round(r / stride)), 1, "forward"
+    size = p * stride
+    layer = Layer(row["layer"], "conv", macs=k * c * p * p * r * r, inputs=c * size**2, outputs=k * p * p,
+                  channels=(c, k), size=(size, size), out=(p, p), kernel=(r, r), stride=(stride, stride))
+    cost = training_cost([layer], chip, RECORD, row["batch"], model)
+    return float(cost.joules[:, STAGES.index(which), 0].sum()) * 1e12
+
+
+def compare(rows: Iterable[Mapping[str, Any]], model: str) -> Agreement:
+    rows = list(rows)
+    chip = chip_of(rows[0]["chip"])
+    mine = np.array([ours(r, chip, model) for r in rows])
+    theirs = np.array([r["energy"] for r in rows])
+    quotient = mine / theirs
+    return Agreement(len(rows), float(spearmanr(mine, theirs).statistic), float(mine.sum() / theirs.sum()),
+                     float(np.mean(np.abs(quotient - 1))), float(quotient.min()), float(quotient.max()))
+
+
+def read(path: Path) -> dict[str, list[dict[str, Any]]]:
+    """Rows of a JSON-lines file by chip."""
+    out: dict[str, list[dict[str, Any]]] = {}
+    for line in path.read_text().splitlines():
+        row = json.loads(line)
+        out.setdefault(row["chip"], []).append(row)
+    return out
+
+
+def table(paths: Iterable[Path]) -> str:
+    lines = ["| architecture | model | layer-passes | rank correlation | total, ours / theirs | MAPE | worst |",
+             "|---|---|---|---|---|---|---|"]
+    for path in paths:
+        for chip, rows in read(path).items():
+            for model in MODELS:
+                a = compare(rows, model)
+                lines.append(f"| {chip} | {model} | {a.cases} | {a.rank:.3f} | {a.ratio:.3f} | {a.mape:.1%} | "
+                             f"{a.least:.2f} to {a.most:.2f} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(table([Path(p) for p in sys.argv[1:]] or [GOLDEN]))

@@ -1,0 +1,63 @@
+"""The model beside an independent mapper, silicon and the paper: the bounds that docs/hardware-validation.md states."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks import hw_validation as v
+from benchmarks.hw_zigzag import GOLDEN, compare, read
+from hw_models import load
+
+REFERENCE = read(GOLDEN)
+
+
+@pytest.mark.parametrize(("chip", "model", "rank", "within"), [
+    ("tpu_like", "search", 0.97, 0.10), ("tpu_like", "closed", 0.95, 0.15),
+    ("eyeriss_like", "search", 0.97, 0.10), ("eyeriss_like", "closed", 0.95, 0.15)])
+def test_an_independent_mapper_agrees_without_fitting(chip: str, model: str, rank: float, within: float) -> None:
+    found = compare(REFERENCE[chip], model)
+    assert found.cases == 35
+    assert found.rank >= rank and abs(found.ratio - 1) <= within
+
+
+def test_simpler_models_agree_less() -> None:
+    for rows in REFERENCE.values():
+        macs, once, closed = (compare(rows, m) for m in ("macs", "compulsory", "closed"))
+        assert macs.mape > once.mape > closed.mape and closed.rank > max(macs.rank, once.rank)
+
+
+@pytest.mark.parametrize("network", ["alexnet", "vgg16-imagenet"])
+def test_dram_accesses_of_the_eyeriss_chip(network: str) -> None:
+    measured = v.EYERISS[network][1]
+    assert v.dram_accesses_per_mac(network, "closed") == pytest.approx(measured, rel=0.25)
+    assert v.dram_accesses_per_mac(network, "search") == pytest.approx(measured, rel=0.30)
+    assert v.pj_per_mac_on_eyeriss(network) == pytest.approx(12, rel=0.5)
+
+
+@pytest.mark.parametrize("model", ["closed", "search"])
+def test_the_papers_8_bit_ratio_at_45_and_7_nm(model: str) -> None:
+    """0.219 +- 0.015 printed; published unit costs, nothing fitted, each component's share known."""
+    for chip in (load("horowitz-45nm"), v.array_at_7nm(), load("tpu-like-7nm")):
+        found = v.low_precision(chip, 256, model)
+        assert 0.18 <= found.products <= 0.29 and 0.18 <= found.whole <= 0.29
+        assert sum(found.shares8.values()) == pytest.approx(1) and found.shares8["register"] > found.shares8["mac"]
+
+
+def test_the_search_epochs_of_table_2_are_whole_numbers() -> None:
+    epochs = [v.search_epochs(reinit, ff, dense)[0] for reinit, ff, dense, _ in v.TABLE2.values()]
+    assert [round(e) for e in epochs] == [35, 25, 20, 23, 20]
+    assert sorted(abs(e - round(e)) for e in epochs)[3] < 0.2
+
+
+def test_a_ticket_costs_less_in_the_direction_of_the_paper() -> None:
+    costs = [v.pruned_over_dense(p, flops, "jetson-tx2") for (data, p), (*_, flops) in v.TABLE2.items()
+             if data == "CIFAR-100"]
+    assert costs == sorted(costs, reverse=True) and all(c < 1 for c in costs)
+
+
+def test_the_calibrated_device_gives_back_its_calibration() -> None:
+    assert v.tx2_dense_kj() == pytest.approx(370.6, rel=0.02)
+
+
+def test_the_page_is_current() -> None:
+    assert v.PAGE.read_text() == v.filled(v.PAGE.read_text()), "run python -m benchmarks.hw_validation"
