@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
 
-from ebsim.report import assumptions, layers, names, precision, render, split, tables, text
+from ebsim.report import assumptions, layers, names, paper, precision, render, split, tables, text
 from ebsim.report.assumptions import Assumptions
 from ebsim.report.figures import PLOTS, style
 from ebsim.report.load import Run
@@ -46,9 +46,11 @@ def content(run: Run, figures: Mapping[str, bytes], known: Assumptions) -> dict[
         "setting": setting(run),
         "summary": tables.summary(run),
         "detail": tables.detail(run),
+        "beside": [table for table in (paper.beside(run), paper.emergence(run)) if table],
         "by_stage": split.energy_split(run, "stage"),
         "by_component": split.energy_split(run, "component"),
         "by_pass": split.by_pass(layers.passes(run)),
+        "sensitivity": split.sensitivity(run),
         "sums": split.conservation(run),
         "plots": {plot.name: plot for plot in PLOTS if f"{plot.name}.svg" in figures},
         "precision": precision.table(precision.observations(run)),

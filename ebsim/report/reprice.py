@@ -17,14 +17,22 @@ def reprice(run: Run, chip: str, *, model: str | None = None, hypothetical: bool
     `hypothetical`). Savings are against the dense row on the same accelerator.
     """
     reuse = model or str(run.results.get("reuse", "closed"))
-    accelerator = hw_models.load(chip)
-    rows: list[dict[str, Any]] = []
-    for row in run.results["rows"]:
-        bill = hw_models.price(row["ledger"], run.networks, accelerator, model=reuse, hypothetical=hypothetical)
-        rows.append({**row, "energy": bill.to_dict()})
-    dense = next((row["energy"]["joules"] for row in rows if row["method"] == "dense"), None)
-    for row in rows:
-        whole = dense and row["accuracy"] is not None
-        row["saving_vs_dense"] = 1 - row["energy"]["joules"] / dense if whole else None
+    before: list[dict[str, Any]] = run.results["rows"]
+    energies = hw_models.price_all(
+        [row["ledger"] for row in before],
+        run.networks,
+        chip,
+        baseline=next((number for number, row in enumerate(before) if row["method"] == "dense"), None),
+        model=reuse,
+        hypothetical=hypothetical,
+    )
+    rows = [
+        {
+            **row,
+            "energy": energy,
+            "saving_vs_dense": energy["saving"]["value"] if energy["saving"] and row["accuracy"] is not None else None,
+        }
+        for row, energy in zip(before, energies, strict=True)
+    ]
     results = {**run.results, "hardware": chip, "reuse": reuse, "rows": rows}
     return dataclasses.replace(run, results=results, record=Results.model_validate(results))

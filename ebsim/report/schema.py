@@ -57,6 +57,16 @@ class StageEnergy(Record):
     joules: Amount
 
 
+class Saving(Record):
+    """Against the dense row on the same accelerator, with its 90 % band."""
+
+    value: float
+    low: float
+    high: float
+    sensitivity: dict[str, float] = {}
+    """Constant -> change of the energy ratio in % when the constant is 1 % larger; the strongest few."""
+
+
 class Energy(Record):
     joules: Amount
     low: Amount
@@ -64,6 +74,9 @@ class Energy(Record):
     seconds: Amount
     stages: tuple[StageEnergy, ...]
     components: dict[str, Amount]
+    derived_share: Fraction | None = None
+    """Share that rests on constants nobody has published as such."""
+    saving: Saving | None = None
 
 
 class LedgerEntry(Record):
@@ -74,6 +87,10 @@ class LedgerEntry(Record):
     batch_size: Annotated[int, Field(ge=1)]
     images_per_epoch: Count
     steps_per_epoch: Count
+    measured_joules: Amount | None = None
+    """From a real sensor, never modelled; None where there was no reading."""
+    measured_source: str | None = None
+    """Which sensor, or why there is no reading; None where none was asked for."""
 
 
 class Row(Record):

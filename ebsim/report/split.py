@@ -9,7 +9,7 @@ from ebsim.report.load import Run
 from ebsim.report.schema import Row
 from ebsim.report.tables import NONE, Cell, Column, Table, row_names, with_unit
 from ebsim.report.text import plain
-from ebsim.report.units import quantity, scale
+from ebsim.report.units import Value, quantity, scale
 
 ORDER = (
     "search",
@@ -71,6 +71,24 @@ def by_pass(passes: Mapping[str, Mapping[str, float]]) -> Table:
         Column(with_unit("total", own.unit), tuple((own.value(sum(part.values())),) for part in passes.values()))
     )
     return Table("energy_by_pass", "Modelled energy of one training image by pass", tuple(columns))
+
+
+def sensitivity(run: Run) -> Table | None:
+    """What the savings rest on: per row, the constants that move its energy ratio to dense most."""
+    found = [
+        (name, row.energy.saving.sensitivity)
+        for row, name in zip(run.rows, names.short(run.rows), strict=True)
+        if row.energy.saving is not None and row.energy.saving.sensitivity
+    ]
+    if not found:
+        return None
+    keys = list(dict.fromkeys(key for _, moves in found for key in moves))
+    columns = [Column("Row", tuple((name,) for name, _ in found), numeric=False)]
+    for key in keys:
+        cells = tuple((Value(m[key], f"{m[key]:+.2f}"),) if key in m else (NONE,) for _, m in found)
+        columns.append(Column(plain(key), cells))
+    note = "Change of (energy / dense energy) in percent for a constant that is 1 % larger; the strongest few per row."
+    return Table("sensitivity", "What the savings rest on", tuple(columns), ((note,),))
 
 
 def pass_records(passes: Mapping[str, Mapping[str, float]]) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:

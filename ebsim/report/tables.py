@@ -89,6 +89,26 @@ def _drawn(row: Row) -> Cell:
     return (count(row.epoch_drawn),)
 
 
+def _saving_band(row: Row) -> Cell:
+    """Where the saving lies with 90 %: the constants' common errors cancel in a ratio."""
+    saving = row.energy.saving
+    if saving is None or row.saving_vs_dense is None or row.method == "dense":
+        return (NONE,)
+    return (Value(saving.low, f"{100 * saving.low:.0f}"), "–", Value(saving.high, f"{100 * saving.high:.0f}"))
+
+
+def _measured(rows: Sequence[Row]) -> list[Column]:
+    """A sensor's joules, in a column of their own and only where a sensor was asked for."""
+    if not any(entry.measured_source for row in rows for entry in row.ledger):
+        return []
+
+    def total(row: Row) -> float | None:
+        readings = [entry.measured_joules for entry in row.ledger]
+        return None if None in readings else sum(reading for reading in readings if reading is not None)
+
+    return [_scaled("Measured energy", "J", rows, total)]
+
+
 def summary(run: Run) -> Table:
     """The table that a researcher reads first: one row per method, ratio and precision."""
     rows = run.rows
@@ -105,11 +125,13 @@ def summary(run: Run) -> Table:
         _column(
             "Saving (%)", rows, lambda row: row.saving_vs_dense, lambda number: Value(number, f"{100 * number:.1f}")
         ),
+        Column("Saving band (%)", tuple(map(_saving_band, rows)), priority=5),
+        *_measured(rows),
     ]
     if len({names.precision(row) for row in rows}) > 1:
         columns.insert(2, _text("Precision", rows, names.precision))
     if any(row.accuracy_top5 is not None for row in rows):
-        columns.insert(-7, _column("Top-5 (%)", rows, lambda row: row.accuracy_top5, _points, 2))
+        columns.insert(columns.index(next(c for c in columns if c.heading == "Best on test (%)")) + 1, _column("Top-5 (%)", rows, lambda row: row.accuracy_top5, _points, 2))
     results = run.record
     caption = (
         f"{plain(results.network.label)} on {plain(results.dataset.label)}; "
@@ -134,9 +156,13 @@ def _notes(run: Run) -> tuple[Cell, ...]:
         ),
         (
             "MACs: forward, one image. Training FLOPs = 2 x MAC, forward and both backward passes, exact. "
-            "Saving: modelled energy against dense; the band moves all rows together.",
+            "Saving: modelled energy against dense. An energy's band moves all rows together; a saving has its own.",
         ),
     ]
+    derived = [row.energy.derived_share for row in run.rows if row.energy.derived_share is not None]
+    if derived:
+        share = max(derived)
+        notes.append(("At most ", Value(share, f"{100 * share:.0f}"), " % of an energy rests on derived constants."))
     for row, name in zip(run.rows, names.short(run.rows), strict=True):
         if row.kept_floor:
             some = ", ".join(map(plain, row.kept_floor[:4]))
