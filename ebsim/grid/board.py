@@ -31,6 +31,14 @@ class Board:
     runs: dict[int, Path]
     states: dict[int, str] = field(default_factory=dict)
     errors: dict[int, str] = field(default_factory=dict)
+    changed: list[Path] = field(default_factory=list)
+    """Finished runs that are to be made anew, because their files do not match their manifest."""
+
+    def reopen(self) -> None:
+        """Put the manifests of changed runs aside, so that they count as unfinished."""
+        for run in self.changed:
+            (run / folders.MANIFEST).replace(run / f"{folders.MANIFEST}.damaged")
+        self.changed.clear()
 
     def cells(self, state: str) -> list[Cell]:
         return [cell for cell in self.grid.cells if self.states[cell.number] == state]
@@ -79,8 +87,7 @@ def locate(grid: Grid, runs_dir: Path) -> Board:
 def look(board: Board, retry_failed: bool = False) -> Board:
     """Find every cell's state. A finished run that was changed since counts as failed.
 
-    With `retry_failed`, what failed is to run again; the manifest of a changed run is put aside for that, and its
-    files are made anew from the store of stages.
+    With `retry_failed`, what failed is to run again; the files of a changed run are then made anew from the store.
     """
     before = _remembered(board.folder / "cells.jsonl")
     for cell in board.grid.cells:
@@ -92,7 +99,7 @@ def look(board: Board, retry_failed: bool = False) -> Board:
                 board.states[number] = DONE
             except DamagedError as error:
                 if retry_failed:
-                    (run / folders.MANIFEST).replace(run / f"{folders.MANIFEST}.damaged")
+                    board.changed.append(run)
                 else:
                     board.states[number], board.errors[number] = FAILED, str(error)
         elif run.name in before and not retry_failed:
