@@ -89,12 +89,18 @@ def _drawn(row: Row) -> Cell:
     return (count(row.epoch_drawn),)
 
 
-def _saving_band(row: Row) -> Cell:
-    """Where the saving lies with 90 %: the constants' common errors cancel in a ratio."""
-    saving = row.energy.saving
-    if saving is None or row.saving_vs_dense is None or row.method == "dense":
-        return (NONE,)
-    return (Value(saving.low, f"{100 * saving.low:.0f}"), "–", Value(saving.high, f"{100 * saving.high:.0f}"))
+def _saving_bands(rows: Sequence[Row]) -> list[Column]:
+    """Where each saving lies with 90 %: the constants' common errors cancel in a ratio."""
+
+    def cell(row: Row) -> Cell:
+        saving = row.energy.saving
+        if saving is None or row.saving_vs_dense is None or row.method == "dense":
+            return (NONE,)
+        return (Value(saving.low, f"{100 * saving.low:.0f}"), "–", Value(saving.high, f"{100 * saving.high:.0f}"))
+
+    if all(row.energy.saving is None for row in rows):
+        return []
+    return [Column("Saving band (%)", tuple(map(cell, rows)), priority=5)]
 
 
 def _measured(rows: Sequence[Row]) -> list[Column]:
@@ -125,13 +131,15 @@ def summary(run: Run) -> Table:
         _column(
             "Saving (%)", rows, lambda row: row.saving_vs_dense, lambda number: Value(number, f"{100 * number:.1f}")
         ),
-        Column("Saving band (%)", tuple(map(_saving_band, rows)), priority=5),
+        *_saving_bands(rows),
         *_measured(rows),
     ]
     if len({names.precision(row) for row in rows}) > 1:
         columns.insert(2, _text("Precision", rows, names.precision))
     if any(row.accuracy_top5 is not None for row in rows):
-        columns.insert(columns.index(next(c for c in columns if c.heading == "Best on test (%)")) + 1, _column("Top-5 (%)", rows, lambda row: row.accuracy_top5, _points, 2))
+        headings = [column.heading for column in columns]
+        top5 = _column("Top-5 (%)", rows, lambda row: row.accuracy_top5, _points, 2)
+        columns.insert(headings.index("Best on test (%)") + 1, top5)
     results = run.record
     caption = (
         f"{plain(results.network.label)} on {plain(results.dataset.label)}; "
