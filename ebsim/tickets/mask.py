@@ -55,7 +55,7 @@ class ChannelMask:
     def __post_init__(self) -> None:
         flags = np.array(self.flags, dtype=bool)  # a copy, so that nobody else holds it
         flags.flags.writeable = False
-        layers = MappingProxyType({str(k): int(v) for k, v in self.layers.items()})
+        layers = _frozen(self.layers)
         _check_layers(flags.shape, layers)
         object.__setattr__(self, "flags", flags)
         object.__setattr__(self, "layers", layers)
@@ -160,7 +160,8 @@ def gammas(model: nn.Module) -> Tensor:
 def named_gammas(model: nn.Module) -> tuple[Tensor, dict[str, int]]:
     """`gammas` and `bn_layers` from one walk over the modules and one copy to the CPU."""
     found = _bn_modules(model)
-    flat = torch.cat([bn.weight.detach() for _, bn in found])
+    with torch.no_grad():
+        flat = torch.cat([bn.weight for _, bn in found])
     flat = flat.to("cpu", torch.promote_types(flat.dtype, torch.float32))
     return flat, {name: bn.num_features for name, bn in found}
 
@@ -193,7 +194,7 @@ def masks_from_scores(
     ties: "order" prunes exactly round(p*n); "threshold" is the authors' rule (see the module's
     text).
     """
-    values = _as_array(scores)
+    values, layers = _as_array(scores), _frozen(layers)  # one frozen table for all masks
     _check_layers(values.shape, layers)
     if np.isnan(values).any():
         raise DivergedError(f"NaN among the scores of {_nan_layers(values, layers)}: the training has diverged.")
@@ -267,14 +268,31 @@ def _raise_to_floor(keep: np.ndarray, values: np.ndarray, layers: Mapping[str, i
 
 
 def _bn_modules(model: nn.Module) -> list[tuple[str, _BatchNorm]]:
-    modules = ((name, m) for name, m in model.named_modules() if isinstance(m, _BatchNorm))
-    found = [(name, m) for name, m in modules if m.weight is not None]
+    found: list[tuple[str, _BatchNorm]] = []
+    _collect(model, "", found, set())
     if not found:
         raise ConfigError(
             f"{type(model).__name__} has no BatchNorm layer with a scale, so there is nothing to rank channels by. "
             "Use a network with BatchNorm."
         )
     return found
+
+
+def _collect(module: nn.Module, name: str, found: list[tuple[str, _BatchNorm]], seen: set[nn.Module]) -> None:
+    """`named_modules` for BatchNorm alone, without its generators: masks are drawn after every epoch."""
+    if isinstance(module, _BatchNorm) and module not in seen and module._parameters["weight"] is not None:
+        found.append((name, module))
+    seen.add(module)
+    for key, child in module._modules.items():
+        if child is not None and (child._modules or isinstance(child, _BatchNorm)) and child not in seen:
+            _collect(child, f"{name}.{key}" if name else key, found, seen)
+
+
+def _frozen(layers: Mapping[str, int]) -> MappingProxyType[str, int]:
+    """A read-only copy; one that is read-only already is ours."""
+    if isinstance(layers, MappingProxyType):
+        return layers
+    return MappingProxyType({str(name): int(channels) for name, channels in layers.items()})
 
 
 def _as_array(scores: Tensor | np.ndarray) -> np.ndarray:
