@@ -48,7 +48,7 @@ def search(lab: Lab, row: Row, ratio: float) -> tuple[Dense, int] | None:
     epoch = dense.search(ratio)
     row.trajectory = row.curve = dense.stage
     row.epoch_drawn, row.emerged = epoch, epoch is not None
-    row.ledger.append(dense.ledger("search", epoch, draws=epoch or lab.epochs))
+    row.ledger += dense.draws("search", epoch, count=epoch or lab.epochs)
     if epoch is None:
         row.notes.append(f"no ticket emerged within {lab.epochs} epochs; nothing was retrained")
         return None

@@ -21,7 +21,8 @@ from torch.nn import functional
 
 from ebsim.methods.lab import Lab
 from ebsim.methods.row import Row
-from ebsim.methods.unstructured import prunable, scoring, train
+from ebsim.methods.stages import scoring
+from ebsim.methods.unstructured import prunable, train
 
 
 def run(lab: Lab, ratio: float, temperature: float = 200.0) -> Row:

@@ -31,7 +31,7 @@ def run(lab: Lab, ratio: float, init: str = "fine-tune") -> Row:
     dense = lab.dense(row.search_precision)
     dense.train()
     row.trajectory = dense.stage
-    row.ledger.append(dense.ledger("dense", draws=1))
+    row.ledger += dense.draws("dense", count=1)
 
     mask = dense.mask(ratio, lab.epochs)
     return row.end(ticket(lab, dense, mask, lab.epochs, init, row.retrain_precision), mask=mask)

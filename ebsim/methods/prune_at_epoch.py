@@ -33,7 +33,7 @@ def run(lab: Lab, ratio: float, epoch: int | str, init: str = "fine-tune") -> Ro
     drawn = dense.best_epoch() if epoch == "best" else int(epoch)
     row.label = f"Drawn at {'best' if epoch == 'best' else drawn}{words}"
     row.epoch_drawn, row.trajectory = drawn, dense.stage
-    row.ledger.append(dense.ledger("search", lab.epochs if epoch == "best" else drawn, draws=1))
+    row.ledger += dense.draws("search", lab.epochs if epoch == "best" else drawn, count=1)
 
     mask = dense.mask(ratio, drawn)
     return row.end(ticket(lab, dense, mask, drawn, init, row.retrain_precision), mask=mask)

@@ -87,7 +87,21 @@ class Dense(Training):
         least = self.lab.experiment.prune.min_channels
         return tickets.masks_from_gammas(self.trajectory.gammas[epoch], self.lab.layers, ratio, least)
 
+    def draws(self, stage: str, epochs: int | None = None, *, count: int) -> list[dict[str, Any]]:
+        """The ledger of training to an epoch and drawing `count` masks on the way, scoring by batches included."""
+        passes = count * tickets.CRITERIA[self.lab.experiment.prune.criterion].passes
+        scored = [scoring(self.lab, len(self.lab.batch[1]), passes)] if passes else []
+        return [self.ledger(stage, epochs, draws=count), *scored]
+
     def best_epoch(self) -> int:
         """The first of the epochs up to N with the best accuracy on the test set."""
         tested = [row for row in self.curve() if "test_accuracy" in row]
         return max(tested, key=lambda row: (row["test_accuracy"], -row["epoch"]))["epoch"]
+
+
+def scoring(lab: Lab, images: int, passes: int, *, forward: bool = False) -> dict[str, Any]:
+    """The ledger entry of scoring the dense network in fp32, `passes` times: forward and backward, or forward only."""
+    record = precision.apply(lab.dense_network(), "fp32").record()
+    curve = [{"images": 0, "steps": 0, "test_images": images} if forward else {"images": images, "steps": 1}] * passes
+    key = lab.workload("dense", lab.dense_network)
+    return entry("score", key, curve, record, batch_size=images, draws=0, channels=0, l1=False)

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from ebsim.methods.lab import Lab
 from ebsim.methods.row import Row
-from ebsim.methods.unstructured import prunable, scoring, train, weight_mask
+from ebsim.methods.stages import scoring
+from ebsim.methods.unstructured import prunable, train, weight_mask
 from ebsim.training import ZeroWeights
 
 

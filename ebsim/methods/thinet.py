@@ -25,11 +25,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ebsim import precision, tickets
+from ebsim import tickets
 from ebsim.methods.lab import Lab, seed_of
 from ebsim.methods.row import Row
+from ebsim.methods.stages import scoring
 from ebsim.methods.trainings import ticket
-from ebsim.runs.ledger import entry
 
 
 def run(lab: Lab, ratio: float, samples: int = 10) -> Row:
@@ -45,7 +45,7 @@ def run(lab: Lab, ratio: float, samples: int = 10) -> Row:
     images = lab.batch[0]
     seed = seed_of(lab.experiment.seed, "thinet")
     mask, rescaling = select(model.to(lab.device), images.to(lab.device), ratio, samples, seed)
-    row.ledger.append(_looking(lab, len(images), len(rescaling.factors)))
+    row.ledger.append(scoring(lab, len(images), len(rescaling.factors), forward=True))  # a look at each layer
     return row.end(ticket(lab, dense, mask, lab.epochs, "fine-tune", row.retrain_precision, rescaling), mask=mask)
 
 
@@ -149,11 +149,3 @@ def _input_of(model: nn.Module, layer: nn.Module, images: Tensor) -> Tensor:
     model(images)
     handle.remove()
     return seen[0]
-
-
-def _looking(lab: Lab, images: int, layers: int) -> dict:
-    """The ledger entry of the choice: every layer's inputs are computed once for the batch."""
-    record = precision.apply(lab.dense_network(), "fp32").record()
-    curve = [{"images": 0, "steps": 0, "test_images": images * layers}]
-    key = lab.workload("dense", lab.dense_network)
-    return entry("score", key, curve, record, batch_size=images, draws=0, channels=0, l1=False)

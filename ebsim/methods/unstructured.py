@@ -7,11 +7,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from ebsim import precision, tickets
+from ebsim import tickets
 from ebsim.methods.lab import Lab
 from ebsim.methods.row import Row
 from ebsim.methods.trainings import masked
-from ebsim.runs.ledger import entry
 from ebsim.tickets import ChannelMask
 
 
@@ -35,11 +34,3 @@ def train(lab: Lab, row: Row, scores: Mapping[str, Tensor]) -> Row:
     assert row.ratio is not None
     weights = weight_mask(scores, row.ratio, lab.experiment.prune.min_channels)
     return row.end(masked(lab, weights, row.retrain_precision), "train")
-
-
-def scoring(lab: Lab, images: int, passes: int) -> dict:
-    """The ledger entry of scoring weights at the start: forward and backward over `images`, `passes` times, in fp32."""
-    key = lab.workload("dense", lab.dense_network)
-    record = precision.apply(lab.dense_network(), "fp32").record()
-    curve = [{"images": images, "steps": 1}] * passes
-    return entry("score", key, curve, record, batch_size=images, draws=0, channels=0, l1=False)

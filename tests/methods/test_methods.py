@@ -75,7 +75,7 @@ def test_the_epochs_of_each_method(everything: Any) -> None:
         "eb-train-rewind": [emerged, N],
         "random-ticket": [emerged, N - emerged],
         "network-slimming": [N, N],
-        "thinet": [N, 1, N],
+        "thinet": [N, 10, N],  # ten layers of the network are looked at
         "sfp": [N],
         "sfp-pretrained": [N, N],
         "lottery-ticket": [N, N],
@@ -185,6 +185,8 @@ def test_other_criteria_rank_and_have_a_stage_of_their_own(tmp_path: Path, crite
     plain, other = lab(tmp_path), lab(tmp_path, prune={"criterion": criterion, "ratio": [0.5]})
     (row,) = METHODS["eb-train"].rows(other)
     assert row.emerged
+    scored = [entry for entry in row.ledger if entry["stage"] == "score"]  # a gradient at each of the 3 looks
+    assert [(entry["epochs"], entry["images"]) for entry in scored] == ([(3, 60)] if criterion == "taylor" else [])
     assert plain.dense().stage != row.trajectory
     assert lab(tmp_path, prune={"criterion": "gamma"}).dense().stage == plain.dense().stage
     again = lab(tmp_path / "again", prune={"criterion": criterion, "ratio": [0.5]})
