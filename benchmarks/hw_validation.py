@@ -18,10 +18,10 @@ from scipy.optimize import brentq
 from benchmarks.hw_zigzag import GOLDEN, table
 from hw_models import load, reference, training_cost
 from hw_models.accelerator import Accelerator
-from hw_models.cost import COMPONENTS, Cost
 from hw_models.counts import paper_gflops, paper_pflops, training_count
 from hw_models.layer import CONTRACTIONS, Layer
 from hw_models.shrink import shrink
+from hw_models.table import COMPONENTS, Cost
 
 PAGE = Path(__file__).parents[1] / "docs" / "hardware-validation.md"
 IMAGENET, CIFAR = 1_281_167, 50_000

@@ -18,7 +18,8 @@ from scipy.stats import spearmanr
 
 from hw_models import Layer, load, training_cost
 from hw_models.accelerator import Accelerator
-from hw_models.cost import MODELS, STAGES
+from hw_models.cost import MODELS
+from hw_models.table import STAGES
 
 HERE = Path(__file__).parent
 GOLDEN = HERE.parent / "tests" / "golden" / "hw_zigzag.jsonl"

@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hw_models.accelerator import SRAM_LAWS, Accelerator, load
+from hw_models.accelerator import Accelerator, load
 from hw_models.calibrate import Fit, fit, profile_text, read_steps
-from hw_models.cost import COMPONENTS, Cost, training_cost
+from hw_models.cost import training_cost
 from hw_models.errors import ProfileError
 from hw_models.formats import Bits
+from hw_models.laws import SRAM_LAWS
 from hw_models.reference import network
+from hw_models.table import COMPONENTS, Cost
 from hw_models.toml_source import SHIPPED, locate
 from hw_models.uncertainty import cost_band
 

@@ -12,144 +12,22 @@ DRAM, pointwise work, optimiser), `closed` (+ registers, buffers and refetches b
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from hw_models.accelerator import Accelerator, load
-from hw_models.errors import ConservationError, HardwareError
+from hw_models.errors import HardwareError
 from hw_models.formats import PASSES, Bits, Format, Precision, Rule, parse_precision
-from hw_models.layer import Layer
+from hw_models.layer import KINDS, Layer
 from hw_models.mapping import Capacities, Mapped, grid, map_passes
 from hw_models.passes import Array, Passes, Shapes, passes, shapes
 from hw_models.pointwise import QUANTISE, UPDATE_ADD, UPDATE_MULTIPLY, pointwise
 from hw_models.reuse import Widths, steps
-from hw_models.toml_source import Number
+from hw_models.table import STAGES, Cost, Part
 from hw_models.units import PJ
 
 MODELS = ("macs", "compulsory", "closed", "search")
-STAGES = (*PASSES, "update")  # the pass axis of a cost
-COMPONENTS = ("mac", "register", "interconnect", "buffer", "dram", "vector", "quantiser", "static")
-
-
-@dataclass(frozen=True)
-class Part:
-    """How often one constant is used: counts [passes, ..., layers of `index`]."""
-
-    key: str
-    component: str
-    constant: Number
-    counts: Array
-    index: Any  # layer positions of the last axis, or None for all
-
-
-@dataclass(frozen=True)
-class Cost:
-    """The cost of one step. Energies in J (modelled), times in s (a roofline: lower bound), sizes in bytes."""
-
-    chip: Accelerator
-    table: Shapes
-    precision: str
-    batch: float
-    model: str
-    parts: tuple[Part, ...]
-    dram_bits: Array  # [passes, ..., layers]
-    row_seconds: Array
-    row_macs: Array
-
-    @cached_property
-    def by_constant(self) -> dict[str, float]:
-        """Joules by constant of the profile."""
-        out: dict[str, float] = {}
-        for p in self.parts:
-            out[p.key] = out.get(p.key, 0.0) + float(p.counts.sum()) * p.constant.value * PJ
-        return out
-
-    @cached_property
-    def constants(self) -> dict[str, Number]:
-        return {p.key: p.constant for p in self.parts}
-
-    @cached_property
-    def joules(self) -> Array:
-        """Joules [component, pass, ..., layer]."""
-        out = np.zeros((len(COMPONENTS), *self.row_macs.shape))
-        for p in self.parts:
-            where = out[COMPONENTS.index(p.component)]
-            add = p.counts * (p.constant.value * PJ)
-            if p.index is None:
-                where[: add.shape[0]] += add
-            else:
-                where[: add.shape[0], ..., p.index] += np.moveaxis(add, -1, 0) if add.ndim > 2 else add
-        return out
-
-    @property
-    def total(self) -> float:
-        """Joules of one training step."""
-        return sum(self.by_constant.values())
-
-    @property
-    def each(self) -> Array:
-        """Joules of every candidate of a batched table, [...]."""
-        return sum((p.counts.sum(axis=(0, -1)) * (p.constant.value * PJ) for p in self.parts), np.zeros(()))
-
-    @property
-    def components(self) -> dict[str, float]:
-        """Joules by component; sums to `total`."""
-        out = dict.fromkeys(COMPONENTS, 0.0)
-        for p in self.parts:
-            out[p.component] += float(p.counts.sum()) * p.constant.value * PJ
-        return out
-
-    @property
-    def passes(self) -> dict[str, float]:
-        """Joules by pass; sums to `total`."""
-        axes = tuple(i for i in range(self.joules.ndim) if i != 1)
-        return dict(zip(STAGES, self.joules.sum(axis=axes).tolist(), strict=True))
-
-    @property
-    def layers(self) -> dict[str, float]:
-        """Joules by layer; sums to `total`."""
-        return dict(zip(self.table.names, self.joules.sum(axis=(0, 1)).tolist(), strict=True))
-
-    @property
-    def macs(self) -> float:
-        """Multiply-accumulates of the step, all three passes (FLOPs = 2 x)."""
-        return float(self.row_macs.sum())
-
-    @property
-    def bytes(self) -> float:
-        """Bytes to and from DRAM."""
-        return float(self.dram_bits.sum()) / 8
-
-    @property
-    def seconds(self) -> float:
-        """Roofline time of the step: no step can be faster, a real one is slower."""
-        return float(self.row_seconds.sum())
-
-    @property
-    def rows(self) -> list[dict[str, Any]]:
-        """One row per layer and pass that does anything; energies in J, `bound` = what limits its time."""
-        out = []
-        energy = self.joules
-        for i, name in enumerate(self.table.names):
-            for j, stage in enumerate(STAGES):
-                parts = energy[:, j, i]
-                if parts.any() or self.row_macs[j, i]:
-                    out.append({"layer": name, "pass": stage, "macs": int(self.row_macs[j, i]),
-                                "dram_bytes": float(self.dram_bits[j, i]) / 8,
-                                "seconds": float(self.row_seconds[j, i]), "joules": float(parts.sum()),
-                                **{c: float(e) for c, e in zip(COMPONENTS, parts, strict=True)}})
-        return out
-
-    def check(self) -> None:
-        """Raise `ConservationError` unless rows, passes, layers and components sum to the total."""
-        for name, parts in (("components", self.components), ("passes", self.passes), ("layers", self.layers)):
-            if not np.isclose(sum(parts.values()), self.total, rtol=1e-9, atol=0):
-                raise ConservationError(f"{name} sum to {sum(parts.values())} J, the total is {self.total} J")
-        if not np.isfinite(self.total):
-            raise ConservationError("the total is not finite")
 
 
 def training_cost(layers: Sequence[Layer] | Shapes, chip: Accelerator | str, bits: Bits = None,
@@ -166,14 +44,15 @@ def training_cost(layers: Sequence[Layer] | Shapes, chip: Accelerator | str, bit
         raise HardwareError(f"batch is {batch}, must be a positive number of images")
     chip = load(chip)
     table, precision = shapes(layers), parse_precision(bits)
-    cost = _assemble(table, chip, precision, float(batch), model, hypothetical, l1)
+    cost = assemble(table, chip, precision, float(batch), model, hypothetical, l1)
     if table.columns.ndim == 2:
         cost.check()
     return cost
 
 
-def _assemble(table: Shapes, chip: Accelerator, precision: Precision, batch: float, model: str,
-              hypothetical: bool, l1: bool, capacities: Capacities = None) -> Cost:
+def assemble(table: Shapes, chip: Accelerator, precision: Precision, batch: float, model: str,
+             hypothetical: bool = False, l1: bool = False, capacities: Capacities = None) -> Cost:
+    """`training_cost` on prepared arguments: arrays may hold many candidates, `capacities` many buffer sizes."""
     p = passes(table, batch, chip.zero_skip)
     rules = _Rules([precision.rule(table.names[i]) for i in p.index] if precision.layers else
                    [precision.default], len(p.index))
@@ -282,7 +161,7 @@ def _vector_parts(table: Shapes, chip: Accelerator, precision: Precision, batch:
     multiply[3] += UPDATE_MULTIPLY * weights
     add[3] += UPDATE_ADD * weights
     if l1:
-        add[3] += np.where(table.kind == _BN, weights / 2, 0.0)
+        add[3] += np.where(table.kind == KINDS.index("bn"), weights / 2, 0.0)
     dram[3] += weights * (precision.gradient.bits + 2 * precision.momentum.bits + 2 * precision.stored.bits)
     parts = [Part(f"op.{name}", "vector", chip.ops[name], counts, None)
              for name, counts in (("multiply", multiply), ("add", add), ("compare", compare))]
@@ -320,6 +199,3 @@ def _quantiser_parts(table: Shapes, chip: Accelerator, precision: Precision, bat
     parts = [Part(f"op.{op}", "quantiser", chip.ops[op], elements * times, None)
              for op, times in QUANTISE.items()]
     return [*parts, Part("op.random", "quantiser", chip.ops["random"], random, None)]
-
-
-_BN = 3  # position of "bn" in layer.KINDS

@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hw_models.accelerator import Accelerator, load
-from hw_models.cost import COMPONENTS, Cost, training_cost
+from hw_models.cost import training_cost
 from hw_models.errors import ConservationError, LedgerError
 from hw_models.layer import Layer
 from hw_models.passes import Shapes, shapes
 from hw_models.pointwise import mask_draw
+from hw_models.table import COMPONENTS, Cost
 from hw_models.toml_source import Number
 from hw_models.units import PJ, kwh, show_joules
 

@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 
 from hw_models.accelerator import Accelerator, load
-from hw_models.cost import Cost, _assemble
+from hw_models.cost import assemble
 from hw_models.errors import HardwareError
 from hw_models.formats import Bits, parse_precision
 from hw_models.layer import Layer
 from hw_models.passes import Array, Shapes, shapes
+from hw_models.table import Cost
 from hw_models.units import BITS_PER_KIB, PJ
 
 BLOCK = 32  # variants worked on together: their arrays stay in the processor's cache
@@ -38,7 +39,7 @@ def sweep(layers: Sequence[Layer] | Shapes, chip: Accelerator | str, changes: Ma
     sizes = {f"memory.{m.name}.kib": m for m in chip.memories}
     table = shapes(layers)
     if not values.keys() & sizes.keys():  # the same mapping for all: only the constants differ
-        return _totals(_assemble(table, chip, parse_precision(bits), float(batch), "closed", False, False),
+        return _totals(assemble(table, chip, parse_precision(bits), float(batch), "closed"),
                        values, set(sizes))
     parts = []
     for start in range(0, count, BLOCK):
@@ -47,8 +48,8 @@ def sweep(layers: Sequence[Layer] | Shapes, chip: Accelerator | str, changes: Ma
         columns = np.broadcast_to(table.columns[:, None], (len(table.columns), size, table.columns.shape[-1]))
         capacities = tuple(block[key][:, None] * BITS_PER_KIB if key in block else m.bits
                            for key, m in sizes.items())
-        parts.append(_totals(_assemble(replace(table, columns=columns), chip, parse_precision(bits), float(batch),
-                                       "closed", False, False, capacities), block, set(sizes)))
+        parts.append(_totals(assemble(replace(table, columns=columns), chip, parse_precision(bits), float(batch),
+                                       "closed", capacities=capacities), block, set(sizes)))
     return np.concatenate(parts)
 
 
@@ -67,6 +68,6 @@ def each(candidates: Shapes, chip: Accelerator | str, bits: Bits = None, batch: 
     """Joules of one training step of each candidate network, [candidates] (from `shrink.candidate_shapes`)."""
     chip, precision = load(chip), parse_precision(bits)
     return np.concatenate([
-        _assemble(replace(candidates, columns=candidates.columns[:, start:start + BLOCK]), chip, precision,
-                  float(batch), "closed", False, False).each
+        assemble(replace(candidates, columns=candidates.columns[:, start:start + BLOCK]), chip, precision,
+                  float(batch), "closed").each
         for start in range(0, candidates.columns.shape[1], BLOCK)])

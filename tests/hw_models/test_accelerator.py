@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hw_models import FormatError, ProfileError, load
-from hw_models.accelerator import FP_LAW, INT_LAW, law, sram_pj_per_bit
 from hw_models.formats import FORMATS, parse_format
+from hw_models.laws import FP_LAW, INT_LAW, law, sram_pj_per_bit
 from hw_models.toml_source import SHIPPED, key_lines
 
 NAMES = sorted(p.stem for p in SHIPPED.glob("*.toml"))

@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hw_models import FormatError, HardwareError, Layer, load, reference, training_cost
-from hw_models.cost import COMPONENTS, MODELS, STAGES
+from hw_models.cost import MODELS
 from hw_models.counts import step_macs
 from hw_models.errors import ConservationError
+from hw_models.table import COMPONENTS, STAGES
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "hw_vgg16_step.json"
 NET = reference.vgg16(10)[:12]

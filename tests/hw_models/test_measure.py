@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from hw_models import measure as m
-from hw_models.cost import COMPONENTS
+from hw_models.table import COMPONENTS
 
 
 class Monitor:
