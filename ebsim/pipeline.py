@@ -54,7 +54,10 @@ def load(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Experi
     """Read and validate an experiment file, names included. Raises `ConfigError`."""
     experiment = config.load(path, overrides, choices())
     if experiment.grid:
-        raise ConfigError(f"{path}: has a [grid] table, so it is many experiments: python cli.py ablate {path}")
+        raise ConfigError(
+            f"{path}: has a [grid] table, so it is many experiments: python cli.py ablate {path} (or one of them: "
+            "--set grid={} and values of your own)"
+        )
     return experiment
 
 
