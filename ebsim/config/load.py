@@ -117,8 +117,11 @@ def _cross_checks(experiment: Experiment) -> Iterable[tuple[str, str]]:
         yield "prune.draw_epochs", (
             f"= {list(prune.draw_epochs)}: must not lie after train.epochs = {train.epochs}; shorten both together"
         )
-    if "prune-at-epoch" in experiment.methods and not prune.draw_epochs:
-        yield "methods", 'has "prune-at-epoch", but prune.draw_epochs names no epoch to draw at'
+    drawing = [name for name in experiment.methods if name.startswith("prune-at-epoch")]
+    if drawing and not prune.draw_epochs:
+        yield "methods", f'has "{drawing[0]}", but prune.draw_epochs names no epoch to draw at'
+    if prune.gating == "authors" and experiment.model.name == "resnet" and experiment.model.depth > 34:
+        yield "prune.gating", '= "authors": the authors\' scripts leave no such network for a resnet deeper than 34'
     low = [key for key in ("search", "retrain") if getattr(experiment.precision, key) != "fp32"]
     if train.amp != "none" and low:
         cure = f'set it to "none" or drop precision.{low[0]}'

@@ -193,7 +193,7 @@ def test_other_criteria_rank_and_have_a_stage_of_their_own(tmp_path: Path, crite
     assert METHODS["eb-train"].rows(again)[0].network == row.network
 
 
-def test_the_last_draw_epoch_may_not_lie_after_the_end(tmp_path: Path) -> None:
+def test_what_cannot_be_is_said_before_anything_is_trained(tmp_path: Path) -> None:
     from ebsim import config
     from ebsim.errors import ConfigError
 
@@ -203,3 +203,13 @@ def test_the_last_draw_epoch_may_not_lie_after_the_end(tmp_path: Path) -> None:
         config.load(file)
     with pytest.raises(ConfigError, match=r"prune.draw_epochs.*after train.epochs = 160"):
         config.load(file, {"prune.draw_epochs": [10, 170]})
+    with pytest.raises(ConfigError, match=r"prune.gating.*deeper than 34"):
+        config.load(file, {"methods": ["dense"], "prune.gating": "authors", "model.name": "resnet", "model.depth": 50})
+
+
+def test_drawn_before_training(tmp_path: Path) -> None:
+    bench = lab(tmp_path, prune={"ratio": [0.5], "draw_epochs": [0]})
+    (row,) = METHODS["prune-at-epoch"].rows(bench)
+    assert [entry["epochs"] for entry in row.ledger] == [0, N]
+    (priced,) = outcome.results(bench, [row], hw_models.load("horowitz-45nm"))["rows"]
+    assert priced["accuracy"] is not None
