@@ -15,7 +15,7 @@ from typing import Any
 
 _HOME = {
     "Layer": "layer", "trace": "workload", "load": "accelerator", "Accelerator": "accelerator",
-    "training_cost": "cost", "Cost": "cost", "price": "ledger", "price_all": "comparison", "Bill": "ledger",
+    "training_cost": "cost", "Cost": "table", "price": "ledger", "price_all": "comparison", "Bill": "ledger",
     "ProfileError": "errors", "FormatError": "errors", "WorkloadError": "errors", "HardwareError": "errors",
     "LedgerError": "errors",
 }

@@ -12,7 +12,7 @@ KIND = {
     "convolution": "conv", "addmm": "linear", "mm": "matmul", "bmm": "matmul", "baddbmm": "matmul",
     "native_batch_norm": "bn", "cudnn_batch_norm": "bn", "_native_batch_norm_legit": "bn",
     "_native_batch_norm_legit_no_training": "bn", "_batch_norm_no_update": "bn",
-    "native_layer_norm": "bn", "native_group_norm": "bn",
+    "native_layer_norm": "norm", "native_group_norm": "norm",
     "relu": "relu", "hardtanh": "relu", "leaky_relu": "relu", "threshold": "relu",
     "clamp": "relu", "clamp_min": "relu",
     "sigmoid": "activation", "silu": "activation", "gelu": "activation", "tanh": "activation",

@@ -168,11 +168,11 @@ def _vector_parts(table: Shapes, chip: Accelerator, precision: Precision, batch:
     return parts + _quantiser_parts(table, chip, precision, batch, dram)
 
 
-def _by_layer(table: Shapes, precision: Precision, bits: Callable[[Rule], float]) -> Array:
-    """Bits by layer, [layers] (or one number for all)."""
+def _by_layer(table: Shapes, precision: Precision, value: Callable[..., float]) -> Array:
+    """A number of each layer's rule, [layers] (or one for all)."""
     if not precision.layers:
-        return np.array(bits(precision.default))
-    return np.array([bits(precision.rule(name)) for name in table.names])
+        return np.array(value(precision.default), dtype=np.float64)
+    return np.array([value(precision.rule(name)) for name in table.names], dtype=np.float64)
 
 
 def _quantiser_parts(table: Shapes, chip: Accelerator, precision: Precision, batch: float,
@@ -183,19 +183,23 @@ def _quantiser_parts(table: Shapes, chip: Accelerator, precision: Precision, bat
     elements, random = np.zeros((2, *dram.shape))
     on = table.contraction
     out_bits = _by_layer(table, precision, lambda r: r.output.bits)
-    sources = {  # role -> (pass whose row it is, elements, bits before, bits after)
-        "activation": (0, table.inputs * batch, out_bits,
-                       _by_layer(table, precision, lambda r: r.operands[0][0].bits)),
-        "weight": (3, table.weights, np.array(precision.stored.bits),
-                   _by_layer(table, precision, lambda r: r.operands[0][1].bits)),
-        "error": (1, table.outputs * batch, out_bits, _by_layer(table, precision, lambda r: r.operands[1][0].bits)),
+    sources: dict[str, tuple[int, Array, Array, Callable[[Rule], Format]]] = {
+        # role -> (pass whose row it is, elements, bits before, format after)
+        "activation": (0, table.inputs * batch, out_bits, lambda r: r.operands[0][0]),
+        "weight": (3, table.weights, np.array(precision.stored.bits), lambda r: r.operands[0][1]),
+        "error": (1, table.outputs * batch, out_bits, lambda r: r.operands[1][0]),
     }
     for role, (stage, n, before, after) in sources.items():
         if how := precision.quantised.get(role):
-            n = np.where(on, n, 0.0)
+            bits = _by_layer(table, precision, lambda r, after=after: after(r).bits)
+            n = n * on * _by_layer(table, precision, lambda r, after=after: after(r).hardware != "fp32")
             elements[stage] += n
             random[stage] += n * (how == "stochastic")
-            dram[stage] += n * (before + after) * (before != after)
+            dram[stage] += n * (before + bits) * (before != bits)
+    for role in ("gradient", "momentum", "stored"):  # inside the update, which moves them anyway
+        if how := precision.quantised.get(role):
+            elements[3] += table.weights
+            random[3] += table.weights * (how == "stochastic")
     parts = [Part(f"op.{op}", "quantiser", chip.ops[op], elements * times, None)
              for op, times in QUANTISE.items()]
     return [*parts, Part("op.random", "quantiser", chip.ops["random"], random, None)]

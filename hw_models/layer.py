@@ -13,7 +13,7 @@ from typing import Any
 
 CONTRACTIONS = ("conv", "linear", "matmul")  # the kinds that multiply and accumulate
 KINDS = (*CONTRACTIONS, "bn", "relu", "activation", "maxpool", "avgpool", "add", "mul", "concat",
-         "select", "dropout", "loss", "other")
+         "select", "dropout", "loss", "other", "norm")  # norm: of a layer or group, not of a batch
 INPUT = "input"  # the name of the network's input among `Layer.sources`
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hw_models.accelerator import Accelerator, load
-from hw_models.cost import training_cost
+from hw_models.cost import MODELS, training_cost
 from hw_models.errors import ConservationError, LedgerError
 from hw_models.layer import Layer
 from hw_models.passes import Shapes, shapes
@@ -37,6 +37,7 @@ class Stage:
     work: dict[str, float]  # J by training, evaluation, mask drawing
     components: dict[str, float]
     constants: dict[str, float]  # J by constant of the profile
+    brackets: dict[str, float]  # J by the simpler models of the ladder
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,11 @@ class Bill:
     @property
     def components(self) -> dict[str, float]:
         return _sum(s.components for s in self.stages)
+
+    @property
+    def brackets(self) -> dict[str, float]:
+        """Joules by the simpler models, `macs` and `compulsory`: what the chosen model adds to them is its own."""
+        return _sum(s.brackets for s in self.stages)
 
     @property
     def constants(self) -> dict[str, float]:
@@ -114,7 +120,7 @@ class Bill:
         low, high = self._band
         return {"joules": self.joules, "low": low, "high": high, "kwh": self.kwh, "seconds": self.seconds,
                 "macs": self.macs, "bytes": self.bytes, "derived_share": self.derived_share,
-                "model": self.model, "accelerator": self.chip.name,
+                "model": self.model, "brackets": self.brackets, "accelerator": self.chip.name,
                 "accelerator_digest": self.chip.digest, "components": self.components,
                 "stages": [{"stage": s.stage, "network": s.network, "precision": s.precision,
                             "joules": s.joules, "seconds": s.seconds, "macs": s.macs, "bytes": s.bytes,
@@ -183,34 +189,43 @@ def _stage(i: int, e: Mapping[str, Any], tables: Mapping[str, Shapes], chip: Acc
                           f"in batches of {batch} make {full + (rest > 0)}")
     table = tables[network]
 
-    def step(size: int) -> Cost:
-        return training_cost(table, chip, e.get("precision"), size, model, hypothetical=hypothetical,
-                             l1=bool(e.get("l1", False)))
-
-    train, evaluate = _Sum(), _Sum()
-    for size, times in ((batch, full * epochs), (rest, epochs)):
-        if size and times:
-            train.add(step(size), times)
-    images = count("eval_images", 0)
-    if images:
-        cost = step(min(batch, images))
-        evaluate.add(cost, images / cost.batch, passes=1)
     steps = epochs * (full + (rest > 0))
-    mask = _Sum()
-    if model != "macs":
-        compares, bits = mask_draw(count("channels", 0))
-        mask.use(chip, count("mask_draws", 0), {"op.compare": compares, "dram.pj_per_bit": bits})
-        products = steps * float(table.weights.sum()) * bool(e.get("masked"))  # a mask bit read, a product
-        mask.use(chip, products, {"op.multiply": 1.0, "dram.pj_per_bit": 1.0})
-    work = {"train": train, "evaluate": evaluate, "mask": mask}
+    images = count("eval_images", 0)
+    draws, channels = count("mask_draws", 0), count("channels", 0)
+
+    def work_by(rung: str) -> dict[str, _Sum]:
+        def step(size: int) -> Cost:
+            return training_cost(table, chip, e.get("precision"), size, rung, hypothetical=hypothetical,
+                                 l1=bool(e.get("l1", False)))
+
+        train, evaluate, mask = _Sum(), _Sum(), _Sum()
+        for size, times in ((batch, full * epochs), (rest, epochs)):
+            if size and times:
+                train.add(step(size), times)
+        if images:
+            cost = step(min(batch, images))
+            evaluate.add(cost, images / cost.batch, passes=1)
+        if rung != "macs":
+            compares, bits = mask_draw(channels)
+            mask.use(chip, draws, {"op.compare": compares, "dram.pj_per_bit": bits})
+            products = steps * float(table.weights.sum()) * bool(e.get("masked"))  # a mask bit read, a product
+            mask.use(chip, products, {"op.multiply": 1.0, "dram.pj_per_bit": 1.0})
+        return {"train": train, "evaluate": evaluate, "mask": mask}
+
+    work = work_by(model)
     for part in work.values():
         numbers |= part.numbers
     constants = _sum(part.constants for part in work.values())
-    name = train.precision or evaluate.precision or "fp32"
-    return Stage(str(e.get("stage", "")), network, name, sum(constants.values()), train.seconds + evaluate.seconds,
-                 train.macs, sum(p.bytes for p in work.values()), per_epoch * epochs, steps,
-                 {k: sum(p.constants.values()) for k, p in work.items()},
-                 _sum([dict.fromkeys(COMPONENTS, 0.0), *(p.components for p in work.values())]), constants)
+    train, evaluate = work["train"], work["evaluate"]
+    return Stage(
+        stage=str(e.get("stage", "")), network=network, precision=train.precision or evaluate.precision or "fp32",
+        joules=sum(constants.values()), seconds=train.seconds + evaluate.seconds, macs=train.macs,
+        bytes=sum(p.bytes for p in work.values()), images=per_epoch * epochs, steps=steps,
+        work={k: p.joules for k, p in work.items()},
+        components=_sum([dict.fromkeys(COMPONENTS, 0.0), *(p.components for p in work.values())]),
+        constants=constants,
+        brackets={rung: sum(p.joules for p in work_by(rung).values())
+                  for rung in MODELS[:2] if MODELS.index(rung) < MODELS.index(model)})
 
 
 class _Sum:
@@ -222,6 +237,10 @@ class _Sum:
         self.numbers: dict[str, Number] = {}
         self.seconds = self.macs = self.bytes = 0.0
         self.precision = ""
+
+    @property
+    def joules(self) -> float:
+        return sum(self.constants.values())
 
     def add(self, cost: Cost, times: float, passes: int | None = None) -> None:
         """`times` steps of `cost`; `passes=1`: of its forward pass only."""

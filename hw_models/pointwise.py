@@ -69,8 +69,10 @@ BACKWARD = {
     "loss": Work(add_out=1, read_out=1, write_in=1),
     "other": Work(read_out=1, write_in=1),
 }
+FORWARD["norm"], BACKWARD["norm"] = FORWARD["bn"], BACKWARD["bn"]
 _TABLES = np.array([[tuple(table.get(kind, Work())) for kind in KINDS] for table in (FORWARD, BACKWARD)])
 
+_TRAINED = [KINDS.index("bn"), KINDS.index("norm")]  # have parameters: a backward pass in any place
 UPDATE_MULTIPLY, UPDATE_ADD = 3, 3  # SGD with momentum and weight decay
 QUANTISE = {"compare": 1, "multiply": 1, "integer": 2}  # range, scale, round and clamp
 
@@ -87,7 +89,7 @@ class Moves(NamedTuple):
 def pointwise(table: Shapes, fused: tuple[str, ...] = ()) -> Moves:
     """Counts per image; kinds in `fused` move nothing (their tensors stay in the array)."""
     c = _TABLES[:, table.kind]  # [2, layers, coefficient]
-    needed = np.stack([np.ones_like(table.first), np.where(table.kind == KINDS.index("bn"), 1, 1 - table.first)])
+    needed = np.stack([np.ones_like(table.first), np.where(np.isin(table.kind, _TRAINED), 1, 1 - table.first)])
     lead = (slice(None),) + (None,) * (table.columns.ndim - 2)
     w: Any = Work._make(c[..., i][lead] for i in range(c.shape[-1]))  # arrays in the place of numbers
     n_in, n_out = table.inputs, table.outputs

@@ -119,10 +119,20 @@ def test_quantisers_work_only_where_something_is_quantised() -> None:
     assert plain.components["quantiser"] == 0
     eight = training_cost(NET, "horowitz-45nm", 8)
     assert 0 < eight.components["quantiser"] < 0.01 * eight.total
-    stochastic = {"default": {}, "quantise": {"error": "stochastic"}}
+    stochastic = {"default": {"input_gradient": {"error": "int8"}}, "quantise": {"error": "stochastic"}}
     cost = training_cost(NET, "horowitz-45nm", stochastic)
     errors = sum(r.outputs for r in NET if r.kind == "conv") * 256
     assert cost.by_constant["op.random"] == pytest.approx(errors * 0.5e-12)
+
+
+def test_layers_left_in_fp32_are_not_quantised() -> None:
+    every = {"weight": "int8", "activation": "int8"}
+    record = {"default": {"forward": every}, "layers": {r.name: {"forward": {"weight": "fp32", "activation": "fp32"}}
+                                                        for r in NET}, "quantise": {"activation": "nearest"}}
+    assert training_cost(NET, "horowitz-45nm", record).components["quantiser"] == 0
+    update = {"default": {}, "quantise": {"momentum": "stochastic"}}
+    random_ops = training_cost(NET, "horowitz-45nm", update).by_constant["op.random"]
+    assert random_ops == pytest.approx(sum(r.weights for r in NET) * 0.5e-12)
 
 
 def test_the_update_moves_what_the_optimiser_touches() -> None:

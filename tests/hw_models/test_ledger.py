@@ -68,6 +68,14 @@ def test_stages_add_up_and_each_has_its_own_precision() -> None:
     assert bill.low < bill.joules < bill.high
 
 
+def test_the_simpler_models_stand_beside_the_chosen_one() -> None:
+    bill = _price()
+    for rung, joules in bill.brackets.items():
+        assert joules == pytest.approx(price([ENTRY], NETWORKS, "horowitz-45nm", model=rung).joules)
+    assert bill.brackets["macs"] < bill.brackets["compulsory"] < bill.joules
+    assert price([ENTRY], NETWORKS, "horowitz-45nm", model="compulsory").brackets.keys() == {"macs"}
+
+
 def test_epochs_and_stages_are_linear() -> None:
     one, ten = _price(epochs=1, eval_images=0, mask_draws=0), _price(epochs=10, eval_images=0, mask_draws=0)
     assert ten.joules == pytest.approx(10 * one.joules)
