@@ -209,8 +209,8 @@ def network_cases(name: str, depth: int, classes: int, batch: int, rounds: int) 
     layers = tickets.bn_layers(clean)
     out["masks of three ratios over the reference"] = compare(
         {
-            "reference": lambda: [plain_masks(plain) for _ in range(5)],
-            "ours": lambda: [our_masks(clean, layers) for _ in range(5)],
+            "reference": lambda: [plain_masks(plain) for _ in range(50)],
+            "ours": lambda: [our_masks(clean, layers) for _ in range(50)],
         },
         max(rounds, 9),
     )
