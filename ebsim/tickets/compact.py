@@ -16,11 +16,11 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from ebsim.errors import CompactError
-from ebsim.tickets.graph import as_inputs, trace
-from ebsim.tickets.liveness import Net
 from ebsim.tickets.mask import ChannelMask, check_network
-from ebsim.tickets.rewrite import SELECTIONS, Emitter, settle_in_place
-from ebsim.tickets.shrink import shrink
+from ebsim.tickets.shrinking.graph import as_inputs, trace
+from ebsim.tickets.shrinking.liveness import Net
+from ebsim.tickets.shrinking.rewrite import SELECTIONS, Emitter, settle_in_place
+from ebsim.tickets.shrinking.slicing import shrink
 
 
 class Shrunk(nn.Module):

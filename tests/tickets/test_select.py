@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ebsim.tickets.select import Select
+from ebsim.tickets.shrinking.select import Select
 
 INDICES = [[0, 1, 2, 3], [3, 1], [2], [-1, 0, -1, 3], [-1, -1], [1, -1, 0, 2, 3]]
 

@@ -17,10 +17,10 @@ from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
-from ebsim.tickets.graph import overwrites
-from ebsim.tickets.liveness import Net
-from ebsim.tickets.rules import width
-from ebsim.tickets.select import Select
+from ebsim.tickets.shrinking.graph import overwrites
+from ebsim.tickets.shrinking.liveness import Net
+from ebsim.tickets.shrinking.rule import width
+from ebsim.tickets.shrinking.select import Select
 
 SELECTIONS = "selections"
 

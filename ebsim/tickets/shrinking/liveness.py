@@ -16,8 +16,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ebsim.errors import CompactError
 from ebsim.tickets.mask import ChannelMask
-from ebsim.tickets.rules import CONSERVATIVE, RULES, Bits, Layer, Mix, Move, Rule, Size
-from ebsim.tickets.shrink import Plan, plan_mix
+from ebsim.tickets.shrinking.layers import Layer, Mix
+from ebsim.tickets.shrinking.movement import Move
+from ebsim.tickets.shrinking.rule import Bits, Rule
+from ebsim.tickets.shrinking.size import Size
+from ebsim.tickets.shrinking.slicing import Plan, plan_mix
+from ebsim.tickets.shrinking.table import CONSERVATIVE, RULES
 
 
 class Net:

@@ -1,0 +1,1 @@
+"""The parts of `compact`: graph -> live and needed channels -> sliced layers and a rewritten graph."""
