@@ -72,7 +72,8 @@ def compare(folders: Sequence[str | Path], baseline: Baseline | None = None) -> 
     settings = _settings(runs, differing)
     every = lines(Member(own, run.record.seed, run) for own, run in zip(settings, runs, strict=True))
     chosen: Baseline = baseline if baseline is not None else (settings[0] or "dense")
-    check_baseline(chosen, every)
+    axes = {key: [own[key] for own in settings] for key in settings[0]}
+    check_baseline(chosen, (line.method for line in every), axes)
     return Comparison(runs, differing, table.entries(every, chosen), chosen)
 
 

@@ -19,7 +19,7 @@ from ebsim.grid.board import DONE, FAILED, Board, locate, look
 from ebsim.grid.count import Count, count
 from ebsim.grid.expand import expand
 from ebsim.grid.plan import Plan, draw_up, lines
-from ebsim.grid.summary import Baseline
+from ebsim.grid.summary import Baseline, check_baseline
 from ebsim.report import Table
 
 __all__ = [
@@ -65,8 +65,11 @@ def ablate(
 ) -> Table | None:
     """Run what is left of a grid and write its table and figures; returns the table (None if no cell is done).
 
-    Failed cells are on the board afterwards; `check` may raise, to stop (see `drive.drive`).
+    Failed cells are on the board afterwards; `check` may raise, to stop (see `drive.drive`). Raises `ConfigError` for a
+    baseline that is not in the grid, before anything runs.
     """
+    methods = (method for cell in board.grid.cells for method in cell.experiment.methods)
+    check_baseline(baseline, methods, {key: own for key, own in board.grid.axes.items() if key != outcome.SEED})
     drive.drive(board, Path(runs_dir), workers=workers, watch=watch, check=check)
     return outcome.finish(board, baseline)
 

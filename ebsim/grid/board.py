@@ -34,11 +34,14 @@ class Board:
     changed: list[Path] = field(default_factory=list)
     """Finished runs that are to be made anew, because their files do not match their manifest."""
 
-    def reopen(self) -> None:
-        """Put the manifests of changed runs aside, so that they count as unfinished."""
+    def open(self) -> None:
+        """Write `grid.toml` (the grid as one could run it again), and let changed runs count as unfinished."""
+        base = self.grid.cells[0].experiment.model_copy(update={"grid": self.grid.axes})
+        write_atomic(self.folder / "grid.toml", to_toml(base))
         for run in self.changed:
             (run / folders.MANIFEST).replace(run / f"{folders.MANIFEST}.damaged")
         self.changed.clear()
+        self._write()
 
     def cells(self, state: str) -> list[Cell]:
         return [cell for cell in self.grid.cells if self.states[cell.number] == state]
@@ -49,16 +52,14 @@ class Board:
         self.errors.pop(cell.number, None)
         if error:
             self.errors[cell.number] = error
-        self.write()
+        self._write()
 
-    def write(self) -> None:
-        """`grid.toml` (the grid as one could run it again) and `cells.jsonl` (one line per cell)."""
-        base = self.grid.cells[0].experiment.model_copy(update={"grid": self.grid.axes})
-        write_atomic(self.folder / "grid.toml", to_toml(base))
-        write_atomic(self.folder / "cells.jsonl", "".join(canonical_json(line) + "\n" for line in self.records()))
+    def _write(self) -> None:
+        lines = "".join(canonical_json(line) + "\n" for line in self.records())
+        write_atomic(self.folder / "cells.jsonl", lines)
 
     def records(self) -> list[dict[str, Any]]:
-        """One plain object per cell."""
+        """One plain object per cell: what `cells.jsonl` says of it."""
         return [self._line(cell) for cell in self.grid.cells]
 
     def _line(self, cell: Cell) -> dict[str, Any]:

@@ -64,8 +64,7 @@ def drive(
     threads = board.grid.cells[0].experiment.train.threads or 1
     companions = shared(board.grid)
     with exclusive(board.folder), Pool(workers, threads, runs_dir, board.folder / "logs") as pool:
-        board.reopen()
-        board.write()
+        board.open()
         waiting = board.cells(PENDING)
         paused: dict[int, float] = {}  # cell number -> not before this moment
         while waiting or pool.running:

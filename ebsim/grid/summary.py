@@ -161,15 +161,15 @@ def _agree(own: Settings, theirs: Settings) -> bool:
     return all(own.get(key) == theirs.get(key) for key in {*own, *theirs} - free)
 
 
-def check_baseline(baseline: Baseline, every: Sequence[Line]) -> None:
-    """`ConfigError` if nothing in the grid answers to the baseline."""
+def check_baseline(baseline: Baseline, methods: Iterable[str], axes: Mapping[str, Sequence[Any]]) -> None:
+    """`ConfigError` if nothing answers to the baseline; `dense` is the default and may be missing."""
+    known = list(dict.fromkeys(methods))
     if isinstance(baseline, str):
-        methods = dict.fromkeys(line.method for line in every)
-        if baseline != "dense" and baseline not in methods:
-            raise ConfigError(f"--baseline {baseline}: not a method of this grid ({', '.join(methods)}).")
+        if baseline != "dense" and baseline not in known:
+            raise ConfigError(f"--baseline {baseline}: not a method here; there are {', '.join(known)}.")
         return
     for key, value in baseline.items():
-        known = [own.get(key) for line in every for own in line.under if key in own]
-        if value not in known:
-            shown = ", ".join(dict.fromkeys(map(str, known))) or "it is not an axis"
-            raise ConfigError(f"--baseline {key}={value}: not a value of that axis ({shown}).")
+        if key not in axes:
+            raise ConfigError(f"--baseline {key}={value}: not an axis here; there are {', '.join(axes) or 'none'}.")
+        if value not in axes[key]:
+            raise ConfigError(f"--baseline {key}={value}: the axis has {', '.join(map(str, axes[key]))}.")

@@ -95,21 +95,20 @@ def _notes(every: Sequence[Entry], baseline: Baseline) -> list[str]:
     counts = sorted({len(line.finished) for line in them})
     against = baseline if isinstance(baseline, str) else " ".join(f"{key}={show(v)}" for key, v in baseline.items())
     out = []
-    if counts == [1]:
+    if counts[-1] <= 1:
         out.append("n = 1 (one seed): no spread is known and nothing can be tested.")
     else:
-        out.append(
-            "Mean ± half-width of the 95 % t-interval over n seeds (with n = 2 that is 12.7 standard errors). "
-            f"Δ, its ± and its p-value: paired t-test against {against} over the seeds both have, not corrected for "
-            "the number of tests. Saving: 1 - energy / energy of the same."
-        )
-    if len(counts) > 1 and counts[0] == 1:
+        out.append("Mean ± half-width of the 95 % t-interval over n seeds (with n = 2 that is 12.7 standard errors).")
+    if counts[-1] > 1 and 1 in counts:
         out.append("n = 1 in some lines: no spread is known there.")
+    if any(entry.base for entry in every):
+        test = ", with ± and p-value of the paired t-test; p-values are not corrected for the number of tests"
+        out.append(f"Δ: against {against}, over the seeds both have{test if counts[-1] > 1 else ''}. "
+                   "Saving: 1 - energy / energy of the same.")  # fmt: skip
     for line in them:
         if missing := len(line.rows) - len(line.finished):
             out.append(f"{name(line, them)}: no ticket emerged for {missing} of {len(line.rows)} seeds; left out.")
-    out.append("MACs: forward, one image. Energies are modelled, not measured.")
-    return out
+    return [*out, "MACs: forward, one image. Energies are modelled, not measured."]
 
 
 def _text(heading: str, cells: Sequence[str]) -> Column:

@@ -260,6 +260,8 @@ def test_the_command_line(failing: tuple[Path, grid.Board, Holder]) -> None:
     assert plan.returncode == 0 and json.loads(plan.stdout)["epochs"] == 12
     bad = ablate("--grid", "prune.ratio=2")
     assert bad.returncode == 2 and bad.stdout == "" and "prune.ratio" in bad.stderr
+    base = ablate("--grid", FAILING[0], "--baseline", "snip")
+    assert base.returncode == 2 and "--baseline snip" in base.stderr
 
 
 def command(folder: Path, *options: str) -> list[str]:
