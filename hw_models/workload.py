@@ -123,7 +123,7 @@ def _recorder() -> Any:
             self.used = Counter[str]()
             self.source: dict[int, str] = {id(image): INPUT}
             self.trained: dict[str, bool] = {INPUT: False}  # has a parameter upstream
-            self.alive = [image]  # keep tensors, so that an id is never reused
+            self.alive = [image, *model.parameters()]  # keep tensors, so that an id is never reused
             self.leaves = {n for n, m in model.named_modules() if n and not any(m.children())}
             self.parameters = {id(p): p.numel() for p in model.parameters()}
             self.owner = {i: i for i in self.parameters}
@@ -156,28 +156,25 @@ def _recorder() -> Any:
             made = [t for t in tree_leaves(result) if isinstance(t, torch.Tensor)]
             self.alive += made
             flowing = [t for t in tensors if id(t) in self.source]
-            if name in VIEWS:
+            held = [t for t in tensors if id(t) in self.owner]
+            if not flowing:  # a view of a parameter, or a weight computed from one, is still that parameter
+                for t in made if held else ():
+                    self.owner[id(t)] = self.owner[id(held[0])]
+            elif made and name not in MADE:
+                origin = self.source[id(flowing[0])]
+                if name not in VIEWS:
+                    self.rows.append(self.row(name, args, held, flowing, made[0]))
+                    origin = self.rows[-1].name
                 for t in made:
-                    if flowing:
-                        self.source[id(t)] = self.source[id(flowing[0])]
-                    elif tensors and id(tensors[0]) in self.parameters:  # still that parameter
-                        self.parameters[id(t)] = self.parameters[id(tensors[0])]
-                        self.owner[id(t)] = self.owner[id(tensors[0])]
-            elif name in MADE:
-                pass
-            elif flowing and made:
-                row = self.row(name, args, tensors, flowing, made[0])
-                self.rows.append(row)
-                for t in made:
-                    self.source[id(t)] = row.name
+                    self.source[id(t)] = origin
             return result
 
-        def row(self, name: str, args: Any, tensors: Any, flowing: Any, out: Any) -> Layer:
+        def row(self, name: str, args: Any, held: Any, flowing: Any, out: Any) -> Layer:
             path = self.path[-1]
             kind = KIND.get(name, "other")
-            held = {self.owner[id(t)]: self.parameters[id(t)] for t in tensors if id(t) in self.owner}
-            fresh = sum(n for i, n in held.items() if i not in self.counted)  # shared weights count once
-            self.counted |= set(held)
+            own = {self.owner[id(t)] for t in held}
+            fresh = sum(self.parameters[i] for i in own - self.counted)  # shared weights count once
+            self.counted |= own
             sources = tuple(dict.fromkeys(self.source[id(t)] for t in flowing))
             trained = any(self.trained[s] for s in sources)
             label = self.unique(path, name)

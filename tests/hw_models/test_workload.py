@@ -63,6 +63,12 @@ def test_selection_and_scatter_are_listed_with_their_traffic() -> None:
     assert rows["branch"].sources == ("index_select",) and not rows["branch"].first
 
 
+def test_a_weight_computed_from_a_parameter_is_that_parameter() -> None:
+    model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3)), nn.Conv2d(4, 5, 3, bias=False))
+    first, second = (r for r in hw_models.trace(model, (3, 8, 8)) if r.kind == "conv")
+    assert first.first and first.weights > 0 and not second.first and second.weights == 180
+
+
 def test_an_unknown_operation_is_a_row_not_a_silence() -> None:
     class Odd(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
