@@ -63,7 +63,7 @@ def _tables() -> Iterator[Published]:
             for at, ratio in enumerate(cells.get("ratio", table["ratio"]) or [None]):
 
                 def cell(key: str, factor: float, cells: Any = cells, at: int = at) -> float | None:
-                    return cells[key][at] * factor if key in cells else None
+                    return round(cells[key][at] * factor, 9) if key in cells else None
 
                 yield Published(
                     *place,
@@ -80,12 +80,12 @@ def _tables() -> Iterator[Published]:
 def _figures() -> Iterator[Published]:
     for figure in source()["figure"]:
         place = (figure["name"], figure["network"], figure["depth"], figure["dataset"])
-        yield Published(*place, "dense", None, figure["tag"], accuracy=figure["dense"] / 100)
+        yield Published(*place, "dense", None, figure["tag"], accuracy=round(figure["dense"] / 100, 9))
         for ratio, curve in figure["accuracy"].items():
             for epoch, percent in zip(figure["epochs"], curve, strict=True):
-                yield Published(*place, "prune-at-epoch", float(ratio), figure["tag"], epoch, percent / 100)
+                yield Published(*place, "prune-at-epoch", float(ratio), figure["tag"], epoch, round(percent / 100, 9))
         for ratio, percent in figure["best"].items():
-            yield Published(*place, "prune-at-best", float(ratio), figure["tag"], "best", percent / 100)
+            yield Published(*place, "prune-at-best", float(ratio), figure["tag"], "best", round(percent / 100, 9))
 
 
 def find(

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ebsim.report.figures import curves, energy, masks, style
+from ebsim.report.figures import curves, draws, energy, masks, style
 from ebsim.report.layers import per_layer
 from ebsim.report.load import Run
 from ebsim.report.text import csv
@@ -80,6 +80,15 @@ PLOTS = (
         curves.data,
         curves.draw,
         lambda run: any(run.curves.values()),
+    ),
+    Plot(
+        "draws",
+        "Accuracy against the epoch of the draw",
+        "Filled: ours, last epoch; star: the ticket from the epoch with the best test accuracy. Hollow, dotted: the "
+        "paper's Figure 1 (best epoch on the test set), where it has this network and dataset.",
+        draws.data,
+        draws.draw,
+        lambda run: bool(draws.series(run)),
     ),
     Plot(
         "energy_layers",
