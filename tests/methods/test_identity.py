@@ -17,7 +17,7 @@ from ebsim.methods.lab import Lab
 from ebsim.methods.thinet import Rescaling
 from ebsim.runs.store import Store
 from ebsim.training import Trajectory
-from tests.training.toy import ToyData
+from tests.methods.bench import Data
 
 FROZEN = {
     "dense": "dense-0e278225a3bf",
@@ -33,10 +33,6 @@ FROZEN = {
     "soft": "soft-4d9f9b36c74a",
     "soft, pre-trained": "soft-38a3715c09e3",
 }
-
-
-class Data(ToyData):
-    shape = (3, 8, 8)
 
 
 def lab(root: Path, **sections: object) -> Lab:
