@@ -9,6 +9,8 @@ import importlib
 import os
 from typing import Any
 
+from ebsim.lazy import find
+
 __version__ = "0.1.0"
 
 # A shrunk network has a width of its own in every layer: more compiled kernels than oneDNN keeps by default (1024).
@@ -31,11 +33,9 @@ __all__ = ["__version__", *_HOME, *_PACKAGES]  # noqa: PLE0604
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(importlib.import_module(_HOME[name]), name)
     if name in _PACKAGES:
         return importlib.import_module(f"ebsim.{name}")
-    raise AttributeError(f"module 'ebsim' has no attribute {name!r}")
+    return find(__name__, _HOME, name)
 
 
 def __dir__() -> list[str]:

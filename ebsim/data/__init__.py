@@ -8,27 +8,26 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
+from ebsim.lazy import find
+
 _HOME = {
-    "DATASETS": "catalogue",
-    "Entry": "catalogue",
-    "list_datasets": "catalogue",
-    "load": "loading",
-    "fetch": "loading",
-    "verify": "loading",
-    "Dataset": "dataset",
-    "TensorDataset": "tensors",
-    "StreamedDataset": "stream",
+    "DATASETS": ".catalogue",
+    "Entry": ".catalogue",
+    "list_datasets": ".catalogue",
+    "load": ".loading",
+    "fetch": ".loading",
+    "verify": ".loading",
+    "Dataset": ".dataset",
+    "TensorDataset": ".tensors",
+    "StreamedDataset": ".stream",
 }
 __all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(importlib.import_module(f"ebsim.data.{_HOME[name]}"), name)
-    raise AttributeError(f"module 'ebsim.data' has no attribute {name!r}")
+    return find(__name__, _HOME, name)
 
 
 def __dir__() -> list[str]:

@@ -5,24 +5,23 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
+from ebsim.lazy import find
+
 _HOME = {
-    "FAMILIES": "catalogue",
-    "Family": "catalogue",
-    "NetworkSpec": "catalogue",
-    "resolve": "catalogue",
-    "build": "building",
-    "initialise": "initialising",
+    "FAMILIES": ".catalogue",
+    "Family": ".catalogue",
+    "NetworkSpec": ".catalogue",
+    "resolve": ".catalogue",
+    "build": ".building",
+    "initialise": ".initialising",
 }
 __all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(importlib.import_module(f"ebsim.models.{_HOME[name]}"), name)
-    raise AttributeError(f"module 'ebsim.models' has no attribute {name!r}")
+    return find(__name__, _HOME, name)
 
 
 def __dir__() -> list[str]:
