@@ -29,7 +29,7 @@ _HOME = {
 }
 _PACKAGES = ("data", "models", "precision", "tickets", "training", "methods", "runs", "report")
 
-__all__ = ["__version__", *_HOME, *_PACKAGES]  # noqa: PLE0604
+__all__ = ["__version__", *_HOME, *_PACKAGES]
 
 
 def __getattr__(name: str) -> Any:
