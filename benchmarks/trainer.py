@@ -239,7 +239,9 @@ def main() -> None:
         for group, rows in found.items():
             print(f"{label}: {group}")
             for case, row in rows.items():
-                text = f"x{row:.2f}" if isinstance(row, float) else f"x{row['ratio']:.2f} ({row['low']:.2f}..{row['high']:.2f})"
+                whole = row if isinstance(row, float) else row["ratio"]
+                spread = "" if isinstance(row, float) else f" ({row['low']:.2f}..{row['high']:.2f})"
+                text = f"x{whole:.2f}{spread}"
                 print(f"  {case:24} {text}", flush=True)
     if options.save:
         path = Path(__file__).parent / "results" / "trainer.json"

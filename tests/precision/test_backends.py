@@ -113,15 +113,19 @@ def test_records_of_the_presets() -> None:
         "input_gradient": {"weight": "e4m3", "error": "e5m2"},
         "weight_gradient": {"activation": "e4m3", "error": "e5m2"},
         "accumulator": "fp32",
-        "output": "fp32",
+        "output": "bf16",
     }
     assert sorted(record("fp8", LAYERS)["layers"]) == ["fc", "stem"]  # charged as what they are
     assert record("fp32", LAYERS)["quantise"] == {} and record("fp32", LAYERS)["layers"] == {}
     int8 = record("int8", LAYERS)
     assert int8["default"]["accumulator"] == "int32" and int8["layers"]["fc"]["accumulator"] == "fp32"
-    assert int8["quantise"] == {"weight": "nearest", "activation": "nearest", "error": "stochastic"}
+    assert int8["quantise"] == {
+        "weight": "nearest", "activation": "nearest", "error": "stochastic", "output": "nearest"
+    }  # fmt: skip
     bfp8 = record("bfp8", LAYERS)
-    assert bfp8["layers"] == {} and bfp8["update"]["stored"] == "bfp8" and bfp8["update"]["one_dimensional"] == "fp32"
+    assert list(bfp8["layers"]) == ["fc"] and bfp8["layers"]["fc"]["output"] == "fp32"
+    assert bfp8["default"]["output"] == "bfp8"
+    assert bfp8["update"]["stored"] == "bfp8" and bfp8["update"]["one_dimensional"] == "fp32"
     eb2020 = record("eb2020", LAYERS)
     assert eb2020["default"]["forward"] == {"weight": "bfp8", "activation": "fp32"}  # not an 8 x 8 bit product
     assert eb2020["default"]["output"] == "bfp8" and eb2020["layers"]["fc"]["output"] == "fp32"
