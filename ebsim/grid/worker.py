@@ -59,7 +59,8 @@ def run_cell(text: str, runs_dir: Path, reporter: Reporter) -> None:
 
 
 def main(runs_dir: str) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's business
+    for number in (signal.SIGINT, signal.SIGTERM):  # sent to a whole process group, they are the driver's business
+        signal.signal(number, signal.SIG_IGN)
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     jobs: queue.SimpleQueue[str] = queue.SimpleQueue()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -288,28 +289,38 @@ def wait_for(condition: Callable[[], bool], seconds: float = 300) -> None:
         time.sleep(0.02)
 
 
-def kill_driver(folder: Path, axes: tuple[str, ...], epochs: int) -> None:
-    """Start the driver, SIGKILL it once `epochs` more epochs are on record, and see its workers end."""
+def end_driver(folder: Path, axes: tuple[str, ...], epochs: int, how: signal.Signals = signal.SIGKILL) -> int:
+    """Start the driver, end it once `epochs` more epochs are on record, see its workers end; its exit code.
+
+    SIGKILL goes to the driver alone, others to its whole group, as a terminal or a batch system sends them.
+    """
     aim = len(trained(folder / "runs")) + epochs
     words = [word for axis in axes for word in ("--grid", axis)]
     silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen(command(folder, *words, "--workers", "2"), cwd=ROOT, **silent)
+    process = subprocess.Popen(
+        command(folder, *words, "--workers", "2"), cwd=ROOT, start_new_session=True, **silent
+    )
     try:
         wait_for(lambda: process.poll() is not None or len(trained(folder / "runs")) >= aim)
         workers = children(process.pid)
         assert process.poll() is None and workers
+        (os.kill if how == signal.SIGKILL else os.killpg)(process.pid, how)
+        process.wait(timeout=300)
     finally:
         process.kill()
         process.wait()
     wait_for(lambda: not any(map(alive, workers)))
+    return process.returncode
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="looks at processes through /proc")
-def test_a_killed_driver_leaves_no_worker_and_changes_no_table(
+def test_an_ended_driver_leaves_no_worker_and_changes_no_table(
     pair: tuple[Path, dict[str, bytes]], tmp_path: Path
 ) -> None:
     experiment(tmp_path, ["dense"])
-    kill_driver(tmp_path, PAIR, epochs=3)
+    assert end_driver(tmp_path, PAIR, 1, signal.SIGTERM) == 75
+    assert opened(tmp_path, PAIR, ["dense"]).cells(FAILED) == []
+    assert end_driver(tmp_path, PAIR, 1) == -signal.SIGKILL
     assert final(tmp_path, PAIR, ["dense"]) == pair[1]
     assert set(trained(tmp_path / "runs")) == set(trained(pair[0] / "runs"))
 
@@ -319,7 +330,7 @@ def test_the_whole_grid_killed_again_and_again(whole: tuple[Path, grid.Plan], tm
     experiment(tmp_path, METHODS)
     kills = (1, 5, 9, 13, 17, 23, 31)
     for epochs in kills:
-        kill_driver(tmp_path, AXES, epochs)
+        end_driver(tmp_path, AXES, epochs)
     killed = final(tmp_path, AXES, METHODS)
     clean = final(whole[0], AXES, METHODS)
     assert killed == clean
