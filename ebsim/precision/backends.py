@@ -34,27 +34,31 @@ ROLES = tuple(dict.fromkeys(role for _, role in CELLS))
 FIRST, LAST = "@first", "@last"
 
 _ENDS_FP32 = {"layers": [FIRST, LAST], "weight": "fp32", "activation": "fp32", "error": "fp32"}
+_LOGITS_FP32 = {"layers": [LAST], "output": "fp32"}
 
 PRESETS: dict[str, dict[str, Any]] = {
     "fp32": {"about": "the network untouched, bit for bit"},
     "bf16": {
-        "about": "all MAC operands bfloat16; a sanity check",
-        "weight": "bf16", "activation": "bf16", "error": "bf16",
+        "about": "all MAC operands and layer outputs bfloat16; a sanity check",
+        "weight": "bf16", "activation": "bf16", "error": "bf16", "output": "bf16",
+        "rule": [_LOGITS_FP32],
     },
     "fp8": {
-        "about": "hybrid fp8 (Micikevicius et al., 2022): E4M3 forward, E5M2 errors, fp32 master weights",
-        "weight": "e4m3", "activation": "e4m3", "error": "e5m2",
-        "rule": [_ENDS_FP32],
+        "about": "hybrid fp8 (Micikevicius et al., 2022): E4M3 forward, E5M2 errors, bf16 outputs, fp32 master weights",
+        "weight": "e4m3", "activation": "e4m3", "error": "e5m2", "output": "bf16",
+        "rule": [_ENDS_FP32, _LOGITS_FP32],
     },
     "int8": {
-        "about": "int8 operands, errors rounded stochastically, fp32 master weights",
-        "weight": "int8/row", "activation": "int8", "error": "int8 stochastic",
+        "about": "int8 operands, errors rounded stochastically, bf16 outputs, fp32 master weights",
+        "weight": "int8/row", "activation": "int8", "error": "int8 stochastic", "output": "bf16",
         "accumulator": "int32",
-        "rule": [_ENDS_FP32],
+        "rule": [_ENDS_FP32, _LOGITS_FP32],
     },
     "bfp8": {
-        "about": "SWALP's 8-bit block floating point on operands and in the update, gamma exempt, with SWA",
+        "about": "SWALP's 8-bit block floating point for operands, outputs and the update, gamma exempt, with SWA",
         "weight": "bfp8 stochastic", "activation": "bfp8 stochastic", "error": "bfp8 stochastic",
+        "output": "bfp8 stochastic",
+        "rule": [_LOGITS_FP32],
         "gradient": "bfp8 stochastic", "momentum": "bfp8 stochastic", "stored": "bfp8 stochastic",
         "swa": {"start": 0.75},
     },
@@ -64,13 +68,13 @@ PRESETS: dict[str, dict[str, Any]] = {
         "output": "bfp8 stochastic", "error": "bfp8 stochastic",
         "gradient": "bfp8 stochastic", "momentum": "bfp8 stochastic", "stored": "bfp8 stochastic",
         "one_dimensional": "bfp8 stochastic",
-        "rule": [{"layers": [LAST], "output": "fp32", "error": "fp32"}],
+        "rule": [{**_LOGITS_FP32, "error": "fp32"}],
         "swa": {"start": 0.875},
     },
     "mxfp8": {
-        "about": "MX: E4M3 in blocks of 32 along the axis each pass sums over",
-        "weight": "mxfp8", "activation": "mxfp8", "error": "mxfp8",
-        "rule": [_ENDS_FP32],
+        "about": "MX: E4M3 in blocks of 32 along the axis each pass sums over, bf16 outputs",
+        "weight": "mxfp8", "activation": "mxfp8", "error": "mxfp8", "output": "bf16",
+        "rule": [_ENDS_FP32, _LOGITS_FP32],
     },
 }  # fmt: skip
 

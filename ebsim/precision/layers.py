@@ -72,7 +72,7 @@ class LayerPrecision:
 
 
 class _ThreePasses(torch.autograd.Function):
-    """y = op(Q(a), Q(w), b) with separately rounded operands in the two backward products."""
+    """y = Q(op(Q(a), Q(w), b)) with separately rounded operands in the two backward products."""
 
     @staticmethod
     def forward(  # type: ignore[override]
@@ -83,7 +83,7 @@ class _ThreePasses(torch.autograd.Function):
             qa if rounding.activation_shared else a, qw if rounding.weight_shared else w
         )
         ctx.rounding, ctx.op = rounding, op
-        return op.forward(qa, qw, b)
+        return rounding("forward", "output", op.forward(qa, qw, b))
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -150,19 +150,6 @@ class _Product:
         return e.reshape(-1, e.shape[-1]).sum(0)
 
 
-class _Output(torch.autograd.Function):
-    """Round the value a layer hands on; its gradient passes."""
-
-    @staticmethod
-    def forward(ctx: Any, y: Tensor, rounding: LayerPrecision) -> Tensor:  # type: ignore[override]
-        return rounding("forward", "output", y)
-
-    @staticmethod
-    def backward(ctx: Any, e: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        return e, None
-
-
-@torch.compiler.disable
 def _product(module: Any, op: Any, a: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
     rounding: LayerPrecision = module._precision
     rounding.training = module.training
@@ -171,13 +158,16 @@ def _product(module: Any, op: Any, a: Tensor, w: Tensor, b: Tensor | None) -> Te
             f"{rounding.name}: precisions are simulated in float32; got {a.dtype}"
             f"{' under autocast' if torch.is_autocast_enabled(a.device.type) else ''}: switch autocast off"
         )
-    y = _ThreePasses.apply(a, w, b, rounding, op)
-    return y if rounding.cells["forward", "output"].untouched else _Output.apply(y, rounding)
+    return _ThreePasses.apply(a, w, b, rounding, op)
 
 
 def _traced(x: Tensor) -> bool:
     """Whether somebody only wants to know shapes and operations (a shape run, a jit trace): nothing to round then."""
     return x.is_meta or torch.jit.is_tracing() or isinstance(x, FakeTensor)
+
+
+# A network that is compiled as a whole breaks its graph here; the decorator alone would cost every eager call as well
+_uncompiled = torch.compiler.disable(_product)
 
 
 class _RoundedConv:
@@ -188,14 +178,16 @@ class _RoundedConv:
         if self.padding_mode != "zeros" or isinstance(padding, str):
             mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
             input, padding = F.pad(input, self._reversed_padding_repeated_twice, mode=mode), (0, 0)
-        return _product(self, _Convolution(self, list(padding)), input, weight, bias)
+        run = _uncompiled if torch.compiler.is_compiling() else _product
+        return run(self, _Convolution(self, list(padding)), input, weight, bias)
 
 
 class _RoundedLinear:
     def forward(self: Any, input: Tensor) -> Tensor:
         if _traced(input):
             return F.linear(input, self.weight, self.bias)
-        return _product(self, _Product, input, self.weight, self.bias)
+        run = _uncompiled if torch.compiler.is_compiling() else _product
+        return run(self, _Product, input, self.weight, self.bias)
 
 
 def covered(module: nn.Module) -> bool:

@@ -67,9 +67,12 @@ def on_grid(
     fmt: NumberFormat, x: Tensor, s: Tensor | None, u: Tensor | None, finite: bool = False
 ) -> Tensor:
     """x rounded onto the format's grid at scale s; NaN and Inf pass (`finite`: there are none)."""
-    y = fmt.round(x if s is None else x / s, u).clamp(-fmt.top, fmt.top)
-    if s is not None:
-        y.mul_(s)
+    if s is None:
+        y = fmt.round(x, u).clamp(-fmt.top, fmt.top)
+    else:
+        # the inverse of a power of two is exact, and multiplying is many times faster than dividing
+        scaled = x / s if fmt.scaling == "absmax" else x * (2 * ONE - s.view(torch.int32)).view(torch.float32)
+        y = fmt.round(scaled, u).clamp(-fmt.top, fmt.top).mul_(s)
     return y if finite else torch.where(x.abs() < _INF, y, x)
 
 
@@ -115,7 +118,6 @@ def compiled(fmt: NumberFormat, stochastic: bool, device: torch.device) -> Calla
     return compilation.compile_once(kernel(fmt, stochastic), name, example)
 
 
-@torch.no_grad()
 def run(
     x: Tensor,
     fmt: NumberFormat,
@@ -125,7 +127,7 @@ def run(
     axis: int = 1,
     compile: bool = False,
 ) -> Tensor:
-    """Quantise any float32 tensor: the entrance for layers and optimiser hooks. No gradient flows through it."""
+    """Quantise any float32 tensor: the entrance for layers and optimiser hooks. Call it without grad."""
     if x.numel() == 0:
         return x.detach().clone()
     m = as_matrix(x.detach(), fmt.block, axis)
@@ -165,11 +167,8 @@ def quantize(
         raise ConfigError(f"rounding {rounding!r}: use nearest or stochastic")
     if x.dtype != torch.float32:
         raise TypeError(f"quantize works on float32 tensors, got {x.dtype}; convert with .float()")
-    return run(
-        x,
-        find_format(fmt),
-        stochastic=rounding == "stochastic",
-        key=keys(seed, step, layer, role),
-        axis=axis,
-        compile=compile,
-    )
+    key = keys(seed, step, layer, role)
+    with torch.no_grad():
+        return run(
+            x, find_format(fmt), stochastic=rounding == "stochastic", key=key, axis=axis, compile=compile
+        )

@@ -16,6 +16,10 @@ W4A8 = {
     "weight": "int4",
     "activation": "int8",
     "error": "int8 stochastic",
+    "output": "bf16",
     "accumulator": "int32",
-    "rule": [{"layers": ["@first", "@last"], "weight": "fp32", "activation": "fp32", "error": "fp32"}],
+    "rule": [
+        {"layers": ["@first", "@last"], "weight": "fp32", "activation": "fp32", "error": "fp32"},
+        {"layers": ["@last"], "output": "fp32"},
+    ],
 }

@@ -30,4 +30,5 @@ def test_the_toml_in_the_page_is_a_backend() -> None:
     assert text
     table = tomllib.loads(text[1])["precision"]["backends"]["mine"]
     made = Backend.from_dict("mine", table)
-    assert made.swa == {"start": 0.75} and [rule.layers for rule in made.rules] == [("layer3.*",), ("@first", "@last")]
+    assert made.swa == {"start": 0.75}
+    assert [rule.layers for rule in made.rules] == [("layer3.*",), ("@first", "@last"), ("@last",)]

@@ -29,7 +29,7 @@ def test_figures_equal_sums_by_hand() -> None:
 
 def test_only_training_steps_that_are_due_are_sampled() -> None:
     model = Small()
-    placement = apply(model, {"base": "fp8", "error": "fp32"}, compile=False, stats_every=3)
+    placement = apply(model, {"base": "fp8", "error": "fp32", "output": "fp32"}, compile=False, stats_every=3)
     for step in range(7):
         placement.set_step(step)
         gradients(model, *batch())
