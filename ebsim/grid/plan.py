@@ -42,6 +42,8 @@ class Plan:
     """Precision -> seconds of one step of the dense network (the mean, over several networks); empty if not timed."""
     seconds: float | None
     """Of all trainings on one worker; None if not timed."""
+    unknown: dict[str, str]
+    """Cells that could not be rehearsed, and why; they are in none of the figures."""
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -59,6 +61,7 @@ def draw_up(board: Board, runs_dir: Path, *, probe_steps: int = 3) -> Plan:
     used: dict[tuple[int, Epoch], float] = {}  # seed, epoch -> seconds
     times: dict[str, list[float]] = {}
     asked, joules = 0, 0.0
+    unknown: dict[str, str] = {}
     for cell in todo:
         own = cell.experiment
         place = own.data.model_dump_json()
@@ -66,7 +69,11 @@ def draw_up(board: Board, runs_dir: Path, *, probe_steps: int = 3) -> Plan:
         family = _family(own)
         if family not in families:
             network = canonical_json([own.data.identity(), own.model.identity()])
-            families[family] = rehearse(own, data[place], runs_dir / "stages", wings.setdefault(network, Wings()))
+            try:
+                families[family] = rehearse(own, data[place], runs_dir / "stages", wings.setdefault(network, Wings()))
+            except Exception as error:  # whatever pretended scores do to a method, the grid itself can be run
+                unknown[cell.label] = f"{type(error).__name__}: {error}"
+                continue
         found = families[family]
         asked, joules = asked + found.asked, joules + found.joules
         for epoch, precision in found.trained.items():
@@ -88,6 +95,7 @@ def draw_up(board: Board, runs_dir: Path, *, probe_steps: int = 3) -> Plan:
         threads=board.grid.cells[0].experiment.train.threads or 1,
         step_seconds={key: sum(own) / len(own) for key, own in times.items()} if probe_steps else {},
         seconds=sum(used.values()) if probe_steps else None,
+        unknown=unknown,
     )
 
 
@@ -156,6 +164,9 @@ def lines(plan: Plan, axes: Axes, workers: int) -> list[str]:
     out = [f"{plan.cells} cells ({product}): {plan.done} done, {plan.to_run} to run{before}"]
     if not plan.to_run:
         return out
+    if plan.unknown:
+        label, why = next(iter(plan.unknown.items()))
+        out.append(f"{len(plan.unknown)} cells could not be rehearsed and are not in these figures ({label}: {why})")
     saved = 1 - plan.epochs / plan.asked if plan.asked else 0.0
     out.append(
         f"about {plan.trainings} trainings ({plan.dense} dense), {plan.epochs:,} epochs; without sharing "
