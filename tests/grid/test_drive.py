@@ -17,6 +17,7 @@ import scipy.stats
 
 from ebsim import grid, pipeline
 from ebsim.errors import BusyError, CellsFailedError, StoppedError
+from ebsim.files import read_json
 from ebsim.grid.board import DONE, FAILED, PENDING
 from ebsim.grid.drive import drive
 from ebsim.runs.store import Stage, exclusive
@@ -124,6 +125,32 @@ def test_a_cell_is_an_ordinary_run(whole: tuple[Path, grid.Plan]) -> None:
     cell = opened(folder).grid.cells[7]
     run = pipeline.run(folder / "x.toml", cell.settings, runs_dir=folder / "runs")
     assert run.reused and run.path == opened(folder).runs[cell.number]
+
+
+WINDOWS = ("prune.window=2,3",)  # tickets at epochs 3 and 4 of one dense training
+
+
+def windows(folder: Path) -> grid.Board:
+    overrides = {"train.epochs": 5}
+    return grid.open_grid(experiment(folder, ["dense", "eb-train"]), WINDOWS, overrides, runs_dir=folder / "runs")
+
+
+def test_states_that_another_cell_will_ask_for_are_kept(tmp_path: Path) -> None:
+    board = windows(tmp_path)
+    grid.ablate(board, runs_dir=tmp_path / "runs")
+    drawn = [row["epoch_drawn"] for run in board.runs.values() for row in read_json(run / "results.json")["rows"]]
+    assert drawn == [None, 3, None, 4]
+    epochs = trained(tmp_path / "runs")
+    assert len(epochs) == len(set(epochs)) == 5 + 2 + 1
+
+
+@pytest.mark.slow
+def test_without_being_told_a_state_is_trained_again(tmp_path: Path) -> None:
+    """What the test above would see if cells did not know of each other."""
+    for cell in windows(tmp_path).grid.cells:
+        pipeline.run_experiment(cell.experiment, tmp_path / "runs")
+    epochs = trained(tmp_path / "runs")
+    assert len(set(epochs)) == 8 and len(epochs) > 8
 
 
 PAIR = ("seed=1..2",)
