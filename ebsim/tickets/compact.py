@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor, fx, nn
@@ -20,6 +20,7 @@ from ebsim.tickets.mask import ChannelMask, check_network
 from ebsim.tickets.shrinking.graph import as_inputs, trace
 from ebsim.tickets.shrinking.liveness import Net
 from ebsim.tickets.shrinking.rewrite import SELECTIONS, Emitter, settle_in_place
+from ebsim.tickets.shrinking.select import Select
 from ebsim.tickets.shrinking.slicing import shrink
 
 
@@ -31,20 +32,24 @@ class Shrunk(nn.Module):
     """
 
     def __init__(
-        self, root: nn.Module, graphs: dict[bool, fx.Graph], selections: Sequence[nn.Module], mask: ChannelMask
+        self, root: nn.Module, graphs: dict[bool, fx.Graph], selections: Mapping[str, nn.Module], mask: ChannelMask
     ) -> None:
         super().__init__()
         used = {str(n.target) for g in graphs.values() for n in g.nodes if n.op in ("call_module", "get_attr")}
         for name, module in root.named_modules():
-            if name in used:
+            if name in used and not isinstance(module, Select):  # those are of an earlier shrinking
                 _attach(self, name, module)
         for name, parameter in root.named_parameters():
             if name in used:
                 _attach(self, name, parameter)
         for name, buffer in root.named_buffers():
             if name in used:
-                _attach(self, name, buffer)
-        self.add_module(SELECTIONS, nn.ModuleList(selections))
+                owner, _, last = name.rpartition(".")
+                _attach(self, name, buffer, last not in root.get_submodule(owner)._non_persistent_buffers_set)
+        if SELECTIONS in self._modules:
+            raise CompactError(f"the network has a part named {SELECTIONS!r}, a name that shrinking needs; rename it")
+        picks = {name: pick for name, pick in selections.items() if f"{SELECTIONS}.{name}" in used}
+        self.add_module(SELECTIONS, nn.ModuleDict(picks))
         self.mask = mask
         self.notes: tuple[str, ...] = ()
         self.example: tuple[Any, ...] = ()
@@ -61,7 +66,7 @@ class Shrunk(nn.Module):
         return self._forwards[self.training](self, *args, **kwargs)
 
 
-def _attach(root: nn.Module, name: str, value: Any) -> None:
+def _attach(root: nn.Module, name: str, value: Any, persistent: bool = True) -> None:
     """Put a module, parameter or buffer at a dotted name, with plain modules on the way."""
     *path, last = name.split(".")
     for part in path:
@@ -69,7 +74,7 @@ def _attach(root: nn.Module, name: str, value: Any) -> None:
             root.add_module(part, nn.Module())
         root = root._modules[part]  # type: ignore[assignment]
     if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
-        root.register_buffer(last, value)
+        root.register_buffer(last, value, persistent)
     else:
         setattr(root, last, value)
 

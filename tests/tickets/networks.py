@@ -192,6 +192,27 @@ class OwnTensors(Wired):
         return b * self.scale + self.shift
 
 
+class Folded(Wired):
+    """Time folded into the batch, a layer called on both ranks, a weight read past its layer."""
+
+    def parts(self):
+        self.n, self.fc, self.c = nn.BatchNorm2d(6), nn.Linear(12, 12), nn.Conv2d(6, 6, 1)
+
+    def between(self, a, b):
+        n, _, h, w = b.shape
+        folded = F.relu(self.n(b.view(2 * n, 6, h, w)))
+        b = folded.view(n, 12, h, w) + self.c(folded).view(n, 12, h, w)
+        b = b + F.linear(self.fc(b.mean((2, 3))), self.fc.weight)[:, :, None, None]
+        return b + self.fc(b.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class FilledInPlace(Wired):
+    """In-place methods without a plain counterpart."""
+
+    def between(self, a, b):
+        return b + b.detach().clone().zero_().fill_(0.5)
+
+
 class ModeDependent(Wired):
     """Another path and another output in training; a dictionary of outputs; an optional argument."""
 
@@ -219,7 +240,7 @@ NETWORKS: dict[str, type[nn.Module]] = {
     kind.__name__: kind
     for kind in (
         Wired, Residual, InPlace, SquareExcite, SpatialAttention, DenselyConnected, Shuffled, Split, OptionA,
-        Depthwise, Grouped, Transposed, Reused, TiedWeights, Flattened, UnknownOps, OwnTensors, ModeDependent,
-        BatchNormLast,
+        Depthwise, Grouped, Transposed, Reused, TiedWeights, Flattened, UnknownOps, OwnTensors, ModeDependent, Folded,
+        FilledInPlace, BatchNormLast,
     )
 }  # fmt: skip

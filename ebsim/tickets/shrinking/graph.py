@@ -51,7 +51,7 @@ def trace(model: nn.Module, inputs: Sequence[Any]) -> dict[bool, fx.Graph]:
     `model` is left in evaluation mode. Errors: CompactError when it cannot be traced or does not take these inputs.
     """
     root = _with_given_arguments(model, len(inputs))
-    graphs = {}
+    graphs, overwritten = {}, {}
     for mode in (True, False):
         root.train(mode)
         try:
@@ -62,21 +62,21 @@ def trace(model: nn.Module, inputs: Sequence[Any]) -> dict[bool, fx.Graph]:
                 "Its forward must not branch on tensor values or assign into tensors; rewrite that part, "
                 "or give the bare network if it is wrapped (DataParallel, compile)."
             ) from e
-        _drop_in_place(graphs[mode], root)
+        overwritten[graphs[mode]] = _drop_in_place(graphs[mode], root)
     if _text(graphs[True]) == _text(graphs[False]):
         graphs[True] = graphs[False]
     root.eval()  # shapes do not depend on the mode, and BatchNorm refuses to train on a single value
-    weights = next(p for p in root.parameters() if p.is_floating_point())
     for graph in dict.fromkeys(graphs.values()):
         try:
             with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
-                ShapeRun(root, graph=graph).run(*(_pair(x, weights) for x in inputs))
+                ShapeRun(root, graph=graph).run(*_blank(inputs, root))
         except Exception as e:
             shapes = [list(x.shape) if isinstance(x, Tensor) else x for x in inputs]
             raise CompactError(
                 f"{type(model).__name__} does not accept the example input {shapes} ({e}). "
                 "Give an example with the shape that it is trained on."
             ) from e
+        _refuse_overwritten_views(graph, overwritten[graph])
     return graphs
 
 
@@ -86,50 +86,59 @@ def _graph(root: nn.Module) -> fx.Graph:
     return copy.deepcopy(own) if isinstance(own, fx.Graph) else LayerTracer().trace(root)
 
 
-def _pair(value: Any, weights: Tensor) -> Any:
-    """A batch of two, without data: two, so that no reshaping can mistake the batch for a dimension of one."""
-    if not isinstance(value, Tensor):
-        return value
-    shape = (2, *value.shape[1:]) if value.ndim > 1 else value.shape
-    dtype = weights.dtype if value.is_floating_point() else value.dtype
-    return torch.empty(shape, device=weights.device, dtype=dtype)
+def _blank(inputs: Sequence[Any], root: nn.Module) -> list[Any]:
+    """The inputs as batches of two: two, so that no reshaping can mistake the batch for a dimension of one."""
+    weights = next(p for p in root.parameters() if p.is_floating_point())
+    tensors = [x for x in inputs if isinstance(x, Tensor)]
+    batched = all(x.ndim > 1 and len(x) == len(tensors[0]) for x in tensors)
+
+    def blank(x: Any) -> Any:
+        if not isinstance(x, Tensor):
+            return x
+        dtype = weights.dtype if x.is_floating_point() else x.dtype
+        return torch.empty((2, *x.shape[1:]) if batched else x.shape, device=weights.device, dtype=dtype)
+
+    return [blank(x) for x in inputs]
 
 
 def _with_given_arguments(model: nn.Module, given: int) -> nn.Module:
     """Keep optional arguments that the example leaves out at their defaults, not traced as inputs."""
-    parameters = list(inspect.signature(model.forward).parameters.values())
-    if given != 1 or len(parameters) < 2 or parameters[1].default is inspect.Parameter.empty:
-        return model
     base: Any = type(model)
-
-    def forward(self: nn.Module, input: Any) -> Any:
-        return base.forward(self, input)
-
-    model.__class__ = type(base.__name__, (base,), {"forward": forward, "__module__": base.__module__})
+    optional = list(inspect.signature(model.forward).parameters.values())[given:]
+    forwards: dict[int, Any] = {
+        1: lambda self, a: base.forward(self, a),
+        2: lambda self, a, b: base.forward(self, a, b),
+        3: lambda self, a, b, c: base.forward(self, a, b, c),
+    }
+    if given in forwards and any(p.default is not p.empty for p in optional):
+        model.__class__ = type(base.__name__, (base,), {"forward": forwards[given], "__module__": base.__module__})
     return model
 
 
-def _drop_in_place(graph: fx.Graph, root: nn.Module) -> None:
+def _drop_in_place(graph: fx.Graph, root: nn.Module) -> dict[fx.Node, fx.Node]:
     """Let whoever reads a tensor after an in-place operation read that operation's result instead.
 
     Channels may be selected in between, so nobody may depend on the side effect. `a += b` and `a.relu_()` become plain
-    operations; what in-place modules and `inplace=True` may overwrite is settled after the rewriting.
+    operations, other methods work on a copy; what in-place modules and `inplace=True` may overwrite is settled after
+    the rewriting. Returns operation -> what it overwrites.
     """
     order = {node: i for i, node in enumerate(graph.nodes)}
-    for node in graph.nodes:
-        if node.op == "call_function" and node.target in _OUT_OF_PLACE:
-            node.target = _OUT_OF_PLACE[node.target]
-        elif node.op == "call_method" and hasattr(Tensor, plain := node.target.rstrip("_")) and plain != node.target:
-            node.target = plain
-        elif not overwrites(node, root):
+    found = {}
+    for node in list(graph.nodes):
+        method = node.target if node.op == "call_method" else ""
+        in_place = method.endswith("_") and not method.endswith("__")
+        if not in_place and not overwrites(node, root) and node.target not in _OUT_OF_PLACE:
             continue
-        if isinstance(node.args[0], fx.Node):
-            later = partial(_comes_after, order, order[node])
-            node.args[0].replace_all_uses_with(node, later)
-
-
-def _comes_after(order: dict[fx.Node, int], position: int, user: fx.Node) -> bool:
-    return order[user] > position
+        victim = node.all_input_nodes[0]
+        victim.replace_all_uses_with(node, partial(_comes_after, order, order[node]))
+        found[node] = victim
+        node.target = _OUT_OF_PLACE.get(node.target, node.target)
+        if in_place and hasattr(Tensor, method[:-1]):
+            node.target = method[:-1]
+        elif in_place:
+            with graph.inserting_before(node):
+                node.replace_input_with(victim, graph.call_method("clone", (victim,)))
+    return found
 
 
 def overwrites(node: fx.Node, root: nn.Module) -> bool:
@@ -139,7 +148,25 @@ def overwrites(node: fx.Node, root: nn.Module) -> bool:
     return node.op == "call_function" and bool(node.kwargs.get("inplace"))
 
 
-_OUT_OF_PLACE = {
+def _refuse_overwritten_views(graph: fx.Graph, overwritten: dict[fx.Node, fx.Node]) -> None:
+    """CompactError where an in-place operation changes a tensor that is also read through a view, or the reverse."""
+    order = {node: i for i, node in enumerate(graph.nodes)}
+    memory = {n: n.meta["val"].untyped_storage()._cdata for n in graph.nodes if isinstance(n.meta.get("val"), Tensor)}
+    for node, victim in overwritten.items():
+        for other in memory.keys() - {victim}:
+            shares = memory[other] == memory.get(victim) and _comes_after(order, order[other], node)
+            if shares and any(_comes_after(order, order[node], user) for user in other.users):
+                raise CompactError(
+                    f"{node.name} overwrites {victim.name}, whose memory is read again as {other.name}; such views "
+                    "cannot be followed. Use the operation that is not in place there."
+                )
+
+
+def _comes_after(order: dict[fx.Node, int], position: int, user: fx.Node) -> bool:
+    return order[user] > position
+
+
+_OUT_OF_PLACE: dict[Any, Any] = {
     operator.iadd: operator.add,
     operator.isub: operator.sub,
     operator.imul: operator.mul,

@@ -33,13 +33,13 @@ class Net:
         self.rule: dict[fx.Node, Rule] = {}
         self.live: dict[fx.Node, Bits] = {}
         self.need: dict[fx.Node, Bits] = {}
-        self.notes: list[str] = []
-        self._tied = _tied_modules(root)
         self.sites: dict[str, list[fx.Node]] = {}  # the calls of every layer that is sliced
-        for graph in graphs:
-            self._flow_forwards(graph)
+        self._nodes = [n for graph in graphs for n in graph.nodes]
+        self._whole = _tied_modules(root) | {self.modules[name] for name in _owners_read(self._nodes)}
+        self._flow_forwards()
         self._flow_backwards()
         self.plans = {name: self._plan(sites) for name, sites in self.sites.items()}
+        self.notes = [self._note(node) for node in self._nodes if self._is_whole(node)]
 
     # -- what the rules ask ---------------------------------------------------------------------
 
@@ -57,7 +57,7 @@ class Net:
     def can_shrink(self, node: fx.Node) -> bool:
         """Whether the layer has plain weights (not a parametrisation's) that are its own."""
         module = self.module(node)
-        return "weight" in module._parameters and module not in self._tied
+        return "weight" in module._parameters and module not in self._whole
 
     def kept(self, node: fx.Node) -> np.ndarray:
         """Numbers of the kept channels, ascending; never none, since something must carry the shape."""
@@ -90,8 +90,8 @@ class Net:
 
     # -- the two directions ---------------------------------------------------------------------
 
-    def _flow_forwards(self, graph: fx.Graph) -> None:
-        for node in graph.nodes:
+    def _flow_forwards(self) -> None:
+        for node in self._nodes:
             rule = self.rule[node] = self._choose(node)
             live = rule.live(self, node)
             if live is not None:
@@ -99,8 +99,12 @@ class Net:
                 self.need[node] = np.zeros(len(live), bool)
             if isinstance(rule, Layer):
                 self.sites.setdefault(str(node.target), []).append(node)
-            if rule is CONSERVATIVE:
-                self._note(node)
+        calls = [n for n in self._nodes if n.op == "call_module" and self.rule[n] is CONSERVATIVE]
+        clash = {self.modules[str(n.target)] for n in calls if str(n.target) in self.sites}
+        if clash:  # one call of a layer can be sliced and another cannot: then neither is
+            self._whole |= clash
+            self.sites, self.live, self.need = {}, {}, {}
+            self._flow_forwards()
 
     def _choose(self, node: fx.Node) -> Rule:
         if node.op in ("placeholder", "get_attr", "output"):
@@ -131,14 +135,13 @@ class Net:
             )
 
     def _flow_backwards(self) -> None:
-        nodes = [n for graph in self.graphs for n in graph.nodes]
         changed = True
         while changed:
             changed = False
-            for node in nodes:
+            for node in self._nodes:
                 pulled = self.rule[node].pull(self, node)
                 changed |= pulled is not None and self._add_need(node, pulled)
-            for node in reversed(nodes):
+            for node in reversed(self._nodes):
                 keep = self.live[node] & self.need[node] if node in self.live else None
                 for source, bits in self.rule[node].needs(self, node, keep):
                     changed |= self._add_need(source, bits)
@@ -158,12 +161,23 @@ class Net:
         outs = np.flatnonzero(keep) if keep.any() else self.kept(sites[0])
         return Plan(outs, outs)
 
-    def _note(self, node: fx.Node) -> None:
-        """Say where pruned channels could not be left out."""
+    def _is_whole(self, node: fx.Node) -> bool:
+        """Whether an operation gets pruned channels all the same."""
+        rule = self.rule[node]
+        unread = isinstance(rule, Move) and not (rule.opaque(node) and node in self.need and self.need[node].any())
+        if node.op == "output" or unread or not (rule is CONSERVATIVE or isinstance(rule, Move)):
+            return False
         read = [source for n in node.all_input_nodes for source, _ in self.demand(n)]
-        if node.op != "output" and any((~self.live[n]).any() for n in read):
-            name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", node.target)
-            self.notes.append(f"{node.name} ({name}): no rule for this operation, it still gets all channels")
+        return any((~self.live[n]).any() for n in read)
+
+    def _note(self, node: fx.Node) -> str:
+        name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", node.target)
+        return f"{node.name} ({name}): no rule for this operation, it still gets all channels"
+
+
+def _owners_read(nodes: list[fx.Node]) -> set[str]:
+    """Modules of which a parameter or buffer is read directly, past their forward."""
+    return {str(n.target).rpartition(".")[0] for n in nodes if n.op == "get_attr"} - {""}
 
 
 def _tied_modules(root: nn.Module) -> set[nn.Module]:

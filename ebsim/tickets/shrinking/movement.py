@@ -86,19 +86,18 @@ class Move(Pick):
 
     What goes where is found by doing the same to a tensor of labels. Three outcomes have channels: whole channels
     picked or permuted (also by a view, a transpose and a view: channel shuffle), every channel flattened into a run
-    of features, and dimensions of size one added. Any other stage in between has none; it is written out on the whole
-    tensor if something asks for it, and a later view may yet give channels back.
+    of features, and dimensions of size one added. Any other stage in between is opaque, though a later view may yet
+    give whole channels back.
     """
 
     def accepts(self, net: Net, node: fx.Node) -> bool:
         source = node.args[0] if node.args else None
         if not isinstance(source, fx.Node) or len([n for n in node.all_input_nodes if shape(n)]) > 1:
             return False
-        if source in net.live:
-            labels = torch.arange(math.prod(shape(source))).view(shape(source))
-            root = source
-        elif "labels" in source.meta:
+        if "labels" in source.meta and source.meta["move"] is None:  # go on from where whole channels were last seen
             labels, root = source.meta["labels"], source.meta["root"]
+        elif source in net.live:
+            labels, root = torch.arange(math.prod(shape(source))).view(shape(source)), source
         else:
             return False
         node.meta["labels"], node.meta["root"] = net.replay(node, source, labels), root
@@ -108,16 +107,22 @@ class Move(Pick):
     def index(self, net: Net, node: fx.Node) -> tuple[fx.Node, np.ndarray]:
         return node.meta["root"], node.meta["move"]
 
+    def opaque(self, node: fx.Node) -> bool:
+        """No form that keeps channels whole: acts on the whole tensor, if anything but a further view reads it."""
+        return node.meta["move"] is None
+
     def live(self, net: Net, node: fx.Node) -> Bits | None:
-        return None if node.meta["move"] is None else super().live(net, node)
+        return Rule.live(self, net, node) if self.opaque(node) else super().live(net, node)
 
     def needs(self, net: Net, node: fx.Node, keep: Bits | None) -> Needs:
-        return () if keep is None else super().needs(net, node, keep)
+        if not self.opaque(node):
+            return super().needs(net, node, keep)
+        return Rule.needs(self, net, node, keep) if keep is not None and keep.any() else ()
 
     def emit(self, out: Emitter, node: fx.Node) -> Phys | None:
         root, move = self.index(out.net, node)
-        if move is None:
-            return None  # written out on demand (`Emitter.dense`)
+        if self.opaque(node):
+            return Rule.emit(self, out, node)
         if shape(node)[2:] == shape(root)[2:]:
             return super().emit(out, node)
         run = len(move) // (width(root) or 1)  # features per channel
@@ -127,6 +132,14 @@ class Move(Pick):
         if ones:
             base = out.graph.call_function(torch.reshape, (base, (-1, len(channels) * run, *ones)))
         return out.holding((channels[:, None] * run + np.arange(run)).ravel(), node, base)
+
+
+class MoveOn(Move):
+    """A step that is a move only between two views (contiguous), and an operation like others elsewhere."""
+
+    def accepts(self, net: Net, node: fx.Node) -> bool:
+        source = node.all_input_nodes[0]
+        return "labels" in source.meta and self.opaque(source) and super().accepts(net, node)
 
 
 def _as_channels(labels: Any, root: tuple[int, ...]) -> np.ndarray | None:

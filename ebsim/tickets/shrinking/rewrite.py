@@ -39,7 +39,7 @@ class Emitter:
 
     def __init__(self, net: Net) -> None:
         self.net = net
-        self.selections: list[Select] = []
+        self.selections: dict[str, Select] = {}
         self._known: dict[tuple[Any, ...], str] = {}
 
     def write(self, graph: fx.Graph) -> fx.Graph:
@@ -99,9 +99,9 @@ class Emitter:
     def _selection(self, position: np.ndarray, incoming: int) -> str:
         key = (position.tobytes(), incoming)
         if key not in self._known:
-            self._known[key] = f"{SELECTIONS}.{len(self.selections)}"
-            self.selections.append(Select(position.tolist(), incoming))
-        return self._known[key]
+            self._known[key] = str(len(self.selections))
+            self.selections[self._known[key]] = Select(position.tolist(), incoming)
+        return f"{SELECTIONS}.{self._known[key]}"
 
 
 def _drop_unused(graph: fx.Graph) -> None:
@@ -112,7 +112,9 @@ def _drop_unused(graph: fx.Graph) -> None:
 
 def settle_in_place(graphs: list[fx.Graph], root: nn.Module) -> None:
     """Let an operation overwrite its input only where that is a fresh tensor which nobody else reads."""
-    unsafe = [n for g in graphs for n in g.nodes if overwrites(n, root) and not _overwritable(n.args[0], root)]
+    unsafe = [
+        n for g in graphs for n in g.nodes if overwrites(n, root) and not _overwritable(n.all_input_nodes[0], root)
+    ]
     for node in unsafe:
         if node.op == "call_module":
             root.get_submodule(str(node.target)).inplace = False  # type: ignore[assignment]

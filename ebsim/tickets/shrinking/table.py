@@ -26,7 +26,7 @@ from ebsim.tickets.shrinking.elementwise import (
     SpatialSlice,
 )
 from ebsim.tickets.shrinking.layers import Mix, Norm, PerChannel
-from ebsim.tickets.shrinking.movement import Cat, ChannelPad, Move, Selection
+from ebsim.tickets.shrinking.movement import Cat, ChannelPad, Move, MoveOn, Selection
 from ebsim.tickets.shrinking.rule import Rule
 from ebsim.tickets.shrinking.select import Select
 from ebsim.tickets.shrinking.size import Size, SizeItem
@@ -48,10 +48,10 @@ RULES: dict[Any, tuple[Rule, ...]] = {
     Select: (Selection(),),
     # zero stays zero
     **_each(_SAME, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Tanh),
-    **_each(_SAME, nn.Hardswish, nn.Softsign, nn.Tanhshrink, nn.Softshrink, nn.Hardshrink, nn.RReLU),
-    **_each(_SAME, nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout),
+    **_each(_SAME, nn.Hardswish, nn.Softsign, nn.Tanhshrink, nn.Softshrink, nn.Hardshrink),
+    **_each(_SAME, nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d),
     **_each(_SAME, nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d),
-    **_each(_SAME, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, nn.LPPool2d),
+    **_each(_SAME, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d),
     **_each(_SAME, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d),
     **_each(_SAME, nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d, nn.ZeroPad2d, nn.ReflectionPad2d),
     **_each(_SAME, nn.ReplicationPad2d),
@@ -77,8 +77,8 @@ RULES: dict[Any, tuple[Rule, ...]] = {
     **_each(_MOVE, torch.transpose, torch.squeeze, torch.unsqueeze, torch.chunk, torch.split, torch.narrow),
     **_each(_MOVE, torch.unflatten, torch.swapaxes, torch.movedim),
     **_each(_MOVE, nn.Flatten, nn.Unflatten, nn.ChannelShuffle, F.channel_shuffle, torch.channel_shuffle),
-    "contiguous": (Same(), Move()),
-    operator.getitem: (SizeItem(), Move(), SpatialSlice()),
+    "contiguous": (MoveOn(), Same()),
+    operator.getitem: (SizeItem(), SpatialSlice(), Move()),
     # over the maps
     **_each(_REDUCE, torch.mean, torch.sum, torch.amax, "mean", "sum", "amax"),
     "torchvision.ops.stochastic_depth.stochastic_depth": _SAME,
