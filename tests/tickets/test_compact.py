@@ -14,7 +14,6 @@ from ebsim.tickets import ChannelMask, apply_mask, bn_layers, channel_mask, comp
 from tests.oracle.masked import assert_same, randomise
 from tests.tickets.networks import NETWORKS, Residual, Shuffled, UnknownOps, Wired, unit
 
-
 CONSERVATIVE = {"SpatialAttention", "TiedWeights", "UnknownOps", "Folded", "OwnTensors", "FilledInPlace"}
 
 
