@@ -9,6 +9,7 @@ network that traces, whatever its wiring, because it follows operations, not arc
 from __future__ import annotations
 
 import copy
+import operator
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -35,20 +36,17 @@ class Shrunk(nn.Module):
         self, root: nn.Module, graphs: dict[bool, fx.Graph], selections: Mapping[str, nn.Module], mask: ChannelMask
     ) -> None:
         super().__init__()
-        used = {str(n.target) for g in graphs.values() for n in g.nodes if n.op in ("call_module", "get_attr")}
-        for name, module in root.named_modules():
-            if name in used and not isinstance(module, Select):  # those are of an earlier shrinking
+        nodes = [n for g in graphs.values() for n in g.nodes]
+        called = {str(n.target) for n in nodes if n.op == "call_module"}
+        for name, module in root.named_modules():  # in the dense order: masks of the shrunk network are in it too
+            if name in called and not isinstance(module, Select):  # those are of an earlier shrinking
                 _attach(self, name, module)
-        for name, parameter in root.named_parameters():
-            if name in used:
-                _attach(self, name, parameter)
-        for name, buffer in root.named_buffers():
-            if name in used:
-                owner, _, last = name.rpartition(".")
-                _attach(self, name, buffer, last not in root.get_submodule(owner)._non_persistent_buffers_set)
+        saved = root.state_dict().keys()
+        for name in dict.fromkeys(str(n.target) for n in nodes if n.op == "get_attr"):
+            _attach(self, name, operator.attrgetter(name)(root), name in saved)
         if SELECTIONS in self._modules:
             raise CompactError(f"the network has a part named {SELECTIONS!r}, a name that shrinking needs; rename it")
-        picks = {name: pick for name, pick in selections.items() if f"{SELECTIONS}.{name}" in used}
+        picks = {name: pick for name, pick in selections.items() if f"{SELECTIONS}.{name}" in called}
         self.add_module(SELECTIONS, nn.ModuleDict(picks))
         self.mask = mask
         self.notes: tuple[str, ...] = ()

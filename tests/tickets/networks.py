@@ -189,7 +189,7 @@ class OwnTensors(Wired):
         self.register_buffer("shift", torch.randn(12, 1, 1, dtype=torch.float64))
 
     def between(self, a, b):
-        return b * self.scale + self.shift
+        return b * self.scale + self.shift + torch.tensor([[[0.5]]])
 
 
 class Folded(Wired):
