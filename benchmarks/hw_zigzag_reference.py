@@ -2,6 +2,7 @@
 
 Runs in an environment of its own:  pip install zigzag-dse six
     python benchmarks/hw_zigzag_reference.py tpu_like eyeriss_like > reference.jsonl
+An architecture is one that ZigZag ships, or the path of a YAML like theirs.
 ZigZag knows no training: the two backward passes are written as einsums of their own, with the same
 spatial unrolling (K x C). `benchmarks/hw_zigzag.py` compares the result with `hw_models`.
 """
@@ -55,7 +56,8 @@ def main(chips: list[str], batch: int = 1) -> None:
     logging.disable(logging.CRITICAL)
     home = Path(zigzag.__file__).parent / "inputs"
     for chip in chips:
-        data = yaml.safe_load((home / "hardware" / f"{chip}.yaml").read_text())
+        hardware = Path(chip) if chip.endswith(".yaml") else home / "hardware" / f"{chip}.yaml"
+        data = yaml.safe_load(hardware.read_text())
         sizes = data["operational_array"]["sizes"]
         for layer in LAYERS:
             for which in ("forward", "input_gradient", "weight_gradient"):
@@ -73,12 +75,12 @@ def main(chips: list[str], batch: int = 1) -> None:
                     start = time.perf_counter()
                     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
                         energy, latency, cmes = get_hardware_performance_zigzag(
-                            f"{tmp}/work.yaml", f"{home}/hardware/{chip}.yaml", f"{tmp}/map.yaml", opt="energy",
+                            f"{tmp}/work.yaml", str(hardware), f"{tmp}/map.yaml", opt="energy",
                             dump_folder=f"{tmp}/out", lpf_limit=LPF,
                             loma_show_progress_bar=False)
                 cme = cmes[0][1][0][0]
-                row = {"chip": chip, "layer": layer[0], "c": layer[1], "k": layer[2], "p": layer[3], "r": layer[4],
-                       "stride": layer[5], "pass": which, "batch": batch, "energy": energy, "latency": latency,
+                row = {"chip": hardware.stem, **dict(zip(("layer", "c", "k", "p", "r", "stride"), layer, strict=True)),
+                       "pass": which, "batch": batch, "energy": energy, "latency": latency,
                        "mac": cme.mac_energy, "seconds": round(time.perf_counter() - start, 2),
                        "memory": {str(op): [float(v) for v in vs] for op, vs in cme.mem_energy_breakdown.items()}}
                 print(json.dumps(row), flush=True)

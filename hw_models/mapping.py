@@ -12,6 +12,7 @@ from hw_models.accelerator import Accelerator
 from hw_models.passes import Array, Passes
 from hw_models.reuse import (
     Grid,
+    Lengths,
     Traffic,
     Widths,
     compulsory,
@@ -41,7 +42,7 @@ class Mapped:
 
 def grid(p: Passes, chip: Accelerator) -> Grid:
     """The parallel work of the chip's array on each contraction."""
-    streaming, held, sums = (r.bits for r in chip.registers.values())
+    streaming, held, sums = (r.bits for r in chip.registers.values()) if chip.registers else (0.0, 0.0, 0.0)
     return unrolled(p, chip.dims, chip.unroll, (streaming, held, sums))
 
 
@@ -58,11 +59,13 @@ def map_passes(p: Passes, bits: Widths, chip: Accelerator, model: str, capacitie
 def closed(p: Passes, bits: Widths, chip: Accelerator, capacities: Capacities = None) -> Mapped:
     """The closed formulas; `capacities` (bits, may be arrays) replace those of the chip's memories."""
     length, boundaries = whole(p), []
+    parallel = grid(p, chip)
+    least = Lengths(parallel.u1, parallel.u2, parallel.ur)
     sizes = capacities or tuple(m.bits for m in chip.memories)
     for memory, size in zip(reversed(chip.memories), reversed(sizes), strict=True):
-        length = keep(p, bits, length, size, memory.holds)
+        length = keep(p, bits, length, size, memory.holds, least)
         boundaries.append(traffic(p, bits, length, p.window))
     if chip.kind == "device":
         return Mapped((boundaries[-1], *boundaries[::-1]))
-    edge = on_array(p, bits, grid(p, chip), length, chip.supply)
+    edge = on_array(p, bits, parallel, length, chip.supply)
     return Mapped((traffic(p, bits, edge, 1.0), *boundaries[::-1]))

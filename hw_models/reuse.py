@@ -124,29 +124,32 @@ def whole(p: Passes) -> Lengths:
 
 
 def keep(p: Passes, bits: Widths, outer: Lengths, capacity: Array | float,
-         held: tuple[str, ...] = OPERANDS) -> Lengths:
-    """The cheapest block in a memory of `capacity` bits that may keep the operands in `held`."""
+         held: tuple[str, ...], least: Lengths) -> Lengths:
+    """The cheapest block in a memory of `capacity` bits that may keep the operands in `held`.
+
+    No block is smaller than `least`, what the array works on at once: it runs however small the memory is.
+    """
     w = p.window
     options = []
     if "sums" in held:
-        t2, t1 = _split(capacity / bits.acc, bits.x / (w * bits.y), outer.r2, outer.r1)
+        t2, t1 = _split(capacity / bits.acc, bits.x / (w * bits.y), (least.r2, outer.r2), (least.r1, outer.r1))
         options.append(Lengths(t1, t2, outer.rr))
     if "held" in held:  # a spilled sum moves twice
-        t2, tr = _split(capacity / bits.y, bits.x / (2 * w * bits.acc), outer.r2, outer.rr)
+        t2, tr = _split(capacity / bits.y, bits.x / (2 * w * bits.acc), (least.r2, outer.r2), (least.rr, outer.rr))
         options.append(Lengths(outer.r1, t2, tr))
     if "streaming" in held:
-        t1, tr = _split(capacity * w / bits.x, bits.y / (2 * bits.acc), outer.r1, outer.rr)
+        t1, tr = _split(capacity * w / bits.x, bits.y / (2 * bits.acc), (least.r1, outer.r1), (least.rr, outer.rr))
         options.append(Lengths(t1, outer.r2, tr))
     stacked = stack(options)
     return choose(stacked, traffic(p, bits, stacked, w).total)
 
 
-def _split(area: Array, ratio: Array, most: Array, most_other: Array) -> tuple[Array, Array]:
-    """(t, other) with t other <= area and t : other as `ratio` : 1, both clamped; what one leaves the other takes."""
-    area = np.maximum(area, 1.0)
-    t = np.clip(np.sqrt(area * ratio), 1.0, np.minimum(most, area))
-    other = np.minimum(area / t, most_other)
-    return np.maximum(np.minimum(area / other, most), 1.0), np.maximum(other, 1.0)
+def _split(area: Array, ratio: Array, limits: tuple[Array, Array],
+           other_limits: tuple[Array, Array]) -> tuple[Array, Array]:
+    """(t, other) with t other <= area and t : other as `ratio` : 1, clamped; what one leaves the other takes."""
+    t = np.clip(np.sqrt(area * ratio), *limits)
+    other = np.clip(area / t, *other_limits)
+    return np.clip(area / other, *limits), other
 
 
 def stack(options: Sequence[T]) -> T:

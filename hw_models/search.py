@@ -54,8 +54,10 @@ def search(p: Passes, bits: Widths, chip: Accelerator) -> Mapped:
     count = flat.macs.size
     tiles = _Tiles(np.arange(count), Lengths(flat.g1, flat.g2, flat.red), (), np.zeros(count), np.zeros(count))
     outer = chip.dram.value, chip.dram.value
+    parallel = _grid(flat, chip)
+    least = Lengths(parallel.u1, parallel.u2, parallel.ur)
     for depth, memory in enumerate(reversed(chip.memories)):
-        tiles = _cut(flat, widths, tiles, memory, outer)
+        tiles = _cut(flat, widths, tiles, memory, outer, _pick(least, tiles.problem))
         outer = memory.read.value, memory.write.value
         tiles = _take(tiles, _best(tiles, BEAM if depth + 1 < len(chip.memories) else LAST))
 
@@ -100,10 +102,11 @@ def _distinct(p: Passes, bits: Widths) -> tuple[Passes, Widths, Ints]:
     return flat, Widths(u[9], u[10], u[11], u[12]), inverse.reshape(-1)
 
 
-def _cut(flat: Passes, widths: Widths, tiles: _Tiles, memory: Memory, outer_cost: tuple[float, float]) -> _Tiles:
+def _cut(flat: Passes, widths: Widths, tiles: _Tiles, memory: Memory, outer_cost: tuple[float, float],
+         least: Lengths) -> _Tiles:
     """All largest tiles that fit into `memory`, in the three loop orders, with the traffic they cause."""
     q, w = _pick(flat, tiles.problem), _pick(widths, tiles.problem)
-    row, size = _largest(q, w, tiles.size, memory)
+    row, size = _largest(q, w, tiles.size, memory, least)
     q, w = _pick(q, row), _pick(w, row)
     outer = _pick(tiles.size, row)
     window = size.r1 * size.rr / np.maximum(_x_tile(q, size.r1, size.rr), 1e-9)
@@ -123,27 +126,28 @@ def _cut(flat: Passes, widths: Widths, tiles: _Tiles, memory: Memory, outer_cost
     return _Tiles(tiles.problem[row], size, (*before, this), cost, cost + (chosen * ~held).sum(axis=0))
 
 
-def _largest(q: Passes, w: Widths, outer: Lengths, memory: Memory) -> tuple[Ints, Lengths]:
+def _largest(q: Passes, w: Widths, outer: Lengths, memory: Memory, least: Lengths) -> tuple[Ints, Lengths]:
     """The largest tiles that fit, and the row of `outer` that each divides.
 
     First all halvings of the three extents; then each of the largest is stretched along one index at a time to
     what the memory still takes, in whole fractions of the extent (so that no tile is a small remainder).
     """
-    halvings = [int(np.ceil(np.log2(max(float(np.max(s)), 1.0)))) + 1 for s in (outer.r1, outer.r2, outer.rr)]
-    a1, a2, ar = (np.maximum(extent.reshape(-1, 1) * 2.0 ** -np.arange(n), 1.0) for extent, n in
-                  zip((outer.r1, outer.r2, outer.rr), halvings, strict=True))
+    extents, floors = (outer.r1, outer.r2, outer.rr), (least.r1, least.r2, least.rr)
+    halvings = [int(np.ceil(np.log2(float(np.max(s / f))) - 1e-9)) + 1 for s, f in zip(extents, floors, strict=True)]
+    a1, a2, ar = (np.maximum(s.reshape(-1, 1) * 2.0 ** -np.arange(n), f.reshape(-1, 1)) for s, f, n in
+                  zip(extents, floors, halvings, strict=True))
     every = np.s_[:, None, None, None]
     cube = Lengths(a1[:, :, None, None], a2[:, None, :, None], ar[:, None, None, :])
     fits = np.broadcast_to(sum(_used(_pick(q, every), _pick(w, every), cube, memory)) <= memory.bits,
                            (len(a1), *halvings)).copy()
-    alone = a1[:, :, None, None] * a2[:, None, :, None] * ar[:, None, None, :] <= 1.0
-    fits |= alone  # a single product always runs, however small the memory
+    least1, least2, leastr = (cut <= floor.reshape(-1, 1) for cut, floor in zip((a1, a2, ar), floors, strict=True))
+    fits |= least1[:, :, None, None] & least2[:, None, :, None] & leastr[:, None, None, :]  # always runs
     room = np.ones_like(fits)  # every doubling still fits
     room[:, 1:] &= fits[:, :-1]
     room[:, :, 1:] &= fits[:, :, :-1]
     room[:, :, :, 1:] &= fits[:, :, :, :-1]
     room[:, 0, 0, 0] = False
-    for axis, cut in enumerate((a1, a2, ar), 1):  # halvings that reached a single element repeat themselves
+    for axis, cut in enumerate((a1, a2, ar), 1):  # halvings that reached their floor repeat themselves
         new = np.ones_like(cut, dtype=bool)
         new[:, 1:] = cut[:, 1:] < cut[:, :-1]
         fits &= np.expand_dims(new, tuple({1, 2, 3} - {axis}))
