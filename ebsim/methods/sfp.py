@@ -12,8 +12,11 @@ instead of from scratch.
 
 Deviations: after the last epoch scale and shift of the filter's BatchNorm channel become zero with it, and the
 headline is that network's, so that the cut changes nothing (theirs is measured before the cut, which loses the shift);
-filters that share a residual stream (PreResNet's block outputs) are left alone; the EB paper charges SFP's second
-training at the pruned network's FLOPs, we charge what is executed, the dense network's.
+filters that anything but their own BatchNorm reads (the residual stream of PreResNet) are left alone; the EB paper
+charges SFP's second training at the pruned network's FLOPs, we charge what is executed, the dense network's.
+
+Beware of short epochs: BatchNorm amplifies a filter that has just grown back, however small it is, so that the network
+leans on filters that the last cut takes away. With a few dozen steps an epoch that costs many points.
 """
 
 from __future__ import annotations

@@ -87,8 +87,7 @@ def soft(lab: Lab, ratio: float, start: Dense | None, precision: str) -> Trainin
 
     What it ends with depends on which epoch is the last, so N is part of its identity.
     """
-    made = tickets.producers(lab.dense_network())
-    filters = {norm: makers[0] for norm, makers in made.items() if len(makers) == 1}
+    filters = tickets.filters(lab.dense_network())
 
     def network() -> nn.Module:
         model = lab.dense_network()

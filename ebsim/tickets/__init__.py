@@ -14,7 +14,7 @@ from ebsim.tickets.mask import (
     masks_from_scores,
 )
 from ebsim.tickets.ticket import load_ticket, save_ticket
-from ebsim.tickets.wiring import producers, reader
+from ebsim.tickets.wiring import filters, producers, reader
 
 __all__ = [
     "CRITERIA",
@@ -30,6 +30,7 @@ __all__ = [
     "compact",
     "distance_map",
     "emergence",
+    "filters",
     "gammas",
     "load_ticket",
     "masks_from_gammas",

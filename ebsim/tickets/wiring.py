@@ -25,6 +25,16 @@ def producers(model: nn.Module) -> dict[str, tuple[str, ...]]:
     return found
 
 
+def filters(model: nn.Module) -> dict[str, str]:
+    """BatchNorm layer -> the convolution in front of it, where nothing else reads that convolution."""
+    before = ((node, node.all_input_nodes[0]) for node, _ in _norms(model))
+    return {
+        str(node.target): str(source.target)
+        for node, source in before
+        if isinstance(_module(source, model), _ConvNd) and set(source.users) == {node}
+    }
+
+
 def reader(model: nn.Module) -> dict[str, str | None]:
     """BatchNorm layer -> the one convolution or linear layer that reads it, None where anything else does too."""
     found = {}

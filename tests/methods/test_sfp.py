@@ -59,6 +59,7 @@ def test_through_a_training(tmp_path: Path, name: str) -> None:
             assert bool((state[f"{norm}.bias"][zero] == 0).all()) == (epoch == 4)
             now |= {(norm, channel) for channel in zero}
         assert bool((state["layer2.0.bn1.weight"] != 0).all())  # two convolutions make its channels
+        assert bool((state["conv1.weight"].flatten(1).norm(dim=1) != 0).all())  # a projection reads it, too
         dead.append(now)
     assert len(set.union(*dead)) > len(dead[-1])  # some filters came back for good
     # What is cut out in the end changes nothing.

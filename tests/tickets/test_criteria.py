@@ -129,12 +129,16 @@ def test_wiring_of_residual_networks() -> None:
     pre = models.build("preresnet", classes=3, input_shape=(3, 8, 8), depth=11, seed=0)
     assert tickets.producers(pre)["bn"] == ("layer3.0.conv3", "layer3.0.downsample")
     assert tickets.producers(pre)["layer2.0.bn2"] == ("layer2.0.conv1",)
+    blocks = [f"layer{stage}.0" for stage in (1, 2, 3)]
+    inner = {f"{b}.bn{n + 1}": f"{b}.conv{n}" for b in blocks for n in (1, 2)}
+    assert tickets.filters(pre) == inner  # not the stem, which a projection reads besides
     assert tickets.reader(pre)["layer2.0.bn1"] == "layer2.0.conv1"
     assert tickets.reader(pre)["bn"] == "fc"
     res = models.build("resnet", classes=3, input_shape=(3, 8, 8), depth=18, seed=0)
     assert tickets.reader(res)["layer1.0.bn1"] == "layer1.0.conv2"
     assert tickets.reader(res)["layer1.0.bn2"] is None  # goes into the residual sum
     assert tickets.producers(res)["layer2.0.downsample.1"] == ("layer2.0.downsample.0",)
+    assert len(tickets.filters(res)) == 20
 
 
 class Joined(nn.Module):
