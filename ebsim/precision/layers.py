@@ -226,10 +226,9 @@ def swap_in(module: nn.Module, rounding: LayerPrecision) -> None:
     module._precision = rounding  # type: ignore[assignment]
 
 
-def swap_out(module: nn.Module) -> LayerPrecision | None:
-    """Make it the plain layer it was; returns what it did, None if it was plain."""
+def swap_out(module: nn.Module) -> None:
+    """Make it the plain layer it was."""
     plain = getattr(type(module), "_plain", None)
-    if plain is None:
-        return None
-    module.__class__ = cast(Any, plain)
-    return module.__dict__.pop("_precision")
+    if plain is not None:
+        module.__class__ = cast(Any, plain)
+        del module.__dict__["_precision"]

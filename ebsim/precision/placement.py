@@ -12,6 +12,7 @@ Works on any network with Conv2d or Linear layers, torch.fx graph modules includ
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -50,7 +51,7 @@ class Placement:
 
     def set_step(self, step: int) -> None:
         """Set the index of the training step; with the seed it decides the rounding noise."""
-        if step > 0 and not self._hooks and self._update_cells():
+        if step > 0 and not self._hooks and self._update_cells:
             raise ConfigError(
                 f"precision {self.backend.name!r} keeps gradients, momentum or weights in a low precision: "
                 "call placement.attach(optimizer) before training"
@@ -73,6 +74,7 @@ class Placement:
             self._statistics.add(layer, role, x, y, chosen.format, axis)
         return y
 
+    @functools.cached_property
     def _update_cells(self) -> dict[str, dict[str, Operand]]:
         """Parameter name -> role -> operand, of the parameters whose update is not all fp32."""
         found: dict[str, dict[str, Operand]] = {}
@@ -88,7 +90,7 @@ class Placement:
         """Round gradients before, and momentum and stored weights after, each step of a stock optimiser."""
         self.detach()
         names = {p: self._names.get(id(p)) for g in optimizer.param_groups for p in g["params"]}
-        cells = self._update_cells()
+        cells = self._update_cells
         missing = sorted(set(cells) - set(names.values()))  # type: ignore[type-var]
         if missing:
             raise ConfigError(
