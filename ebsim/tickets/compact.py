@@ -82,8 +82,8 @@ def compact(model: nn.Module, mask: ChannelMask, example_input: Any) -> Shrunk:
 
     example_input: a tensor [N, ...] or a tuple of them, as forward takes; only shapes are used, any N. The model is
     left as it is. Weights, BatchNorm statistics, devices and modes carry over; an optimiser's momentum does not.
-    Dropout draws as many random numbers as there are channels, so in training mode a network with active dropout
-    is the same only in distribution. The result depends on the architecture and the mask, not on weight values.
+    Dropout draws the random numbers that it draws in the dense network. The result depends on the architecture and
+    the mask, not on weight values.
 
     Errors: ConfigError for a mask of another network; CompactError when the network cannot be traced, or a layer
     would lose every channel. Warns, and lists in `notes`, where an unknown operation kept all its channels.

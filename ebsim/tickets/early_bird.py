@@ -31,8 +31,7 @@ RULES = ("paper", "authors")
 
 
 class Emergence(NamedTuple):
-    """Outcome of a rule: epochs trained when it fired (None: not yet) and the distances it
-    judged."""
+    """Outcome of a rule: epochs trained when it fired (None: not yet) and the distances it judged."""
 
     epoch: int | None
     distances: list[float]
@@ -41,10 +40,10 @@ class Emergence(NamedTuple):
 class EarlyBird:
     """Watches one training and says when its ticket at this prune ratio has emerged.
 
-    Call `update(model)` after every epoch. Calling `start(model)` once before the first epoch is
-    optional: only rule `authors` looks at the untrained mask, and without it the outcome is the
-    same whenever all scales start equal (that mask is then empty and can only delay; the queue
-    fills one epoch later instead).
+    Call `update(model)` after every epoch. Calling `start(model)` once before the first epoch is optional: only rule
+    `authors` looks at the untrained mask. Without it the outcome is the same whenever all scales start equal and
+    ratio < 1 - threshold: that mask is then empty and never near another, and the queue without it is full when the
+    empty mask would have left it.
 
     ratio: fraction of channels to prune, [0, 1). threshold: of the mask distance, (0, 1]. window:
     length of the queue.

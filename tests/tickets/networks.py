@@ -213,6 +213,16 @@ class FilledInPlace(Wired):
         return b + b.detach().clone().zero_().fill_(0.5)
 
 
+class DropsOut(Wired):
+    """Random numbers in training: per element, per channel, by a function."""
+
+    def parts(self):
+        self.d1, self.d2, self.c = nn.Dropout(0.3), nn.Dropout2d(0.4), unit(12, 12)
+
+    def between(self, a, b):
+        return F.dropout(self.c(self.d2(self.c(self.d1(b)))), 0.2, self.training)
+
+
 class ModeDependent(Wired):
     """Another path and another output in training; a dictionary of outputs; an optional argument."""
 
@@ -240,7 +250,7 @@ NETWORKS: dict[str, type[nn.Module]] = {
     kind.__name__: kind
     for kind in (
         Wired, Residual, InPlace, SquareExcite, SpatialAttention, DenselyConnected, Shuffled, Split, OptionA,
-        Depthwise, Grouped, Transposed, Reused, TiedWeights, Flattened, UnknownOps, OwnTensors, ModeDependent, Folded,
-        FilledInPlace, BatchNormLast,
+        Depthwise, Grouped, Transposed, Reused, TiedWeights, Flattened, UnknownOps, OwnTensors, DropsOut, ModeDependent,
+        Folded, FilledInPlace, BatchNormLast,
     )
 }  # fmt: skip

@@ -44,6 +44,14 @@ class Lift(Same):
         return np.ones(width(node) or 0, bool)
 
 
+class Noise(Same):
+    """Dropout: runs on all channels, zeros for the dead ones, to draw the random numbers that the dense network
+    draws."""
+
+    def emit(self, out: Emitter, node: fx.Node) -> Phys | None:
+        return Rule.emit(self, out, node)
+
+
 class ByNumber(Same):
     """x / number."""
 

@@ -19,6 +19,7 @@ from ebsim.tickets.shrinking.elementwise import (
     ExpandAs,
     Lift,
     Mul,
+    Noise,
     PReLU,
     Reduce,
     Same,
@@ -32,6 +33,7 @@ from ebsim.tickets.shrinking.select import Select
 from ebsim.tickets.shrinking.size import Size, SizeItem
 
 CONSERVATIVE = Rule()
+_NOISE = (Noise(),)
 _SAME, _LIFT, _MOVE, _REDUCE, _MIX = (Same(),), (Lift(),), (Move(),), (Reduce(),), (Mix(),)
 _ADD, _MUL, _BY, _CAT = (Add(), Lift()), (Mul(), Same()), (ByNumber(), Lift()), (Cat(),)
 
@@ -47,9 +49,23 @@ RULES: dict[Any, tuple[Rule, ...]] = {
     **_each((PReLU(), PerChannel()), nn.PReLU),
     Select: (Selection(),),
     # zero stays zero
-    **_each(_SAME, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Tanh),
+    **_each(
+        _SAME,
+        nn.Identity,
+        nn.ReLU,
+        nn.ReLU6,
+        nn.LeakyReLU,
+        nn.ELU,
+        nn.CELU,
+        nn.SELU,
+        nn.GELU,
+        nn.SiLU,
+        nn.Mish,
+        nn.Tanh,
+    ),
     **_each(_SAME, nn.Hardswish, nn.Softsign, nn.Tanhshrink, nn.Softshrink, nn.Hardshrink),
-    **_each(_SAME, nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d),
+    **_each(_NOISE, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d),
+    **_each(_NOISE, F.dropout, F.dropout1d, F.dropout2d, F.dropout3d),
     **_each(_SAME, nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d),
     **_each(_SAME, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d),
     **_each(_SAME, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d),
@@ -57,7 +73,7 @@ RULES: dict[Any, tuple[Rule, ...]] = {
     **_each(_SAME, nn.ReplicationPad2d),
     **_each(_SAME, torch.relu, F.relu, F.relu6, F.leaky_relu, F.elu, F.gelu, F.silu, F.mish, F.hardswish, F.tanh),
     **_each(_SAME, torch.tanh, torch.abs, torch.neg, operator.neg, torch.clone, torch.square, torch.sign),
-    **_each(_SAME, F.dropout, F.dropout2d, F.max_pool2d, F.avg_pool2d, torch.max_pool2d),
+    **_each(_SAME, F.max_pool2d, F.avg_pool2d, torch.max_pool2d),
     **_each(_SAME, F.adaptive_avg_pool2d, F.adaptive_max_pool2d, F.interpolate, torch.adaptive_avg_pool1d),
     **_each(_SAME, "relu", "tanh", "abs", "neg", "clone", "float", "double", "half", "bfloat16", "detach", "square"),
     # zero may become something else
