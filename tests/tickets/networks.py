@@ -105,6 +105,13 @@ class Split(Wired):
         return torch.cat([z * 2, y - 1.0, x], 1)
 
 
+class Repeated(Wired):
+    """Channels picked by a list, some of them twice."""
+
+    def between(self, a, b):
+        return b[:, [0, 0, 3, 5, 5, 1, 2, 4, 6, 7, 8, 11]] + b[:, [11, 3, 1, 0, 2, 10, 9, 8, 7, 6, 5, 4]]
+
+
 class OptionA(Wired):
     """The parameter-free shortcut of CIFAR ResNets: strided slice, zero channels around."""
 
@@ -249,7 +256,7 @@ class BatchNormLast(Wired):
 NETWORKS: dict[str, type[nn.Module]] = {
     kind.__name__: kind
     for kind in (
-        Wired, Residual, InPlace, SquareExcite, SpatialAttention, DenselyConnected, Shuffled, Split, OptionA,
+        Wired, Residual, InPlace, SquareExcite, SpatialAttention, DenselyConnected, Shuffled, Split, Repeated, OptionA,
         Depthwise, Grouped, Transposed, Reused, TiedWeights, Flattened, UnknownOps, OwnTensors, DropsOut, ModeDependent,
         Folded, FilledInPlace, BatchNormLast,
     )

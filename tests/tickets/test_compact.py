@@ -14,7 +14,7 @@ from ebsim.tickets import ChannelMask, apply_mask, bn_layers, channel_mask, comp
 from tests.oracle.masked import assert_same, randomise
 from tests.tickets.networks import NETWORKS, Residual, Shuffled, UnknownOps, Wired, unit
 
-CONSERVATIVE = {"SpatialAttention", "TiedWeights", "UnknownOps", "Folded", "OwnTensors", "FilledInPlace"}
+CONSERVATIVE = {"Repeated", "SpatialAttention", "TiedWeights", "UnknownOps", "Folded", "OwnTensors", "FilledInPlace"}
 
 
 def images(n: int = 6, side: int = 8, channels: int = 3) -> torch.Tensor:

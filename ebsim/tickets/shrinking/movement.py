@@ -152,7 +152,8 @@ def _as_channels(labels: Any, root: tuple[int, ...]) -> np.ndarray | None:
     batch, channel = origin // root[1], origin % root[1]
     if (batch != np.arange(root[0])[:, None, None]).any() or (channel != channel[:1, :, :1]).any():
         return None
-    picked = labels.shape[2:] == root[2:] and (per_image % run == np.arange(run)).all()
+    once = np.unique(channel[0, :, 0]).size == labels.shape[1]
+    picked = once and labels.shape[2:] == root[2:] and (per_image % run == np.arange(run)).all()
     flattened = set(labels.shape[2:]) <= {1} and (per_image[0].ravel() == np.arange(root[1] * run)).all()
     return channel[0, :, 0] if picked or flattened else None
 
