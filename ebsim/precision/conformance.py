@@ -19,6 +19,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ebsim.precision import compilation
 from ebsim.precision.formats import NumberFormat, find_format
 from ebsim.precision.quantiser import quantize
 
@@ -215,6 +216,9 @@ def keeps_codes(fmt: NumberFormat) -> str:
 
 
 def compiled(fmt: NumberFormat) -> str:
+    possible, why = compilation.decide("auto", torch.device("cpu"), None)
+    if not possible:
+        return f"not run: {why}"
     x = _random(fmt, 33, 70)
     x[5, 6], x[7, 8] = float("nan"), float("inf")
     wide = (torch.randn(17, 90) * 3).exp()

@@ -15,6 +15,9 @@ from ebsim.precision import apply, compilation, quantize
 from tests.precision import oracles
 from tests.precision.nets import Small, batch, equal, gradients
 
+pytestmark = pytest.mark.skipif(
+    not compilation.decide("auto", torch.device("cpu"), None)[0], reason="no C++ compiler: everything runs eagerly"
+)
 SHAPES = [(4, 6, 5, 3), (64, 33), (16, 16, 3, 3), (128, 128), (2, 40000), (33, 7, 9), (1, 50), (7,), (5, 1)]
 PAIRS = [("e4m3", "nearest"), ("e5m2", "stochastic"), ("int8", "nearest"), ("bfp8", "stochastic")]
 
