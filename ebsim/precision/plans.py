@@ -7,7 +7,7 @@ on and how; which accumulator is declared. It is made from the table that the la
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ebsim.precision.backends import PASSES, Backend, backend
@@ -37,24 +37,35 @@ def _entry(cells: Cells, accumulator: str) -> dict[str, Any]:
     return entry
 
 
+def _rounded(tables: Iterable[Cells]) -> dict[str, str]:
+    """Role -> rounding, of the roles a quantiser works on in any of these tables (stochastic where any is)."""
+    found: dict[str, str] = {}
+    for cells in tables:
+        for (_, role), o in cells.items():
+            if not o.untouched and found.get(role) != "stochastic":
+                found[role] = o.rounding
+    return found
+
+
 def record(chosen: Backend | str | Mapping[str, Any], names: Sequence[str] = ()) -> dict[str, Any]:
     """The record of a backend on a network whose Conv2d and Linear layers are `names`, in order; plain JSON."""
     chosen = backend(chosen)
     default = dataclasses.replace(chosen, rules=()).cells("", [""])
     table = chosen.table(list(names))
     everything = [default, *table.values()]
-    update = operand_names(default, "update")
+    update, rounded = operand_names(default, "update"), _rounded(everything)
     layers: dict[str, Any] = {}
     for name, cells in table.items():
         entry = _entry(cells, chosen.accumulator)
         if (own := operand_names(cells, "update")) != update:
             entry["update"] = own
+        if (own := _rounded([cells])) != rounded:
+            entry["quantise"] = own
         if entry != _entry(default, chosen.accumulator):
             layers[name] = entry
     thin = operand(chosen.one_dimensional)
     operands = [o for cells in everything for o in cells.values()] + [thin]
     used = {o.format.name: o.format for o in operands} | {"fp32": FP32}
-    rounded = {role: o.rounding for (_, role), o in default.items() if not o.untouched}
     return {
         "schema": 1,
         "name": chosen.name,

@@ -116,6 +116,10 @@ def test_records_of_the_presets() -> None:
         "output": "bf16",
     }
     assert sorted(record("fp8", LAYERS)["layers"]) == ["fc", "stem"]  # charged as what they are
+    assert record("fp8", LAYERS)["layers"]["fc"]["quantise"] == {}
+    only = record({"rule": [{"layers": ["fc"], "error": "e5m2 stochastic"}]}, LAYERS)
+    assert only["quantise"] == {"error": "stochastic"} == only["layers"]["fc"].get("quantise", only["quantise"])
+    assert only["layers"]["stem"]["quantise"] == {}
     assert record("fp32", LAYERS)["quantise"] == {} and record("fp32", LAYERS)["layers"] == {}
     int8 = record("int8", LAYERS)
     assert int8["default"]["accumulator"] == "int32" and int8["layers"]["fc"]["accumulator"] == "fp32"
