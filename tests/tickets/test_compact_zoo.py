@@ -34,7 +34,7 @@ SLOW = {
     "shufflenet_v2_x1_0": (64, {}),
     "vgg16_bn": (32, {}),
     "mnasnet1_0": (64, {}),
-    "inception_v3": (107, {"aux_logits": True, "init_weights": False}),
+    "inception_v3": (107, {"aux_logits": False, "init_weights": False}),
 }
 
 
