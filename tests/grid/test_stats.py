@@ -44,6 +44,14 @@ def test_equal_differences_cannot_be_tested() -> None:
     assert (found.difference.mean, found.p, found.effect, found.n) == (1.0, None, None, 3)
 
 
+def test_differences_that_rounding_alone_tells_apart_cannot_be_tested() -> None:
+    x, y = [442 / 450, 438 / 450], [444 / 450, 440 / 450]
+    assert x[0] - y[0] != x[1] - y[1]
+    found = stats.paired(x, y)
+    assert (found.p, found.difference.sd, found.n) == (None, 0.0, 2)
+    assert found.difference.mean == pytest.approx(-2 / 450)
+
+
 def test_nothing_and_unequal_lengths_are_refused() -> None:
     with pytest.raises(ValueError):
         stats.sample([])
