@@ -240,6 +240,8 @@ def _prune_exactly(values: np.ndarray, ranked: np.ndarray, ratio: float) -> np.n
     if count == 0:
         return np.zeros(values.shape, bool)
     threshold = ranked[count - 1]
+    if count == values.size or ranked[count] > threshold:  # no tie across the cut
+        return values <= threshold
     pruned = values < threshold
     tied = np.flatnonzero(values == threshold)
     pruned[tied[: count - np.count_nonzero(pruned)]] = True
