@@ -19,7 +19,7 @@ MAX_DEPTH = 32
 
 _HEADER = re.compile(r"^\s*\[\[?\s*([^\]\[]+?)\s*\]\]?\s*(#.*)?$")
 _KEY = re.compile(r"""^\s*((?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*')(?:\s*\.\s*(?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*'))*)\s*=""")
-_BARE = re.compile(r"^[A-Za-z][A-Za-z0-9_.:/+-]*$")
+_BARE = re.compile(r"^[A-Za-z_./~\\][^\s\"'\[\]{}=,#]*$")  # a word or a path
 
 
 @dataclass

@@ -83,7 +83,8 @@ def test_an_override_wins_and_is_named_in_its_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("40", 40), ("1e-4", 1e-4), ("true", True), ("[0.3, 0.5]", [0.3, 0.5]), ('"x"', "x"), ("digits", "digits")],
+    [("40", 40), ("1e-4", 1e-4), ("true", True), ("[0.3, 0.5]", [0.3, 0.5]), ('"x"', "x"), ("digits", "digits")]
+    + [(path, path) for path in ("/data/imagenet", "../x.toml", "~/data")],
 )
 def test_override_values_are_toml(text: str, value: object) -> None:
     parsed = parse_value(text, "--set k")
