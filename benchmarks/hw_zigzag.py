@@ -48,7 +48,7 @@ def ours(row: Mapping[str, Any], chip: Accelerator, model: str) -> float:
     """Energy in the profile's unit of the same contraction that the reference mapped."""
     c, k, p, r, stride, which = (row[n] for n in ("c", "k", "p", "r", "stride", "pass"))
     if which == "input_gradient" and stride > 1:  # the reference maps a dense convolution over the fine grid
-        c, k, p, r, stride, which = k, c, p * stride, max(1, round(r / stride)), 1, "forward"
+        p, r, stride = p * stride, max(1, round(r / stride)), 1
     size = p * stride
     layer = Layer(row["layer"], "conv", macs=k * c * p * p * r * r, inputs=c * size**2, outputs=k * p * p,
                   channels=(c, k), size=(size, size), out=(p, p), kernel=(r, r), stride=(stride, stride))

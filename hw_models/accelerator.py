@@ -21,8 +21,11 @@ REGISTERS = ("streaming", "held", "sums")  # of the operands X, Y and Z of a con
 
 @dataclass(frozen=True)
 class Register:
+    """What keeps an operand at the elements; one serves all elements along `shared_along` (array dims from 0)."""
+
     bits: float
     pj_per_bit: Number
+    shared_along: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

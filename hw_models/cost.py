@@ -20,7 +20,7 @@ from hw_models.accelerator import Accelerator, load
 from hw_models.errors import HardwareError
 from hw_models.formats import PASSES, Bits, Format, Precision, Rule, parse_precision
 from hw_models.layer import KINDS, Layer
-from hw_models.mapping import Capacities, Mapped, grid, map_passes
+from hw_models.mapping import Capacities, Mapped, grid, map_passes, register_sharing
 from hw_models.passes import Array, Passes, Shapes, passes, shapes
 from hw_models.pointwise import QUANTISE, UPDATE_ADD, UPDATE_MULTIPLY, pointwise
 from hw_models.reuse import Widths, steps
@@ -121,9 +121,10 @@ def _mac_parts(p: Passes, chip: Accelerator, rules: _Rules, hypothetical: bool) 
 
 
 def _memory_parts(p: Passes, bits: Widths, chip: Accelerator, mapped: Mapped) -> list[Part]:
-    """Registers (read X and Y, read and write a sum at every product), network and buffers."""
+    """Registers (read X and Y, read and write a sum at every product that has one), network and buffers."""
     inner = mapped.boundaries[0]
-    used = p.macs * bits.x, p.macs * bits.y, 2 * p.macs * bits.acc
+    serves = register_sharing(p, chip)
+    used = (p.macs * b / n for b, n in zip((bits.x, bits.y, 2 * bits.acc), serves, strict=True))
     parts = [Part(f"registers.{name}", "register", r.pj_per_bit, n, p.index)
              for (name, r), n in zip(chip.registers.items(), used, strict=True) if r.bits]
     if chip.network is not None:

@@ -18,6 +18,7 @@ from hw_models.reuse import (
     compulsory,
     keep,
     on_array,
+    sharing,
     traffic,
     unrolled,
     whole,
@@ -44,6 +45,12 @@ def grid(p: Passes, chip: Accelerator) -> Grid:
     """The parallel work of the chip's array on each contraction."""
     streaming, held, sums = (r.bits for r in chip.registers.values()) if chip.registers else (0.0, 0.0, 0.0)
     return unrolled(p, chip.dims, chip.unroll, (streaming, held, sums))
+
+
+def register_sharing(p: Passes, chip: Accelerator) -> tuple[Array | float, ...]:
+    """Elements served by one access to the registers of X, Y and sums."""
+    along = tuple(r.shared_along for r in chip.registers.values())
+    return sharing(p, chip.dims, chip.unroll, along) if any(along) else (1.0, 1.0, 1.0)
 
 
 def map_passes(p: Passes, bits: Widths, chip: Accelerator, model: str, capacities: Capacities = None) -> Mapped:

@@ -160,11 +160,12 @@ def _halo(c: dict[str, Array], effort: Array) -> Halo:
 
     (rs, ss), (r, s) = (c["sr"], c["ss"]), (c["R"], c["S"])
     window = r * s
-    skipped = np.where(effort > 1, 1.0, rs * ss)  # without zero skipping every tap is multiplied
+    # taps that meet an error, on average over the input: fewer with strides (unless zeros are multiplied) and edges
+    met = window * c["P"] * c["Q"] / (c["H"] * c["W"]) * np.maximum(effort, 1.0)
     return Halo(
         three(c["P"], c["H"]), three(c["Q"], c["W"]),
         (three(np.minimum(rs, r), 1 / rs), three(np.minimum(ss, s), 1 / ss)),
         (three(np.maximum(r - rs, 0), (r - 1) / rs), three(np.maximum(s - ss, 0), (s - 1) / ss)),
         (three(np.minimum(c["H"], c["P"] * r), c["P"]), three(np.minimum(c["W"], c["Q"] * s), c["Q"])),
-        three(window, window / skipped))
+        three(window, met))
 

@@ -11,10 +11,12 @@ from dataclasses import replace
 from hw_models.accelerator import OPS, REGISTERS, Accelerator, Memory, Register
 from hw_models.formats import FORMATS, PASSES
 from hw_models.laws import SRAM_LAWS, sram_pj_per_bit
+from hw_models.reuse import INDEX, SHARED_INDEX
 from hw_models.toml_source import Number, Source
 from hw_models.units import BITS_PER_KIB
 
 UNROLLS = ("K", "C", "pixels")
+MOST_DIMS = 4
 
 
 def build(s: Source) -> Accelerator:
@@ -31,7 +33,7 @@ def build(s: Source) -> Accelerator:
     unroll: dict[str, tuple[str, ...]] = dict.fromkeys(PASSES, ("K",))
     if kind == "array":
         dims, unroll = _array(s)
-    registers = {r: _register(s, f"registers.{r}") for r in REGISTERS} if kind == "array" else {}
+    registers = {r: _register(s, r, dims, unroll) for r in REGISTERS} if kind == "array" else {}
     network = s.number("network.pj_per_bit", 0, 1000) if kind == "array" else None
     memories = tuple(_memory(s, m) for m in s.keys("memory"))
     if not memories:
@@ -94,10 +96,10 @@ def _points(s: Source, kind: str) -> dict[str, Number]:
 
 def _array(s: Source) -> tuple[tuple[int, ...], dict[str, tuple[str, ...]]]:
     dims = s.get("array.dims")
-    good = isinstance(dims, list) and 1 <= len(dims) <= 3 and all(
+    good = isinstance(dims, list) and 1 <= len(dims) <= MOST_DIMS and all(
         isinstance(d, int) and not isinstance(d, bool) and 1 <= d <= 65536 for d in dims)
     if not good:
-        s.problem("array.dims", "must be 1 to 3 whole numbers from 1 to 65536, e.g. [32, 32]")
+        s.problem("array.dims", f"must be 1 to {MOST_DIMS} whole numbers from 1 to 65536, e.g. [32, 32]")
         dims = [1, 1]
     unroll = {}
     for p in PASSES:
@@ -109,8 +111,28 @@ def _array(s: Source) -> tuple[tuple[int, ...], dict[str, tuple[str, ...]]]:
     return tuple(dims), unroll
 
 
-def _register(s: Source, key: str) -> Register:
-    return Register(s.plain(f"{key}.bits", 0, 1e9), _needed(s, f"{key}.pj_per_bit", 0, 1000))
+def _register(s: Source, operand: str, dims: tuple[int, ...], unroll: dict[str, tuple[str, ...]]) -> Register:
+    key = f"registers.{operand}"
+    return Register(s.plain(f"{key}.bits", 0, 1e9), _needed(s, f"{key}.pj_per_bit", 0, 1000),
+                    _shared(s, f"{key}.shared_along", operand, len(dims), unroll))
+
+
+def _shared(s: Source, key: str, operand: str, dims: int, unroll: dict[str, tuple[str, ...]]) -> tuple[int, ...]:
+    """Dimensions (from 0) whose elements read one register: in every pass they must need the same operand."""
+    given = s.get(key)
+    if given is None:
+        return ()
+    if not (isinstance(given, list) and given and len(set(map(str, given))) == len(given) and all(
+            isinstance(d, int) and not isinstance(d, bool) and 1 <= d <= dims for d in given)):
+        s.problem(key, f"must name different dimensions of the array, from 1 to {dims}, e.g. [{dims}]")
+        return ()
+    for p, names in unroll.items():
+        for d in given:
+            if INDEX[p][names[d - 1]] != SHARED_INDEX[operand]:
+                alike = next(n for n, index in INDEX[p].items() if index == SHARED_INDEX[operand])
+                s.problem(key, f"in the {p} elements along dimension {d} ({names[d - 1]}) need different values, one "
+                               f"register cannot serve them; unroll {alike} there in array.{p}, or leave {d} out")
+    return tuple(d - 1 for d in given)
 
 
 def _memory(s: Source, name: str) -> Memory:

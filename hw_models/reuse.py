@@ -174,15 +174,28 @@ def unrolled(p: Passes, dims: tuple[int, ...], unroll: dict[str, tuple[str, ...]
     """
     sizes = {"g1": p.g1, "g2": p.g2, "red": p.red}
     used = {name: np.ones_like(p.g1) for name in sizes}
-    for i, (names, index) in enumerate(zip(unroll.values(), _INDEX, strict=True)):
+    for i, (names, index) in enumerate(zip(unroll.values(), INDEX.values(), strict=True)):
         for dim, name in zip(dims, names, strict=True):
             used[index[name]][i] *= dim
     u1, u2, ur = (sizes[n] / np.ceil(sizes[n] / used[n] - 1e-9) for n in ("g1", "g2", "red"))
     return Grid(u1, u2, ur, *registers)
 
 
-_INDEX = ({"K": "g2", "C": "red", "pixels": "g1"}, {"C": "g2", "K": "red", "pixels": "g1"},
-          {"K": "g2", "pixels": "red", "C": "g1"})
+def sharing(p: Passes, dims: tuple[int, ...], unroll: dict[str, tuple[str, ...]],
+            shared_along: tuple[tuple[int, ...], ...]) -> tuple[Array, Array, Array]:
+    """Mean number of elements that one access to a register of X, Y and sums serves (1: each has its own).
+
+    An index of 40 along 32 elements of one register takes two accesses: 20 elements each.
+    """
+    grids = [unrolled(p, tuple(d if i in along else 1 for i, d in enumerate(dims)), unroll, (0.0, 0.0, 0.0))
+             for along in shared_along]
+    return grids[0].u2, grids[1].u1, grids[2].ur
+
+
+# the index that each name of a profile stands for, by pass; and the one that an operand does not have
+INDEX = {"forward": {"K": "g2", "C": "red", "pixels": "g1"}, "input_gradient": {"C": "g2", "K": "red", "pixels": "g1"},
+         "weight_gradient": {"K": "g2", "pixels": "red", "C": "g1"}}
+SHARED_INDEX = {"streaming": "g2", "held": "g1", "sums": "red"}
 
 
 def edge_pj(moved: Traffic, supply: Costs) -> Array:

@@ -6,15 +6,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from hw_models import load
+from hw_models import load, training_cost
 from hw_models.accelerator import Accelerator
 from hw_models.layer import Layer
 from hw_models.mapping import closed
 from hw_models.passes import Passes, passes, shapes
-from hw_models.reuse import Lengths, Widths, compulsory, no_reuse
+from hw_models.reuse import Lengths, Widths, compulsory, no_reuse, sharing
 from hw_models.search import _distinct, _largest, _pick, _used, search
 
 from .test_passes import conv
@@ -53,6 +53,7 @@ def test_traffic_lies_between_once_and_always(layer: Layer, n: int, kib: float, 
 
 @settings(max_examples=60, deadline=None)
 @given(layers, st.integers(1, 64), st.floats(0.5, 512))
+@example(conv(25, 13, 8, 5, 1, 0, 1), 6, 1.0)  # no padding: fewer taps meet an error than the window has
 def test_traffic_respects_the_lower_bound(layer: Layer, n: int, kib: float) -> None:
     """2 MACs / sqrt(w M) - 2 M words (Smith et al. 2019 for matrix products; w: window reuse), all words alike."""
     p = passes(shapes([layer]), n)
@@ -104,6 +105,36 @@ def test_no_tile_exceeds_its_memory(layer: Layer, n: int, kib: float) -> None:
     alone = (size.r1 <= 1) & (size.r2 <= 1) & (size.rr <= 1)
     assert ((used <= memory.bits * (1 + 1e-9)) | alone).all()
     assert set(row) == set(range(flat.macs.size))  # each problem has a candidate
+
+
+@pytest.mark.parametrize(("g1", "g2", "red"), [(12, 6, 10), (5, 3, 7), (8, 8, 9), (1, 1, 3)])
+def test_shared_registers_serve_what_a_plain_walk_over_the_array_counts(g1: int, g2: int, red: int) -> None:
+    """Dims 4 x 3 x 2 x 2 unroll K, C, pixels, pixels; one weight register along dims 3 and 4, one sum along dim 2."""
+    row = Layer("fc", "linear", macs=g1 * g2 * red, inputs=g1 * red, outputs=g1 * g2, weights=g2 * red,
+                channels=(red, g2), size=(g1, 1), out=(g1, 1))
+    p = passes(shapes([row]), 1)
+    unroll = {"forward": ("K", "C", "pixels", "pixels"), "input_gradient": ("C", "K", "pixels", "pixels"),
+              "weight_gradient": ("K", "pixels", "C", "C")}
+    held: set[tuple[int, ...]] = set()
+    sums: set[tuple[int, ...]] = set()
+    for i, j, r in np.ndindex(g1, g2, red):
+        step = i // 4, j // 4, r // 3
+        held.add((*step, j % 4, r % 3))  # a word per step and register: those along pixels are one
+        sums.add((*step, j % 4, i % 4))
+    x, y, z = sharing(p, (4, 3, 2, 2), unroll, ((), (2, 3), (1,)))
+    assert x[0, 0] == 1
+    assert p.macs[0, 0] / y[0, 0] == pytest.approx(len(held)) and p.macs[0, 0] / z[0, 0] == pytest.approx(len(sums))
+
+
+def test_a_shared_register_saves_register_energy_and_nothing_else() -> None:
+    unroll = {"forward": ("K", "C", "pixels"), "input_gradient": ("C", "K", "pixels"),
+              "weight_gradient": ("K", "pixels", "C")}
+    own = replace(load("horowitz-45nm"), dims=(8, 8, 4), unroll=unroll)
+    one = replace(own, registers={**own.registers, "held": replace(own.registers["held"], shared_along=(2,))})
+    a, b = (training_cost([conv(16, 32, 8, 3, 1, 1, 1)], chip, 8, 4) for chip in (own, one))
+    held = a.by_constant["registers.held"]
+    assert b.by_constant["registers.held"] == pytest.approx(held / 4)  # 256 pixels, 144 taps: both whole fours
+    assert a.total - b.total == pytest.approx(held * 3 / 4)
 
 
 def _best_by_enumeration(m: int, n: int, k: int, words: int) -> float:

@@ -13,7 +13,8 @@ REFERENCE = read(GOLDEN)
 
 @pytest.mark.parametrize(("chip", "model", "rank", "within"), [
     ("tpu_like", "search", 0.97, 0.10), ("tpu_like", "closed", 0.95, 0.15),
-    ("eyeriss_like", "search", 0.97, 0.10), ("eyeriss_like", "closed", 0.95, 0.15)])
+    ("eyeriss_like", "search", 0.97, 0.10), ("eyeriss_like", "closed", 0.95, 0.15),
+    ("edge_tpu_like", "search", 0.97, 0.10), ("edge_tpu_like", "closed", 0.95, 0.15)])
 def test_an_independent_mapper_agrees_without_fitting(chip: str, model: str, rank: float, within: float) -> None:
     found = compare(REFERENCE[chip], model)
     assert found.cases == 35
