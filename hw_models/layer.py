@@ -13,7 +13,9 @@ from typing import Any
 
 CONTRACTIONS = ("conv", "linear", "matmul")  # the kinds that multiply and accumulate
 KINDS = (*CONTRACTIONS, "bn", "relu", "activation", "maxpool", "avgpool", "add", "mul", "concat",
-         "select", "dropout", "loss", "other", "norm")  # norm: of a layer or group, not of a batch
+         "select", "dropout", "loss", "other",
+         "norm",  # of a layer or group, not of a batch
+         "scale")  # a factor and a shift per channel: a BatchNorm in evaluation
 INPUT = "input"  # the name of the network's input among `Layer.sources`
 
 

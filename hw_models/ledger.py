@@ -13,6 +13,7 @@ from typing import Any
 from hw_models.accelerator import Accelerator, load
 from hw_models.cost import MODELS, training_cost
 from hw_models.errors import ConservationError, LedgerError
+from hw_models.evaluation import forward_cost
 from hw_models.layer import Layer
 from hw_models.passes import Shapes, shapes
 from hw_models.pointwise import mask_draw
@@ -127,12 +128,16 @@ class Bill:
                             "images": s.images, "steps": s.steps, **s.work} for s in self.stages]}
 
     def check(self) -> None:
-        """Raise `ConservationError` unless work, components and constants each sum to the total."""
-        total = self.joules
-        for name, parts in (("components", self.components), ("constants", self.constants),
-                            ("work", _sum(s.work for s in self.stages))):
-            if abs(sum(parts.values()) - total) > 1e-9 * max(total, 1e-300):
-                raise ConservationError(f"{name} sum to {sum(parts.values())} J, the total is {total} J")
+        """Raise `ConservationError` unless each stage's work, components and constants sum to its joules, and its DRAM
+        energy is that of the bytes it reports (training, evaluation and mask draws alike)."""
+        dram = 8 * self.chip.dram.value * PJ
+        for s in self.stages:
+            sums = {name: sum(parts.values()) for name, parts in
+                    (("work", s.work), ("components", s.components), ("constants", s.constants))}
+            for name, found, total in (*((n, j, s.joules) for n, j in sums.items()),
+                                       ("bytes at the energy of DRAM", s.bytes * dram, s.components["dram"])):
+                if not abs(found - total) <= 1e-9 * abs(total):  # written so that nan is an error too
+                    raise ConservationError(f"stage {s.stage!r}: {name} sum to {found} J, the total is {total} J")
 
 
 def _sum(tables: Any) -> dict[str, float]:
@@ -148,9 +153,11 @@ def price(entries: Sequence[Mapping[str, Any]], networks: Mapping[str, Sequence[
     """Price ledger entries on an accelerator.
 
     An entry: {"stage", "network": key into `networks`, "precision": record or name, "epochs", "batch_size",
-    "images_per_epoch", "eval_images": images evaluated in the whole stage, "mask_draws", "channels": length of
-    the mask, "l1": bool, "masked": bool}. `networks`: layer tables (`Layer`s or their dictionaries).
-    Training images of an epoch are full batches and one rest batch; evaluation is priced as forward passes.
+    "images_per_epoch", "eval_images": images evaluated in the whole stage, "evaluations": passes over a test set that
+    these are (default 1), "statistics_images": images of forward passes that only gather BatchNorm statistics,
+    "mask_draws", "channels": length of the mask, "l1": bool, "masked": bool}. `networks`: layer tables (`Layer`s or
+    their dictionaries). The images of an epoch, or of a pass over a test set, are full batches and one rest batch;
+    forward passes are those of `hw_models.evaluation`.
     Raises `LedgerError` naming entry and key, `FormatError` for formats the accelerator lacks.
     """
     chip = load(chip)
@@ -183,28 +190,30 @@ def _stage(i: int, e: Mapping[str, Any], tables: Mapping[str, Shapes], chip: Acc
     batch, per_epoch, epochs = count("batch_size"), count("images_per_epoch"), count("epochs")
     if batch == 0:
         raise LedgerError(f"ledger entry {i}: batch_size is 0")
-    full, rest = divmod(per_epoch, batch)
-    if e.get("steps_per_epoch", full + (rest > 0)) not in (full, full + (rest > 0)):
+    steps_per_epoch = -(-per_epoch // batch)
+    if e.get("steps_per_epoch", steps_per_epoch) not in (per_epoch // batch, steps_per_epoch):
         raise LedgerError(f"ledger entry {i}: steps_per_epoch is {e['steps_per_epoch']}, but {per_epoch} images "
-                          f"in batches of {batch} make {full + (rest > 0)}")
-    table = tables[network]
-
-    steps = epochs * (full + (rest > 0))
-    images = count("eval_images", 0)
+                          f"in batches of {batch} make {steps_per_epoch}")
+    tested, evaluations = count("eval_images", 0), count("evaluations", 1)
+    if tested and (evaluations == 0 or tested % evaluations):
+        raise LedgerError(f"ledger entry {i}: eval_images is {tested}, which {evaluations} evaluations (all of one "
+                          "test set) cannot make")
+    gathered = count("statistics_images", 0)
     draws, channels = count("mask_draws", 0), count("channels", 0)
+    table, steps, precision = tables[network], epochs * steps_per_epoch, e.get("precision")
 
     def work_by(rung: str) -> dict[str, _Sum]:
-        def step(size: int) -> Cost:
-            return training_cost(table, chip, e.get("precision"), size, rung, hypothetical=hypothetical,
-                                 l1=bool(e.get("l1", False)))
+        def forward(size: int, statistics: bool) -> Cost:
+            return forward_cost(table, chip, precision, size, rung, hypothetical=hypothetical, statistics=statistics)
 
         train, evaluate, mask = _Sum(), _Sum(), _Sum()
-        for size, times in ((batch, full * epochs), (rest, epochs)):
-            if size and times:
-                train.add(step(size), times)
-        if images:
-            cost = step(min(batch, images))
-            evaluate.add(cost, images / cost.batch, passes=1)
+        for size, times in _batches(per_epoch, batch, epochs):
+            train.add(training_cost(table, chip, precision, size, rung, hypothetical=hypothetical,
+                                    l1=bool(e.get("l1", False))), times)
+        for size, times in _batches(tested // max(evaluations, 1), batch, evaluations):
+            evaluate.add(forward(size, statistics=False), times)
+        for size, times in _batches(gathered, batch, 1):
+            evaluate.add(forward(size, statistics=True), times)
         if rung != "macs":
             compares, bits = mask_draw(channels)
             mask.use(chip, draws, {"op.compare": compares, "dram.pj_per_bit": bits})
@@ -228,6 +237,12 @@ def _stage(i: int, e: Mapping[str, Any], tables: Mapping[str, Shapes], chip: Acc
                   for rung in MODELS[:2] if MODELS.index(rung) < MODELS.index(model)})
 
 
+def _batches(images: int, batch: int, times: int) -> list[tuple[int, int]]:
+    """(batch size, how often) of `times` passes over `images` images: full batches and one rest batch."""
+    full, rest = divmod(images, batch)
+    return [(size, n) for size, n in ((batch, full * times), (rest, times)) if size and n]
+
+
 class _Sum:
     """Costs added up: J by constant and component, seconds, MACs, bytes."""
 
@@ -242,14 +257,14 @@ class _Sum:
     def joules(self) -> float:
         return sum(self.constants.values())
 
-    def add(self, cost: Cost, times: float, passes: int | None = None) -> None:
-        """`times` steps of `cost`; `passes=1`: of its forward pass only."""
+    def add(self, cost: Cost, times: float) -> None:
+        """`times` steps of `cost`."""
         for part in cost.parts:
             self._joules(part.key, part.component, part.constant,
-                         float(part.counts[:passes].sum()) * part.constant.value * PJ * times)
-        self.seconds += float(cost.row_seconds[:passes].sum()) * times
-        self.macs += float(cost.row_macs[:passes].sum()) * times
-        self.bytes += float(cost.dram_bits[:passes].sum()) / 8 * times
+                         float(part.counts.sum()) * part.constant.value * PJ * times)
+        self.seconds += cost.seconds * times
+        self.macs += cost.macs * times
+        self.bytes += cost.bytes * times
         self.precision = cost.precision
 
     def use(self, chip: Accelerator, times: float, counts: Mapping[str, float]) -> None:

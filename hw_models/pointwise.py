@@ -4,6 +4,7 @@ Counts per image for n_in / n_out elements of the layer's tensors (k^2 = window 
 
     kind       forward: mul, add, compare; reads, writes        backward: mul, add; reads, writes
     bn         2n, 3n, 0; 2n (statistics, then scaling), n      4n, 5n; 4n, n
+    scale      n, n, 0; n, n  (BatchNorm in evaluation)         none
     relu       0, 0, n; n, n                                    n, 0; 2n, n
     maxpool    0, 0, (k^2-1) n_out; n_in, n_out + index bits    0, n_in; n_out, n_in
     avgpool    n_out, n_in, 0; n_in, n_out                      n_out, 0; n_out, n_in
@@ -43,6 +44,7 @@ class Work(NamedTuple):
 
 FORWARD = {
     "bn": Work(mul_out=2, add_out=3, read_in=2, write_out=1),
+    "scale": Work(mul_out=1, add_out=1, read_in=1, write_out=1),
     "relu": Work(cmp_out=1, read_in=1, write_out=1),
     "activation": Work(mul_out=4, add_out=4, read_in=1, write_out=1),  # a short polynomial
     "maxpool": Work(cmp_k=1, read_in=1, write_out=1),
@@ -96,7 +98,8 @@ def pointwise(table: Shapes, fused: tuple[str, ...] = ()) -> Moves:
     window = n_out * np.maximum(table.R * table.S - 1, 0)
     moved = (w.read_in + w.write_in) * n_in + (w.read_out + w.write_out) * n_out
     if fused:
-        moved = moved * ~np.isin(table.kind, [KINDS.index(k) for k in fused])
+        kinds = [*fused, *(["scale"] if "bn" in fused else [])]
+        moved = moved * ~np.isin(table.kind, [KINDS.index(k) for k in kinds])
     return Moves((w.mul_in * n_in + w.mul_out * n_out) * needed, (w.add_in * n_in + w.add_out * n_out) * needed,
                  (w.cmp_out * n_out + w.cmp_k * window) * needed, moved * needed)
 

@@ -129,9 +129,13 @@ class Cost:
         return out
 
     def check(self) -> None:
-        """Raise `ConservationError` unless rows, passes, layers and components sum to the total."""
-        for name, parts in (("components", self.components), ("passes", self.passes), ("layers", self.layers)):
-            if not np.isclose(sum(parts.values()), self.total, rtol=1e-9, atol=0):
-                raise ConservationError(f"{name} sum to {sum(parts.values())} J, the total is {self.total} J")
-        if not np.isfinite(self.total):
-            raise ConservationError("the total is not finite")
+        """Raise `ConservationError` unless rows, passes, layers and components sum to the total, and what is billed as
+        products and DRAM bits is what is reported as such."""
+        totals = [(name, sum(parts.values()), self.total) for name, parts in (
+            ("components", self.components), ("passes", self.passes), ("layers", self.layers))]
+        totals += [(name, sum(float(p.counts.sum()) for p in self.parts if p.key.startswith(key)), float(told.sum()))
+                   for name, key, told in (("billed MACs", "mac.", self.row_macs),
+                                           ("billed DRAM bits", "dram.", self.dram_bits))]
+        for name, found, total in totals:
+            if not abs(found - total) <= 1e-9 * abs(total):  # written so that nan is an error too
+                raise ConservationError(f"{name} sum to {found}, the total is {total}")

@@ -24,10 +24,15 @@ def entry(
 ) -> dict[str, Any]:
     """A ledger entry for the epochs in `curve` (rows of a trajectory).
 
-    images and steps are totals over those epochs; eval_images counts every image of every evaluation, and of the
-    forward pass that gives averaged weights their BatchNorm statistics. density: layer -> fraction of its weights that
+    images and steps are totals over those epochs; eval_images counts every image of every one of the `evaluations`,
+    that of averaged weights included; statistics_images those of the forward pass that gives averaged weights their
+    BatchNorm statistics. density: layer -> fraction of its weights that
     are not masked, where single weights are pruned (they meet the mask at every step; no multiplication is saved).
     """
+    tested = [row["test_images"] for row in curve if "test_images" in row]
+    # A row with averaged weights counts their statistics and their evaluation, on the test set of its own, together.
+    averaged = [row for row in curve if "average_images" in row]
+    tested += [row["test_images"] for row in averaged]
     return {
         "stage": stage,
         "network": network,
@@ -38,7 +43,9 @@ def entry(
         "steps": sum(row["steps"] for row in curve),
         "images_per_epoch": curve[0]["images"] if curve else 0,
         "steps_per_epoch": curve[0]["steps"] if curve else 0,
-        "eval_images": sum(row.get("test_images", 0) + row.get("average_images", 0) for row in curve),
+        "eval_images": sum(tested),
+        "evaluations": len(tested),
+        "statistics_images": sum(row["average_images"] - row["test_images"] for row in averaged),
         "mask_draws": draws,
         "channels": channels,
         "l1": l1,

@@ -9,6 +9,7 @@ import pytest
 
 from hw_models import FormatError, HardwareError, LedgerError, load, price, reference, training_cost
 from hw_models.counts import step_macs
+from hw_models.evaluation import forward_cost
 from hw_models.grid import GRIDS, intensity
 from hw_models.units import kwh, show_joules
 
@@ -33,11 +34,12 @@ def test_the_images_of_an_epoch_are_full_batches_and_a_rest() -> None:
     assert (bill.stages[0].images, bill.stages[0].steps) == (3 * 1347, 33)
 
 
-def test_evaluation_is_forward_passes_only() -> None:
+def test_evaluation_is_forward_passes_in_evaluation_mode() -> None:
     with_eval, without = _price(), _price(eval_images=0)
-    forward = training_cost(DENSE, "horowitz-45nm", None, 128, l1=True)
-    assert with_eval.joules - without.joules == pytest.approx(forward.passes["forward"] * 1350 / 128, rel=1e-9)
-    assert with_eval.macs == without.macs and with_eval.seconds > without.seconds
+    full, rest = (forward_cost(DENSE, "horowitz-45nm", None, n) for n in (128, 1350 - 10 * 128))
+    assert with_eval.joules - without.joules == pytest.approx(10 * full.total + rest.total, rel=1e-9)
+    assert with_eval.seconds - without.seconds == pytest.approx(10 * full.seconds + rest.seconds, rel=1e-9)
+    assert with_eval.macs == without.macs and full.macs == 128 * sum(row.macs for row in DENSE)
 
 
 def test_mask_draws_cost_something_negligible() -> None:
