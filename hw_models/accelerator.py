@@ -30,7 +30,10 @@ class Register:
 
 @dataclass(frozen=True)
 class Memory:
-    """One on-chip level; `holds`: which operands it keeps (all by default)."""
+    """One on-chip level; `holds`: which operands it keeps (all by default).
+
+    `slides`: rows that neighbouring tiles share stay when pixels advance over the same channels (`search`).
+    """
 
     name: str
     bits: float
@@ -38,6 +41,7 @@ class Memory:
     write: Number
     bits_per_cycle: float
     holds: tuple[str, ...] = REGISTERS
+    slides: bool = True
 
 
 @dataclass(frozen=True)

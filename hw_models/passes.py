@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from hw_models.layer import CONTRACTIONS, Layer
+from hw_models.layer import CONTRACTIONS, KINDS, Layer
 
 Array = NDArray[np.float64]
 COLUMNS = ("kind", "macs", "inputs", "outputs", "weights", "C", "K", "H", "W", "P", "Q", "R", "S",
@@ -92,12 +92,31 @@ class Halo:
 
     def elements(self, pixels: Array, other: Array) -> Array:
         """X elements under `pixels` grid points and `other` values of the index that holds channels x taps."""
-        images = np.maximum(pixels / (self.rows * self.cols), 1.0)
+        high, wide = self._patch(pixels)
+        return self._planes(pixels, other) * self._span(0, high) * self._span(1, wide)
+
+    def walked(self, pixels: Array, within: Array, other: Array) -> Array:
+        """X elements fetched while a patch of `pixels` walks over `within`, channels fixed.
+
+        The margin along the walk (down or across, whichever is less) is still there from the step before; the
+        margin beside it is fetched again on the next lane.
+        """
+        whole_high, whole_wide = self._patch(within)
+        high = np.minimum(self._patch(pixels)[0], whole_high)
+        wide = np.clip(pixels / high, 1.0, whole_wide)
+        down = self._span(0, whole_high) * self._span(1, wide) * whole_wide / wide
+        across = self._span(0, high) * self._span(1, whole_wide) * whole_high / high
+        return self._planes(within, other) * np.minimum(down, across)
+
+    def _planes(self, pixels: Array, other: Array) -> Array:
+        return np.maximum(pixels / (self.rows * self.cols), 1.0) * np.maximum(other / self.taps, 1.0)
+
+    def _patch(self, pixels: Array) -> tuple[Array, Array]:
         strip = np.clip(pixels / self.cols, 1.0, self.rows)
         square = np.clip(np.sqrt(pixels), strip, self.rows)
-        touched = [self._span(0, high) * self._span(1, np.clip(pixels / high, 1.0, self.cols))
-                   for high in (strip, square)]
-        return images * np.minimum(*touched) * np.maximum(other / self.taps, 1.0)
+        wides = [np.clip(pixels / high, 1.0, self.cols) for high in (strip, square)]
+        squarer = (self._span(0, square) * self._span(1, wides[1]) < self._span(0, strip) * self._span(1, wides[0]))
+        return np.where(squarer, square, strip), np.where(squarer, wides[1], wides[0])
 
     def _span(self, axis: int, length: Array) -> Array:
         return np.minimum(self.scale[axis] * length + self.margin[axis], self.limit[axis])
@@ -123,20 +142,23 @@ class Passes:
 def passes(table: Shapes, batch: float, zero_skip: bool = True) -> Passes:
     """The three contractions of each conv, linear and matmul row at this batch size.
 
+    In a "matmul" row both operands are activations: Y is the second one, its "weight gradient" an error as well.
     The input gradient of a `first` layer has zero MACs and elements. Without `zero_skip` an input gradient
     of a strided convolution really multiplies the inserted zeros: stride^2 times the MACs.
     """
     index = np.flatnonzero(table.contraction)
     c = dict(zip(COLUMNS, table.columns[..., index], strict=True))
     n = float(batch)
-    group = c["groups"]
+    # a product of two activations has matrices of its own in every image: more groups, not more pixels
+    matrices = np.where(c["kind"] == KINDS.index("matmul"), n, 1.0)
+    group = c["groups"] * matrices
     window = c["R"] * c["S"]
-    pixels_out, pixels_in = n * c["P"] * c["Q"], n * c["H"] * c["W"]
-    per_c, per_k = c["C"] / group, c["K"] / group
+    pixels_out, pixels_in = (n / matrices) * c["P"] * c["Q"], (n / matrices) * c["H"] * c["W"]
+    per_c, per_k = c["C"] / c["groups"], c["K"] / c["groups"]
     macs = n * c["macs"]
     # rows of the input that no window touches are never read (1x1 kernels with stride 2)
     touched = n * c["C"] * np.minimum(c["H"], c["P"] * c["R"]) * np.minimum(c["W"], c["Q"] * c["S"])
-    weights = c["K"] * per_c * window
+    weights = c["K"] * per_c * window * matrices
     errors = n * c["K"] * c["P"] * c["Q"]
     gradients = n * c["C"] * c["H"] * c["W"]
     needed = 1.0 - c["first"]

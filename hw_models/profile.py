@@ -154,7 +154,8 @@ def _memory(s: Source, name: str) -> Memory:
             s.problem(f"{key}.holds", f"{operand!r} is not one of {', '.join(REGISTERS)}")
     rate = s.plain(f"{key}.bits_per_cycle", 1, 1e9, 1e9)
     zero = Number(0.0, 1.0, "")
-    return Memory(name, kib * BITS_PER_KIB, explicit[0] or zero, explicit[1] or zero, rate, holds)
+    return Memory(name, kib * BITS_PER_KIB, explicit[0] or zero, explicit[1] or zero, rate, holds,
+                  s.flag(f"{key}.slides", True))
 
 
 def _peak(s: Source, eta: float) -> dict[str, float]:

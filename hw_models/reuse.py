@@ -203,28 +203,34 @@ def edge_pj(moved: Traffic, supply: Costs) -> Array:
     return supply[0] * moved.x + supply[1] * moved.y + supply[2] * (moved.z + 2 * moved.spill)
 
 
-def on_array(p: Passes, bits: Widths, grid: Grid, outer: Lengths, supply: Costs = (1.0, 1.0, 1.0)) -> Lengths:
+def on_array(p: Passes, bits: Widths, grid: Grid, outer: Lengths, supply: Costs = (1.0, 1.0, 1.0),
+             beyond: Lengths | None = None) -> Lengths:
     """The reuse lengths of the cheapest mapping onto the array inside blocks of `outer`.
 
     One operand stays: `a` x `b` words of it in the registers of each element, the split tried in powers of
     two. The loop over one of its two indices runs innermost; the operand without that index is reused over
     it for free, the third is reused over the other index if its registers hold a word for each step.
+    `beyond`: how long an operand lasts if the registers hold the whole block of it (default: as long as the block).
     """
+    beyond = beyond or outer
     wx, wy, wz = (np.maximum(np.floor(own / width), 1.0) for own, width in
                   ((grid.streaming, bits.x), (grid.held, bits.y), (grid.sums, bits.acc)))
     n1, n2, nr = (np.maximum(r / u, 1.0) for r, u in
                   ((outer.r1, grid.u1), (outer.r2, grid.u2), (outer.rr, grid.ur)))
-    options: list[tuple[Array | None, ...]] = []  # (t1, t2, tr) per element; None: the whole outer length
+    options: list[tuple[Array, ...]] = []  # (t1, t2, tr) per element
     a, b = _register_tiles(wz, n1, n2)
-    options += [(_if(wy >= b, a), b, None), (a, _if(wx >= a, b), None)]
+    stay = np.where((a >= n1) & (b >= n2), beyond.rr / grid.ur, nr)
+    options += [(_if(wy >= b, a), b, stay), (a, _if(wx >= a, b), stay)]
     a, b = _register_tiles(wy, n2, nr)
-    options += [(None, _if(wx >= b, a), b), (None, a, _if(wz >= a, b))]
+    stay = np.where((a >= n2) & (b >= nr), beyond.r1 / grid.u1, n1)
+    options += [(stay, _if(wx >= b, a), b), (stay, a, _if(wz >= a, b))]
     a, b = _register_tiles(wx, n1, nr)
-    options += [(_if(wy >= b, a), None, b), (a, None, _if(wz >= a, b))]
+    stay = np.where((a >= n1) & (b >= nr), beyond.r2 / grid.u2, n2)
+    options += [(_if(wy >= b, a), stay, b), (a, stay, _if(wz >= a, b))]
 
-    def lengths(*tiles: Array | None) -> Sequence[Array]:
-        return np.broadcast_arrays(*(full if t is None else np.minimum(u * t, full) for t, u, full in zip(
-            tiles, (grid.u1, grid.u2, grid.ur), (outer.r1, outer.r2, outer.rr), strict=True)))
+    def lengths(*tiles: Array) -> Sequence[Array]:
+        return np.broadcast_arrays(*(np.minimum(u * t, full) for t, u, full in zip(
+            tiles, (grid.u1, grid.u2, grid.ur), (beyond.r1, beyond.r2, beyond.rr), strict=True)))
 
     every = Lengths(*(np.concatenate(parts) for parts in zip(*(lengths(*o) for o in options), strict=True)))
     return choose(every, edge_pj(traffic(p, bits, every, 1.0), supply))

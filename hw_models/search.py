@@ -22,7 +22,9 @@ from hw_models.accelerator import Accelerator, Memory
 from hw_models.mapping import Mapped, grid
 from hw_models.passes import Array, Halo, Passes
 from hw_models.reuse import (
+    INDEX,
     OPERANDS,
+    SHARED_INDEX,
     Grid,
     Lengths,
     Traffic,
@@ -32,8 +34,8 @@ from hw_models.reuse import (
     traffic,
 )
 
-BEAM = 8  # tiles of an outer memory that are cut further
-LAST = 32  # tiles of the innermost memory whose mapping onto the array is worked out
+BEAM = 32  # tiles of an outer memory that are cut further
+LAST = 120  # tiles of the innermost memory whose mapping onto the array is worked out
 Ints = NDArray[np.int64]
 
 
@@ -43,6 +45,7 @@ class _Tiles:
 
     problem: Ints
     size: Lengths
+    beyond: Lengths  # how long an operand lasts that is kept whole further in; `size` where it is held here
     moved: tuple[Traffic, ...]  # outermost boundary first
     cost: Array  # pJ so far
     rank: Array  # pJ so far, with what passes by: the order in which tiles are kept
@@ -52,13 +55,14 @@ def search(p: Passes, bits: Widths, chip: Accelerator) -> Mapped:
     """The best mapping found, arrays like those of `Passes`."""
     flat, widths, inverse = _distinct(p, bits)
     count = flat.macs.size
-    tiles = _Tiles(np.arange(count), Lengths(flat.g1, flat.g2, flat.red), (), np.zeros(count), np.zeros(count))
-    outer = chip.dram.value, chip.dram.value
+    whole = Lengths(flat.g1, flat.g2, flat.red)
+    tiles = _Tiles(np.arange(count), whole, whole, (), np.zeros(count), np.zeros(count))
+    outer = dict.fromkeys(OPERANDS, (chip.dram.value, chip.dram.value))
     parallel = _grid(flat, chip)
     least = Lengths(parallel.u1, parallel.u2, parallel.ur)
     for depth, memory in enumerate(reversed(chip.memories)):
-        tiles = _cut(flat, widths, tiles, memory, outer, _pick(least, tiles.problem))
-        outer = memory.read.value, memory.write.value
+        tiles = _cut(flat, widths, tiles, memory, outer, _pick(least, tiles.problem), _room(chip, memory))
+        outer |= dict.fromkeys(memory.holds, (memory.read.value, memory.write.value))
         tiles = _take(tiles, _best(tiles, BEAM if depth + 1 < len(chip.memories) else LAST))
 
     def spread(values: Array) -> Array:
@@ -75,7 +79,7 @@ def search(p: Passes, bits: Widths, chip: Accelerator) -> Mapped:
     q, w = _pick(flat, tiles.problem), _pick(widths, tiles.problem)
     inside = tiles.size
     parallel = _grid(replace(q, g1=inside.r1, g2=inside.r2, red=inside.rr), chip)
-    moved = traffic(q, w, on_array(q, w, parallel, inside, chip.supply), 1.0)
+    moved = traffic(q, w, on_array(q, w, parallel, inside, chip.supply, tiles.beyond), 1.0)
     chosen = _best(replace(tiles, rank=tiles.cost + edge_pj(moved, chip.supply)), 1)
     return Mapped(tuple(spread_traffic(_pick(t, chosen)) for t in (moved, *tiles.moved[::-1])))
 
@@ -102,28 +106,82 @@ def _distinct(p: Passes, bits: Widths) -> tuple[Passes, Widths, Ints]:
     return flat, Widths(u[9], u[10], u[11], u[12]), inverse.reshape(-1)
 
 
-def _cut(flat: Passes, widths: Widths, tiles: _Tiles, memory: Memory, outer_cost: tuple[float, float],
-         least: Lengths) -> _Tiles:
-    """All largest tiles that fit into `memory`, in the three loop orders, with the traffic they cause."""
+def _room(chip: Accelerator, memory: Memory) -> Array:
+    """Bits inside `memory` for X, Y and sums that it does not hold, by pass: an inner memory, or all registers."""
+    inner = chip.memories[:chip.memories.index(memory)]
+    room = np.zeros((3, 3))
+    for i, operand in enumerate(OPERANDS):
+        room[i] = max((m.bits for m in inner if operand in m.holds), default=0.0)
+        if register := chip.registers.get(operand):
+            for j, (names, index) in enumerate(zip(chip.unroll.values(), INDEX.values(), strict=True)):
+                words_differ = [d for d, name in zip(chip.dims, names, strict=True)
+                                if index[name] != SHARED_INDEX[operand]]
+                room[i, j] = max(room[i, j], register.bits * np.prod(words_differ))
+    return room
+
+
+def _cut(flat: Passes, widths: Widths, tiles: _Tiles, memory: Memory, outer_cost: dict[str, tuple[float, float]],
+         least: Lengths, room: Array) -> _Tiles:
+    """All largest tiles that fit into `memory`, in the three loop orders, with the traffic they cause.
+
+    In each order one operand stays while the innermost loop runs; if its tile is the whole outer block, it
+    stays as long as that block did. What the memory does not hold stays if it is kept whole further in: if it
+    can be is estimated for the order of the candidates (`room`) and settled by the inner levels (`beyond`).
+    """
     q, w = _pick(flat, tiles.problem), _pick(widths, tiles.problem)
     row, size = _largest(q, w, tiles.size, memory, least)
     q, w = _pick(q, row), _pick(w, row)
-    outer = _pick(tiles.size, row)
-    window = size.r1 * size.rr / np.maximum(_x_tile(q, size.r1, size.rr), 1e-9)
-    stay = [o if name in memory.holds else own for name, o, own in zip(  # what is not held cannot wait here
-        OPERANDS, (outer.r2, outer.r1, outer.rr), (size.r2, size.r1, size.rr), strict=True)]
-    orders = (Lengths(size.r1, stay[0], size.rr), Lengths(stay[1], size.r2, size.rr),
-              Lengths(size.r1, size.r2, stay[2]))
-    moved = [traffic(q, w, o, window) for o in orders]
-    costs = np.array([_pj(t, memory, outer_cost) for t in moved])  # [order, operand, tile]
-    best = np.argmin(costs.sum(axis=1), axis=0)  # what is not held here still comes from further out
-    take = np.arange(row.size)
+    outer, beyond = _pick(tiles.size, row), _pick(tiles.beyond, row)
+    windows = _windows(q, size, outer, memory.slides)
+    full = [np.isclose(getattr(size, n), getattr(outer, n), rtol=1e-9) for n in ("r1", "r2", "rr")]
+    tile_bits = _bits(q, w, size)
+    own, longest, ranked = [], [], []
+    for i, (lacks, a, b) in enumerate((("r2", 0, 2), ("r1", 1, 2), ("rr", 0, 1))):  # X, Y, sums
+        own.append(getattr(size, lacks))
+        longest.append(np.where(full[a] & full[b], getattr(beyond, lacks), getattr(outer, lacks)))
+        kept = (tile_bits[i] <= room[i, q.index]) | (OPERANDS[i] in memory.holds)
+        ranked.append(np.where(kept, longest[i], own[i]))
     held = np.array([[name in memory.holds] for name in OPERANDS])
-    chosen = costs[best, :, take].T
-    this = Traffic(*(np.stack([getattr(t, f.name) for t in moved])[best, take] for f in fields(Traffic)))
-    before = tuple(_pick(t, row) for t in tiles.moved)
-    cost = tiles.cost[row] + (chosen * held).sum(axis=0)
-    return _Tiles(tiles.problem[row], size, (*before, this), cost, cost + (chosen * ~held).sum(axis=0))
+    orders = []
+    for i in range(3):
+        lengths = [ranked[j] if i == j else own[j] for j in range(3)]
+        lasting = [longest[j] if i == j and not held[j, 0] else own[j] for j in range(3)]
+        moved = traffic(q, w, Lengths(lengths[1], lengths[0], lengths[2]), windows[i])
+        pj = np.array(_pj(moved, memory, outer_cost))
+        cost = tiles.cost[row] + (pj * held).sum(axis=0)
+        orders.append(_Tiles(tiles.problem[row], size, Lengths(lasting[1], lasting[0], lasting[2]),
+                             (*(_pick(t, row) for t in tiles.moved), moved), cost, cost + (pj * ~held).sum(axis=0)))
+    every = _joined(orders)
+    if held.all():  # nothing further in depends on the order
+        cheapest = np.argmin(every.rank.reshape(3, -1), axis=0)
+        every = _take(every, cheapest * row.size + np.arange(row.size))
+    return every
+
+
+def _joined(parts: list[_Tiles]) -> _Tiles:
+    def join(items: list[Any]) -> Any:
+        if isinstance(items[0], np.ndarray):
+            return np.concatenate(items)
+        if isinstance(items[0], tuple):
+            return tuple(join(list(column)) for column in zip(*items, strict=True))
+        return replace(items[0], **{f.name: join([getattr(i, f.name) for i in items]) for f in fields(items[0])})
+
+    return join(parts)
+
+
+def _windows(q: Passes, size: Lengths, outer: Lengths, slides: bool) -> tuple[Array, Array, Array]:
+    """Window reuse of X in the orders in which X, Y, sums stay.
+
+    Pixels advance over fixed channels if theirs is the innermost loop, or the next one around the tile of X.
+    """
+    backward = q.index == 2  # in the weight gradient the pixels are the reduction
+    pixels, other = np.where(backward, size.rr, size.r1), np.where(backward, size.r1, size.rr)
+    still = pixels * other / np.maximum(q.halo.elements(pixels, other), 1e-9)
+    if not slides:
+        return still, still, still
+    within = np.where(backward, outer.rr, outer.r1)
+    walking = within * other / np.maximum(q.halo.walked(pixels, within, other), 1e-9)
+    return walking, np.where(backward, still, walking), np.where(backward, walking, still)
 
 
 def _largest(q: Passes, w: Widths, outer: Lengths, memory: Memory, least: Lengths) -> tuple[Ints, Lengths]:
@@ -172,15 +230,23 @@ def _largest(q: Passes, w: Widths, outer: Lengths, memory: Memory, least: Length
 
 def _used(q: Passes, w: Widths, size: Lengths, memory: Memory) -> tuple[Array, Array, Array]:
     """Bits of X, Y and sums of a tile in `memory`; 0 for what it does not hold."""
-    held = [float(name in memory.holds) for name in OPERANDS]
-    return (held[0] * _x_tile(q, size.r1, size.rr) * w.x, held[1] * size.r2 * size.rr * w.y,
-            held[2] * size.r1 * size.r2 * w.acc)
+    x, y, z = (used * (name in memory.holds) for name, used in zip(OPERANDS, _bits(q, w, size), strict=True))
+    return x, y, z
 
 
-def _pj(t: Traffic, memory: Memory, outer: tuple[float, float]) -> tuple[Array, Array, Array]:
-    """pJ of X, Y and sums crossing between `memory` and what lies outside it."""
-    inward, outward = outer[0] + memory.write.value, outer[1] + memory.read.value
-    return t.x * inward, t.y * inward, t.z * outward + t.spill * (inward + outward)
+def _bits(q: Passes, w: Widths, size: Lengths) -> tuple[Array, Array, Array]:
+    """Bits of X, Y and sums of a tile."""
+    return _x_tile(q, size.r1, size.rr) * w.x, size.r2 * size.rr * w.y, size.r1 * size.r2 * w.acc
+
+
+def _pj(t: Traffic, memory: Memory, outer: dict[str, tuple[float, float]]) -> list[Array]:
+    """pJ of X, Y and sums between `memory` and what holds each outside; what it does not hold only leaves there."""
+    costs = []
+    none = np.zeros_like(t.z)
+    for name, inwards, outwards in zip(OPERANDS, (t.x, t.y, t.spill), (none, none, t.z + t.spill), strict=True):
+        read, write = (memory.read.value, memory.write.value) if name in memory.holds else (0.0, 0.0)
+        costs.append(inwards * (outer[name][0] + write) + outwards * (outer[name][1] + read))
+    return costs
 
 
 def _x_tile(q: Passes, t1: Array, tr: Array) -> Array:
@@ -200,7 +266,7 @@ def _best(tiles: _Tiles, keep: int) -> Ints:
 
 
 def _take(tiles: _Tiles, index: Ints) -> _Tiles:
-    return _Tiles(tiles.problem[index], _pick(tiles.size, index),
+    return _Tiles(tiles.problem[index], _pick(tiles.size, index), _pick(tiles.beyond, index),
                   tuple(_pick(t, index) for t in tiles.moved), tiles.cost[index], tiles.rank[index])
 
 

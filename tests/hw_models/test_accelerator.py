@@ -129,6 +129,7 @@ def _line(text: str, start: str) -> int:
     ("clock_ghz = 0.5", "clock_gz = 0.5", "clock_gz", "did you mean clock_ghz"),
     ("kib = 2048", "kib = 0", "kib", "memory.buffer.kib"),
     ("kib = 2048", "kib = inf", "kib", "finite"),
+    ("kib = 2048", "kib = 2048\nslides = 1", "slides", "true or false"),
     ("dims = [32, 32]", "dims = [0, 32]", "dims", "whole numbers"),
     ("dims = [32, 32]", "dims = [32, 32, 2, 2, 2]", "dims", "1 to 4"),
     ("held = { bits = 1024,", "held = { bits = 1024, shared_along = [3],", "held", "from 1 to 2"),

@@ -99,6 +99,49 @@ def test_a_patch_of_pixels_needs_its_margin(rows: int, cols: int, stride: int) -
     assert exact and modelled <= min(exact) and modelled >= (rows * stride) * (cols * stride) * 0.9
 
 
+def _fetched(rows: int, cols: int, high: int, wide: int, stride: int) -> int:
+    """Inputs of a 3 x 3 window that patches fetch on their way down lane after lane, keeping what the last one had."""
+    count, before = 0, set[tuple[int, int]]()
+    for left, top in itertools.product(range(0, cols, wide), range(0, rows, high)):
+        now = {(y * stride + v, x * stride + u) for y in range(top, top + high) for x in range(left, left + wide)
+               for v in range(3) for u in range(3)}
+        count += len(now - before) if top else len(now)
+        before = now
+    return count
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(("rows", "cols", "high", "wide"), [
+    (12, 12, 4, 4), (12, 12, 3, 3), (12, 2, 3, 2), (12, 3, 12, 3), (12, 12, 12, 12), (12, 12, 1, 1)])
+def test_a_patch_that_walks_fetches_its_overlap_once(rows: int, cols: int, high: int, wide: int, stride: int) -> None:
+    size = ((rows - 1) * stride + 3, (cols - 1) * stride + 3)
+    layer = Layer("c", "conv", macs=rows * cols * 9, inputs=size[0] * size[1], outputs=rows * cols, channels=(1, 1),
+                  size=size, out=(rows, cols), kernel=(3, 3), stride=(stride, stride))
+    halo = passes(shapes([layer]), 1).halo
+    pixels, whole = np.array(float(high * wide)), np.array(float(rows * cols))
+    walked = halo.walked(pixels, whole, np.array(9.0))[0, 0]
+    assert walked == pytest.approx(_fetched(rows, cols, high, wide, stride))
+    assert walked <= halo.elements(pixels, np.array(9.0))[0, 0] * whole / pixels * (1 + 1e-9)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 30), st.integers(1, 30), st.sampled_from([1, 3, 5]), st.sampled_from([1, 2]),
+       st.floats(1, 900), st.floats(1, 900), st.integers(1, 3))
+def test_walking_lies_between_the_block_and_its_patches_alone(p: int, q: int, r: int, s: int, a: float, b: float,
+                                                              n: int) -> None:
+    size = ((p - 1) * s + r, (q - 1) * s + r)
+    layer = Layer("c", "conv", macs=p * q * r * r, inputs=size[0] * size[1], outputs=p * q, channels=(1, 1),
+                  size=size, out=(p, q), kernel=(r, r), stride=(s, s))
+    halo = passes(shapes([layer]), n).halo
+    whole = np.array(min(max(a, b), p * q * n))
+    pixels = np.minimum(min(a, b), whole)
+    for other in (1.0, float(r * r)):
+        walked, alone, once = (halo.walked(pixels, whole, np.array(other)), halo.elements(pixels, np.array(other)),
+                               halo.elements(whole, np.array(other)))
+        assert (walked >= once * (1 - 1e-9)).all()
+        assert (walked <= alone * whole / pixels * (1 + 1e-9)).all()
+
+
 def test_matrix_products_of_a_sequence_count_every_position() -> None:
     row = Layer("fc", "linear", macs=5 * 7 * 3, inputs=35, outputs=15, weights=21, channels=(7, 3), size=(5, 1),
                 out=(5, 1))

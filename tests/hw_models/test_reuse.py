@@ -126,6 +126,27 @@ def test_shared_registers_serve_what_a_plain_walk_over_the_array_counts(g1: int,
     assert p.macs[0, 0] / y[0, 0] == pytest.approx(len(held)) and p.macs[0, 0] / z[0, 0] == pytest.approx(len(sums))
 
 
+def test_operands_that_skip_the_buffer_last_in_the_registers() -> None:
+    """256 x 64 weights in 16 x 16 elements; inputs and sums stream through a buffer too small for either."""
+    chip = load("horowitz-45nm")
+    small = replace(chip.memories[0], bits=2 * 8192.0, holds=("streaming", "sums"))
+    for words, once in ((64, True), (16, False)):
+        registers = {**chip.registers, "held": replace(chip.registers["held"], bits=words * 16)}
+        bypass = replace(chip, dims=(16, 16), registers=registers, memories=(small,))
+        p = passes(shapes([conv(64, 256, 14, 1, 1, 0, 1)]), 1)
+        t, least = search(p, _bits(p), bypass).to_dram(bypass), compulsory(p, _bits(p))
+        assert bool(np.isclose(t.y[0, 0], least.y[0, 0]) and np.isclose(t.x[0, 0], least.x[0, 0])) is once
+
+
+@settings(max_examples=20, deadline=None)
+@given(layers, st.integers(1, 8), st.floats(0.5, 256))
+def test_sliding_never_costs_more(layer: Layer, n: int, kib: float) -> None:
+    chip = _with_buffer(kib, load("horowitz-45nm"))
+    whole = replace(chip, memories=(replace(chip.memories[0], slides=False),))
+    a, b = (training_cost([layer], c, 8, n, "search").total for c in (chip, whole))
+    assert a <= b * (1 + 1e-6)
+
+
 def test_a_shared_register_saves_register_energy_and_nothing_else() -> None:
     unroll = {"forward": ("K", "C", "pixels"), "input_gradient": ("C", "K", "pixels"),
               "weight_gradient": ("K", "pixels", "C")}
