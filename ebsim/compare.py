@@ -89,7 +89,7 @@ def _settings(runs: Sequence[Run], differing: dict[str, list[Any]]) -> list[dict
 
 def _experiment(run: Run) -> dict[str, Any]:
     """Every key that defines a run, dotted, and the digest of its data."""
-    experiment = config.load(run.path / "experiment.toml")
+    experiment = config.validate(config.read(run.path / "experiment.toml"))
     return dict(_leaves(experiment.identity())) | {"data digest": run.record.dataset.digest[:12]}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ebsim.config.load import Choices, all_keys, check, load, refusal, validate
+from ebsim.config.paths import PROFILE_COPY, is_profile_path, locate, located
 from ebsim.config.sections import (
     Companion,
     Data,
@@ -18,6 +19,7 @@ from ebsim.config.sections import (
 from ebsim.config.source import Source, override, parse_settings, parse_value, read
 
 __all__ = [
+    "PROFILE_COPY",
     "Choices",
     "Companion",
     "Data",
@@ -32,7 +34,10 @@ __all__ = [
     "all_keys",
     "check",
     "dotted",
+    "is_profile_path",
     "load",
+    "locate",
+    "located",
     "override",
     "parse_settings",
     "parse_value",

@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from ebsim.config.paths import is_profile_path, locate
 from ebsim.config.sections import Experiment, Section
 from ebsim.config.source import Source, override, read
 from ebsim.errors import ConfigError
@@ -22,7 +23,7 @@ Choices = Mapping[str, Callable[[], Iterable[str]]]
 def load(
     path: str | Path, settings: Mapping[str, Any] | None = None, choices: Choices | None = None
 ) -> Experiment:
-    """Read and validate an experiment; `settings` are overrides {"train.epochs": 40}.
+    """Read and validate an experiment, its paths found (`config.paths`); `settings` are overrides {"train.epochs": 40}.
 
     `choices` maps a key to the names that it may have ({"data.name": list_datasets}); the rooms that own the
     names hand them in, so that this one knows of none of them. Raises `ConfigError` with all mistakes, one per
@@ -30,6 +31,7 @@ def load(
     """
     source = read(Path(path))
     override(source, dict(settings or {}))
+    locate(source)
     return validate(source, choices)
 
 
@@ -140,10 +142,8 @@ def _unknown_names(experiment: Experiment, choices: Choices) -> Iterable[tuple[s
             value = getattr(value, part)
         known = sorted({*names(), *own.get(key, ())})
         for word in value if isinstance(value, tuple) else (value,):
-            if word not in known and not _is_path(key, word):
+            if key == "hardware.profile" and is_profile_path(word):
+                if not Path(word).is_file():
+                    yield key, f'= "{word}": no such file, neither beside the experiment nor in the current directory'
+            elif word not in known:
                 yield key, f'= "{word}": not one of {", ".join(known)}.{_nearest(word, known)}'
-
-
-def _is_path(key: str, word: str) -> bool:
-    """A profile of the user's own is named by its path."""
-    return key == "hardware.profile" and (word.endswith(".toml") or "/" in word)

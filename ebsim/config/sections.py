@@ -169,6 +169,8 @@ class Precision(Section):
 class Hardware(Section):
     profile: str = "horowitz-45nm"
     """Accelerator that prices the run: a shipped name (`hw list`) or the path of a TOML."""
+    hypothetical: Annotated[bool, Since(False)] = False
+    """Price number formats that the accelerator does not have, as a what-if; the report says so."""
     reuse: str = "closed"
     """Reuse model: macs, compulsory, closed, search."""
     measure: Annotated[bool, Free()] = False

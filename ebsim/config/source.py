@@ -29,6 +29,8 @@ class Source:
     label: str
     values: dict[str, Any]
     places: dict[str, str] = field(default_factory=dict)
+    folder: Path = Path()
+    """Of the file; its relative paths are looked for there first (see `config.paths`)."""
 
     def place(self, key: str) -> str:
         """`file:line` of a dotted key, or of its nearest parent that is written down."""
@@ -101,7 +103,7 @@ def read(path: Path) -> Source:
     except (OSError, ValueError) as error:
         raise ConfigError(f"{label}: cannot be read ({error}).") from error
     values = parse_toml(text, label)
-    return Source(label, values, {key: f"{label}:{line}" for key, line in key_lines(text).items()})
+    return Source(label, values, {key: f"{label}:{line}" for key, line in key_lines(text).items()}, path.parent)
 
 
 def parse_value(text: str, where: str) -> Any:

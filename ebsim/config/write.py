@@ -1,4 +1,4 @@
-"""An experiment back to TOML text, every key written out: the resolved file that a run folder keeps."""
+"""Plain values back to TOML text; an experiment with every key written out, as a run folder keeps it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from ebsim.config.sections import Experiment
 
 def to_toml(experiment: Experiment) -> str:
     """Canonical TOML: keys in the order of the schema; keys that are unset (None) are left out."""
-    values = experiment.model_dump(mode="python")
+    return toml({key: value for key, value in experiment.model_dump(mode="python").items() if value != {}})
+
+
+def toml(values: dict[str, Any]) -> str:
+    """Nested dictionaries as TOML: values of a table first, then the tables in it, each in the order given."""
     return "\n".join(_table(values, ())).strip() + "\n"
 
 
@@ -20,7 +24,7 @@ def _table(values: dict[str, Any], path: tuple[str, ...]) -> list[str]:
     if path and (plain or not values):
         lines = ["", f"[{'.'.join(_key(part) for part in path)}]", *lines]
     for key, value in values.items():
-        if isinstance(value, dict) and value:
+        if isinstance(value, dict):
             lines += _table(value, (*path, key))
     return lines
 

@@ -11,7 +11,7 @@ import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -127,8 +127,11 @@ def expand(
     """
     source = config.read(Path(path))
     config.override(source, dict(settings or {}))
-    table = source.values.pop("grid", {})
-    axes = _checked(config.dotted(table), parse_axes(options), source)
+    table = config.dotted(source.values.pop("grid", {}))
+    config.locate(source)
+    if isinstance(table, dict):
+        table = {key: config.located(key, values, source.folder) for key, values in table.items()}
+    axes = _checked(table, parse_axes(options), source)
     names = {key: list(known()) for key, known in (choices or {}).items()}
     fixed = {key: (lambda known=known: known) for key, known in names.items()}  # each listed once, not once per cell
     cells, mistakes = [], []
@@ -175,7 +178,7 @@ def _checked(table: Any, options: Axes, source: Source) -> Axes:
 
 
 def _laid_over(source: Source, chosen: dict[str, Any]) -> Source:
-    cell = Source(source.label, deepcopy(source.values), dict(source.places))
+    cell = replace(source, values=deepcopy(source.values), places=dict(source.places))
     config.override(cell, chosen)
     for key in chosen:
         cell.places[key] = source.place(f"grid.{key}")

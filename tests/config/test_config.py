@@ -191,3 +191,50 @@ def test_every_key_is_explained() -> None:
 def test_the_locator_finds_tables_dotted_and_quoted_keys() -> None:
     text = 'a = 1\n[b]\n"c d" = 2\ne.f = 3\n[[g]]\nh = 4\n'
     assert key_lines(text) == {"a": 1, "b": 2, "b.c d": 3, "b.e.f": 4, "g": 5, "g.h": 6}
+
+
+def write_tree(root: Path, *paths: str) -> None:
+    for path in paths:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_text("")
+
+
+def test_a_path_is_looked_for_beside_the_experiment_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_tree(tmp_path, "exp/both.toml", "both.toml", "exp/own.toml", "here.toml", "exp/images/x", "exp/f/int4.py")
+
+    def profile(word: str, overrides: dict | None = None) -> str:
+        path = write(tmp_path / "exp", f'name = "a"\n[hardware]\nprofile = "{word}"\n')
+        choices = {"hardware.profile": lambda: ["h100"]}
+        return config.load(path.relative_to(tmp_path), overrides, choices).hardware.profile
+
+    assert profile("own.toml") == "exp/own.toml"
+    assert profile("both.toml") == "exp/both.toml"
+    assert profile("here.toml") == "here.toml"
+    assert profile(str(tmp_path / "here.toml")) == str(tmp_path / "here.toml")
+    assert profile("h100") == "h100"
+    assert profile("own.toml", {"hardware.profile": "both.toml"}) == "both.toml"  # typed here, meant from here
+    with pytest.raises(ConfigError, match=r'experiment.toml:3: hardware.profile = "gone.toml": no such file, neither'):
+        profile("gone.toml")
+    rest = '[data]\nroot = "images"\n[precision]\nbackends.mine = { weight = "f/int4.py:INT4 stochastic" }\n'
+    found = config.load(write(tmp_path / "exp", f'name = "a"\n{rest}').relative_to(tmp_path))
+    assert found.data.root == "exp/images"
+    assert found.precision.backends == {"mine": {"weight": "exp/f/int4.py:INT4 stochastic"}}
+    monkeypatch.chdir(tmp_path / "exp")
+    assert config.load(Path("experiment.toml")).data.root == "images"
+
+
+def test_a_stored_experiment_falls_back_to_the_profile_stored_beside_it(tmp_path: Path) -> None:
+    path = write(tmp_path, 'name = "a"\n[hardware]\nprofile = "gone.toml"\n')
+    (tmp_path / "hardware.toml").write_text("")
+    assert config.load(path).hardware.profile == str(tmp_path / "hardware.toml")
+
+
+def test_axes_of_a_grid_find_their_paths_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ebsim.grid.expand import expand
+
+    monkeypatch.chdir(tmp_path)
+    write_tree(tmp_path, "exp/one.toml", "exp/two.toml")
+    write(tmp_path / "exp", 'name = "a"\n[grid]\nhardware.profile = ["one.toml", "two.toml", "h100"]\n')
+    cells = expand(Path("exp/experiment.toml"), choices={"hardware.profile": lambda: ["h100"]}).cells
+    assert [cell.experiment.hardware.profile for cell in cells] == ["exp/one.toml", "exp/two.toml", "h100"]
