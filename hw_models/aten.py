@@ -17,7 +17,7 @@ KIND = {
     "clamp": "relu", "clamp_min": "relu",
     "sigmoid": "activation", "silu": "activation", "gelu": "activation", "tanh": "activation",
     "elu": "activation", "hardswish": "activation", "hardsigmoid": "activation",
-    "_softmax": "activation", "_log_softmax": "activation", "softplus": "activation",
+    "_softmax": "activation", "_log_softmax": "activation", "_safe_softmax": "activation", "softplus": "activation",
     "max_pool2d_with_indices": "maxpool", "adaptive_max_pool2d": "maxpool",
     "max_pool3d_with_indices": "maxpool",
     "avg_pool2d": "avgpool", "avg_pool3d": "avgpool", "_adaptive_avg_pool2d": "avgpool",
@@ -31,7 +31,15 @@ KIND = {
 VIEWS = {
     "view", "_unsafe_view", "reshape", "t", "transpose", "permute", "expand", "squeeze", "unsqueeze",
     "select", "slice", "split", "split_with_sizes", "chunk", "unbind", "detach", "alias", "as_strided",
-    "lift_fresh", "narrow", "diagonal", "_to_copy",
+    "lift_fresh", "narrow", "diagonal", "_to_copy", "unsafe_split", "unsafe_chunk",
+}
+# known to move, compare or add without a product, beside what torch tags as pointwise or a reduction: rows of kind
+# "other" that deserve no warning
+PLAIN = {
+    "copy", "flip", "roll", "repeat", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "native_channel_shuffle",
+    "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "_upsample_nearest_exact2d",
+    "reflection_pad1d", "reflection_pad2d", "replication_pad1d", "replication_pad2d", "im2col", "col2im", "unfold",
+    "sort", "topk", "tril", "triu", "cumsum", "max", "min", "argmax", "embedding", "repeat_interleave",
 }
 # ... and tensors made from nothing
 MADE = {
@@ -57,10 +65,13 @@ def geometry(name: str, kind: str, args: Any, x: Any, out: Any) -> dict[str, Any
                 "stride": (1, 1) if transposed else _fold(stride), "dilation": _fold(dilation),
                 "groups": groups}
     if kind in CONTRACTIONS:
-        a = args[1] if name in ("addmm", "baddbmm") else args[0]
+        a, b = args[1:3] if name in ("addmm", "baddbmm") else args[:2]
         inner, wide = int(a.shape[-1]), int(out.shape[-1])
-        rows = out.numel() // wide  # a sequence: every position is one more row of the product
-        return {"macs": out.numel() * inner, "channels": (inner, wide), "size": (rows, 1), "out": (rows, 1)}
+        # heads: each multiplies matrices of its own; one matrix under many views (expanded) is one group
+        groups = int(out.shape[0]) if out.dim() == 3 and a.stride(0) and b.stride(0) else 1
+        rows = out.numel() // (wide * groups)  # a sequence: every position is one more row of the product
+        return {"macs": out.numel() * inner, "channels": (groups * inner, groups * wide), "groups": groups,
+                "size": (rows, 1), "out": (rows, 1)}
     if kind in ("maxpool", "avgpool"):
         if name in ("mean", "sum") or name.endswith("adaptive_avg_pool2d") or "adaptive" in name:
             kernel = (max(1, size[0] // done[0]), max(1, size[1] // done[1]))

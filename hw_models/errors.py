@@ -19,6 +19,10 @@ class WorkloadError(HardwareError):
     """A network that cannot be traced or whose counts contradict each other."""
 
 
+class WorkloadWarning(UserWarning):
+    """Operations of a network that the layer table counts as traffic only, not knowing what they compute."""
+
+
 class LedgerError(HardwareError):
     """A ledger entry that names an unknown network, or whose numbers contradict each other."""
 

@@ -23,9 +23,10 @@ INPUT = "input"  # the name of the network's input among `Layer.sources`
 class Layer:
     """A layer and its per-image counts.
 
-    `inputs`/`outputs`: activation elements read and written; `weights`: parameters, bias included;
-    `channels`: (in, out); `size`/`out`: spatial sizes in and out; `first`: nothing before it has
-    parameters, so no input gradient is computed; `sources`: names of the rows that made its inputs.
+    `inputs`/`outputs`: activation elements read and written (a selection reads what it picks);
+    `weights`: parameters, bias included; `channels`: (in, out); `size`/`out`: spatial sizes in and out;
+    `first`: nothing before it has parameters, so no input gradient is computed; `sources`: names of the
+    rows that made its inputs.
     """
 
     name: str

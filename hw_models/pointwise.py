@@ -7,6 +7,7 @@ Counts per image for n_in / n_out elements of the layer's tensors (k^2 = window 
     scale      n, n, 0; n, n  (BatchNorm in evaluation)         none
     relu       0, 0, n; n, n                                    n, 0; 2n, n
     maxpool    0, 0, (k^2-1) n_out; n_in, n_out + index bits    0, n_in; n_out, n_in
+    select     0, 0, 0; n_in (elements picked), n_out           0, 0; n_in, the whole source (zeros where not picked)
     avgpool    n_out, n_in, 0; n_in, n_out                      n_out, 0; n_out, n_in
     add        0, n_out, 0; n_in, n_out                         0, n_out; n_in, n_out (the sum at the fork)
     loss       about 12 per class; 2n, n                        0, n; n, n
@@ -28,7 +29,8 @@ from hw_models.passes import Array, Shapes
 
 
 class Work(NamedTuple):
-    """Per element coefficients; `_in` multiplies input elements, `_out` output elements, `_k` (k^2-1) n_out."""
+    """Per element coefficients; `_in` multiplies input elements, `_out` output elements, `_k` (k^2-1) n_out, `_source`
+    the elements of the tensor that the input elements were picked from."""
 
     mul_in: float = 0
     mul_out: float = 0
@@ -40,6 +42,7 @@ class Work(NamedTuple):
     read_out: float = 0
     write_in: float = 0
     write_out: float = 0
+    write_source: float = 0
 
 
 FORWARD = {
@@ -66,7 +69,7 @@ BACKWARD = {
     "add": Work(add_out=1, read_in=1, write_out=1),
     "mul": Work(mul_out=2, read_in=1, read_out=1, write_in=1),
     "concat": Work(read_out=1, write_in=1),
-    "select": Work(read_out=1, write_in=1),
+    "select": Work(read_in=1, write_source=1),
     "dropout": Work(mul_out=1, read_out=1, write_in=1),
     "loss": Work(add_out=1, read_out=1, write_in=1),
     "other": Work(read_out=1, write_in=1),
@@ -96,7 +99,8 @@ def pointwise(table: Shapes, fused: tuple[str, ...] = ()) -> Moves:
     w: Any = Work._make(c[..., i][lead] for i in range(c.shape[-1]))  # arrays in the place of numbers
     n_in, n_out = table.inputs, table.outputs
     window = n_out * np.maximum(table.R * table.S - 1, 0)
-    moved = (w.read_in + w.write_in) * n_in + (w.read_out + w.write_out) * n_out
+    moved = ((w.read_in + w.write_in) * n_in + (w.read_out + w.write_out) * n_out
+             + w.write_source * table.C * table.H * table.W)
     if fused:
         kinds = [*fused, *(["scale"] if "bn" in fused else [])]
         moved = moved * ~np.isin(table.kind, [KINDS.index(k) for k in kinds])

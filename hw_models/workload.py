@@ -1,24 +1,29 @@
 """A network -> the table of its layers.
 
-The network runs once on the `meta` device (shapes, no arithmetic) while a dispatch mode sees every ATen
-operation, so functional operations (`F.relu`, `+`, `torch.cat`, `index_add`) become rows like modules do
-and nothing is dropped silently: an operation this file does not know is a row of kind "other" with its
-memory traffic. MACs of convolutions and matrix products come from fvcore, which counts one multiply-
-accumulate as one "flop"; they are held against the closed formula on the seen geometry, and a
-disagreement is an error. Geometry cannot come from fvcore: its graph no longer knows stride and padding.
+The network runs once on the `meta` device (shapes, no arithmetic) while a dispatch mode sees every ATen operation,
+so functional operations (`F.relu`, `+`, `torch.cat`, `index_add`) become rows like modules do and nothing is dropped
+silently: an operation this file does not know is a row of kind "other" with its memory traffic, and a warning names it
+unless it is known to multiply nothing. Attention is traced as the two batched products and the softmax that define it.
+MACs of convolutions and matrix products come from fvcore, which counts one multiply-accumulate as one "flop"; they are
+held against the closed formula on the seen geometry, and a disagreement is an error. Geometry cannot come from fvcore:
+its graph no longer knows stride and padding.
 
 The pass is made in evaluation mode: auxiliary heads that only exist in training are not seen.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
+import warnings
 from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
-from hw_models.aten import KIND, MADE, VIEWS, geometry, has_bias
-from hw_models.errors import WorkloadError
+from hw_models.aten import KIND, MADE, PLAIN, VIEWS, geometry, has_bias
+from hw_models.errors import WorkloadError, WorkloadWarning
 from hw_models.layer import CONTRACTIONS, INPUT, Layer
 
 
@@ -26,22 +31,67 @@ def trace(model: Any, input_shape: tuple[int, ...], *, check: bool = True) -> li
     """The rows of `model` for one image of `input_shape` (C, H, W), a "loss" row at the end.
 
     `check` compares every layer's MACs with fvcore's count (about a second for 100 layers).
-    Raises `WorkloadError` if the network does not run on that shape or the two counts differ.
+    Raises `WorkloadError` if the network does not run on that shape, the two counts differ, or an operation has MACs
+    that the table has no form for. Warns (`WorkloadWarning`) of operations that it does not know.
     """
     shape = tuple(int(n) for n in input_shape)
-    try:
-        network = _blank(model, "meta")
-        rows = _recorder().run(network, shape)
-    except (RuntimeError, NotImplementedError, ValueError, TypeError, AssertionError):
-        network = copy.deepcopy(model).cpu().eval()  # forwards that read values need real tensors
+    with _plain_attention():
         try:
-            rows = _recorder().run(network, shape)
-        except Exception as error:
-            raise WorkloadError(
-                f"the network does not run on one image of shape {shape}: {error}") from error
-    if check:
-        _check(rows, fvcore_macs(model, shape))
-    return rows
+            network = _blank(model, "meta")
+            recorder = _recorder()
+            rows = recorder.run(network, shape, model)
+        except WorkloadError:
+            raise
+        except (RuntimeError, NotImplementedError, ValueError, TypeError, AssertionError):
+            network = copy.deepcopy(model).cpu().eval()  # forwards that read values need real tensors
+            recorder = _recorder()
+            try:
+                rows = recorder.run(network, shape, model)
+            except WorkloadError:
+                raise
+            except Exception as error:
+                raise WorkloadError(
+                    f"the network does not run on one image of shape {shape}: {error}") from error
+        if recorder.unknown:
+            warnings.warn(f"{', '.join(sorted(recorder.unknown))}: not known to the layer table, counted as memory "
+                          "traffic without MACs; if they multiply, MACs and energies are too low", WorkloadWarning,
+                          stacklevel=2)
+        if check:
+            _check(rows, fvcore_macs(model, shape))
+    return _folded(rows)
+
+
+@contextlib.contextmanager
+def _plain_attention() -> Iterator[None]:
+    """Attention and transformer layers as the operations that define them, not as one fused kernel."""
+    import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def _folded(rows: list[Layer]) -> list[Layer]:
+    """One row for "pad with a channel of zeros, then pick channels": the zeros are an address, not a copy."""
+    readers = Counter(source for row in rows for source in row.sources)
+    pads = {row.name: row for row in rows if row.op == "constant_pad_nd" and readers[row.name] == 1}
+    renamed: dict[str, str] = {}
+    out: list[Layer] = []
+    for row in rows:
+        pad = pads.get(row.sources[0]) if row.op == "index_select" and len(row.sources) == 1 else None
+        row = replace(row, sources=tuple(renamed.get(s, s) for s in row.sources))
+        if pad is not None:
+            out.remove(pad)
+            renamed[row.name] = pad.name
+            row = replace(row, name=pad.name, sources=pad.sources, channels=(pad.channels[0], row.channels[1]),
+                          size=pad.size, inputs=min(row.inputs, pad.inputs))
+        out.append(row)
+    return out
 
 
 def _blank(model: Any, device: str) -> Any:
@@ -76,17 +126,27 @@ def fvcore_macs(model: Any, input_shape: tuple[int, ...]) -> dict[str, int]:
         analysis = FlopCountAnalysis(network, _probe(network, input_shape))
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
         analysis.tracer_warnings("none")
+        analysis.set_op_handle("aten::scaled_dot_product_attention", _attention_macs)
         by_module = analysis.by_module_and_operator()
     finally:
         for log, level in zip(loggers, levels, strict=True):
             log.setLevel(level)
-    wanted = ("conv", "addmm", "linear", "matmul", "bmm", "baddbmm", "mm")
+    wanted = ("conv", "addmm", "linear", "matmul", "bmm", "baddbmm", "mm", "einsum", "scaled_dot_product_attention")
     own = {name: sum(int(ops.get(op, 0)) for op in wanted) for name, ops in by_module.items()}
     children = Counter[str]()
     for name in own:  # by_module totals include the children; a row belongs to the innermost module
         if name:
             children[_parent(name, own)] += own[name]
     return {name: own[name] - children[name] for name in own if own[name] - children[name]}
+
+
+def _attention_macs(inputs: list[Any], outputs: list[Any]) -> int:
+    """MACs of softmax(Q K^T) V from the sizes in fvcore's graph: each query meets every key, then every value."""
+    q, k, v = (value.type().sizes() for value in inputs[:3])
+    heads = 1
+    for n in q[:-2]:
+        heads *= n
+    return heads * q[-2] * k[-2] * (q[-1] + v[-1])
 
 
 def _parent(name: str, known: dict[str, int]) -> str:
@@ -114,11 +174,18 @@ def _recorder() -> Any:
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils._pytree import tree_leaves
+    from torch.utils.flop_counter import flop_registry
+
+    harmless = {torch.Tag.pointwise, torch.Tag.reduction}
 
     class Recorder(TorchDispatchMode):
-        def run(self, model: Any, shape: tuple[int, ...]) -> list[Layer]:
+        def run(self, model: Any, shape: tuple[int, ...], original: Any) -> list[Layer]:
+            """Rows of `model` on one image; `original`, the same network, has the values of its buffers."""
             image = _probe(model, shape)
             self.rows: list[Layer] = []
+            self.unknown: set[str] = set()
+            self.values = {id(mine): real for mine, real in zip(model.buffers(), original.buffers(), strict=True)}
+            self.unpadded: dict[int, Any] = {}  # a tensor padded at its ends only -> its shape before
             self.path = [""]
             self.used = Counter[str]()
             self.source: dict[int, str] = {id(image): INPUT}
@@ -163,11 +230,29 @@ def _recorder() -> Any:
             elif made and name not in MADE:
                 origin = self.source[id(flowing[0])]
                 if name not in VIEWS:
+                    self.learn(name, func)
                     self.rows.append(self.row(name, args, held, flowing, made[0]))
                     origin = self.rows[-1].name
                 for t in made:
                     self.source[id(t)] = origin
             return result
+
+        def learn(self, name: str, func: Any) -> None:
+            """Refuse an operation whose MACs have no row, remember one that nobody knows."""
+            if name in KIND or name in PLAIN or harmless & set(func.tags):
+                return
+            if func.overloadpacket in flop_registry:
+                raise WorkloadError(f"layer {self.path[-1] or '(root)'!r}: {name} has MACs that the layer table has no "
+                                    "form for; write it as convolutions, matrix products or attention")
+            self.unknown.add(f"{name} in {self.path[-1] or '(root)'}")
+
+        def picked(self, name: str, args: Any, x: Any, out: Any) -> int:
+            """Elements that a selection reads of its one input."""
+            index = self.values.get(id(args[2])) if name == "index_select" else None
+            if index is None or index.is_meta:
+                return min(x.numel(), out.numel())
+            there = self.unpadded.get(id(x), x.shape)[args[1]]
+            return int((index < there).sum()) * (out.numel() // max(len(index), 1))
 
         def row(self, name: str, args: Any, held: Any, flowing: Any, out: Any) -> Layer:
             path = self.path[-1]
@@ -180,10 +265,15 @@ def _recorder() -> Any:
             label = self.unique(path, name)
             x = flowing[0]
             shape = geometry(name, kind, args, x, out)
-            if kind == "matmul" and held:
-                kind = "linear"
+            if kind in ("linear", "matmul"):  # two activations: both operands differ from image to image
+                kind = "linear" if held or len(flowing) == 1 else "matmul"
+            inputs = sum(t.numel() for t in flowing)
+            if kind == "select" and len(flowing) == 1:
+                inputs = self.picked(name, args, x, out)
+                if name == "constant_pad_nd" and not any(args[1][::2]):
+                    self.unpadded[id(out)] = x.shape
             self.trained[label] = trained or bool(held)
-            return Layer(label, kind, inputs=sum(t.numel() for t in flowing), outputs=out.numel(),
+            return Layer(label, kind, inputs=inputs, outputs=out.numel(),
                          weights=fresh, first=not trained, sources=sources,
                          bias=kind in CONTRACTIONS and has_bias(name, args),
                          op=path if kind in CONTRACTIONS else name, **shape)
