@@ -7,11 +7,17 @@ an estimate. Measured values travel in a `Measured` of their own; nothing here c
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+WINDOW = "ebsim"
+CURE = ("a GPU needs its NVIDIA driver (does nvidia-smi list it?), a CPU readable counters "
+        "(/sys/class/powercap/*/energy_uj, root only on most systems)")
 COLUMNS = ("measured_joules", "measured_seconds", "measured_source")
 
 
@@ -32,18 +38,22 @@ class Measured:
         return asdict(self)
 
 
+@functools.cache
 def sensor() -> tuple[Any | None, str]:
-    """(a Zeus monitor, "") or (None, why there is none)."""
+    """(a Zeus monitor, "") or (None, why there is none and what to do about it); found once per process.
+
+    One monitor serves any number of windows; making one may start a process that polls the sensor.
+    """
     try:
         from zeus.monitor import ZeusMonitor
     except Exception as error:  # not installed, or its own imports fail
-        return None, f"Zeus is not installed ({error}); pip install 'ebsim[measure]'"
+        return None, f"Zeus cannot be imported ({error}); pip install 'ebsim[measure]'"
     try:
-        monitor = ZeusMonitor(log_file=None)
+        monitor = ZeusMonitor()
     except Exception as error:  # no driver, no permission: each in its own exception class
-        return None, f"no sensor can be read ({type(error).__name__}: {error})"
+        return None, f"no sensor can be read ({_named(error)}); {CURE}"
     if not (getattr(monitor, "gpu_indices", None) or getattr(monitor, "cpu_indices", None)):
-        return None, "no GPU (NVML) and no CPU energy counter (RAPL) on this machine"
+        return None, f"Zeus finds no sensor; {CURE}"
     return monitor, ""
 
 
@@ -53,35 +63,49 @@ def measure(work: Callable[[], Any], *, synchronise: Callable[[], Any] | None = 
 
     `synchronise` (e.g. `torch.cuda.synchronize`) is called before the window opens and before it closes.
     `monitor`: an object with Zeus' `begin_window`/`end_window`; by default the machine's own. Errors of `work`
-    pass through; errors of the sensor become "not available".
+    pass through (its window is thrown away); errors of the sensor become "not available".
     """
     reason = ""
     if monitor is None:
         monitor, reason = sensor()
     settle = synchronise or (lambda: None)
     settle()
-    opened = monitor is not None
-    if opened:
+    if monitor is not None:
         try:
-            monitor.begin_window("ebsim")
+            monitor.begin_window(WINDOW)
         except Exception as error:
-            opened, reason = False, f"the sensor failed ({type(error).__name__}: {error})"
+            monitor, reason = None, f"the sensor did not start ({_named(error)}); {CURE}"
     start = time.perf_counter()
-    work()
-    settle()
+    try:
+        work()
+        settle()
+    except BaseException:
+        if monitor is not None:
+            with contextlib.suppress(Exception):  # the error of the work is the one to show
+                monitor.end_window(WINDOW, cancel=True)
+        raise
     seconds = time.perf_counter() - start
-    if opened:
+    if monitor is not None:
         try:
-            return _read(monitor.end_window("ebsim"), seconds)
+            return _read(monitor.end_window(WINDOW), seconds)
         except Exception as error:
-            reason = f"the sensor failed ({type(error).__name__}: {error})"
+            reason = f"the sensor was lost while it measured ({_named(error)}); {CURE}"
     return Measured(None, seconds, f"not available: {reason}", {})
 
 
+def _named(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
 def _read(window: Any, seconds: float) -> Measured:
+    """A window's rails. A rail that did not move, or gave no number, was not measured, and then the sum is not."""
     rails = {f"{kind} {i}": float(joules) for kind, energies in (
         ("GPU", window.gpu_energy), ("CPU", window.cpu_energy), ("DRAM", getattr(window, "dram_energy", None)))
-        for i, joules in (energies or {}).items()}
+        for i, joules in (energies or {}).items() if joules or kind != "DRAM"}  # a CPU without that counter reads 0
     if not rails:
-        return Measured(None, seconds, "not available: the sensor reported no rail", {})
+        return Measured(None, seconds, f"not available: the sensor reported no rail; {CURE}", {})
+    for name, joules in rails.items():
+        if not (math.isfinite(joules) and joules > 0):
+            return Measured(None, seconds, f"not available: {name} read {joules:g} J over {seconds:.3g} s; measure "
+                            "longer (counters move every 20 to 100 ms), or the counter is broken", {})
     return Measured(sum(rails.values()), seconds, f"Zeus: {', '.join(rails)}", rails)
