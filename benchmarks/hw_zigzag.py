@@ -19,6 +19,9 @@ from scipy.stats import spearmanr
 from hw_models import Layer, load, training_cost
 from hw_models.accelerator import Accelerator
 from hw_models.cost import MODELS
+from hw_models.passes import passes, shapes
+from hw_models.reuse import Widths
+from hw_models.search import best_tiles
 from hw_models.table import STAGES
 
 HERE = Path(__file__).parent
@@ -44,16 +47,33 @@ def chip_of(name: str) -> Accelerator:
     return load(HERE / "hw_profiles" / f"zigzag-{name.replace('_', '-')}.toml")
 
 
+def layer_of(row: Mapping[str, Any]) -> Layer:
+    """The layer whose pass `row["pass"]` is the contraction that the reference mapped.
+
+    The reference knows no padding: what its window slides over is the whole padded tensor.
+    """
+    c, k, p, r, stride, which = (row[n] for n in ("c", "k", "p", "r", "stride", "pass"))
+    if which == "input_gradient":  # of a strided one the reference maps a dense convolution over the fine grid
+        p, r, stride = p * stride, max(1, round(r / stride)), 1
+        size, out = p, p + r - 1
+    else:
+        size, out = (p - 1) * stride + r, p
+    return Layer(row["layer"], "conv", macs=k * c * p * p * r * r, inputs=c * size**2, outputs=k * out**2,
+                 channels=(c, k), size=(size, size), out=(out, out), kernel=(r, r), stride=(stride, stride))
+
+
 def ours(row: Mapping[str, Any], chip: Accelerator, model: str) -> float:
     """Energy in the profile's unit of the same contraction that the reference mapped."""
-    c, k, p, r, stride, which = (row[n] for n in ("c", "k", "p", "r", "stride", "pass"))
-    if which == "input_gradient" and stride > 1:  # the reference maps a dense convolution over the fine grid
-        p, r, stride = p * stride, max(1, round(r / stride)), 1
-    size = p * stride
-    layer = Layer(row["layer"], "conv", macs=k * c * p * p * r * r, inputs=c * size**2, outputs=k * p * p,
-                  channels=(c, k), size=(size, size), out=(p, p), kernel=(r, r), stride=(stride, stride))
-    cost = training_cost([layer], chip, RECORD, row["batch"], model)
-    return float(cost.joules[:, STAGES.index(which), 0].sum()) * 1e12
+    cost = training_cost([layer_of(row)], chip, RECORD, row["batch"], model)
+    return float(cost.joules[:, STAGES.index(row["pass"]), 0].sum()) * 1e12
+
+
+def pieces(row: Mapping[str, Any], chip: Accelerator) -> list[float]:
+    """Into how many tiles `search` cuts g1, g2 and red: what the reference prices as our mapping."""
+    p = passes(shapes([layer_of(row)]), row["batch"])
+    eight, sixteen = np.full_like(p.macs, 8.0), np.full_like(p.macs, 16.0)
+    tile, i = best_tiles(p, Widths(eight, eight, eight, sixteen), chip), STAGES.index(row["pass"])
+    return [float(whole[i, 0] / part[i, 0]) for whole, part in ((p.g1, tile.r1), (p.g2, tile.r2), (p.red, tile.rr))]
 
 
 def compare(rows: Iterable[Mapping[str, Any]], model: str) -> Agreement:

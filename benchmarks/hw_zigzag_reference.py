@@ -3,7 +3,9 @@
 Runs in an environment of its own:  pip install zigzag-dse six
     python benchmarks/hw_zigzag_reference.py tpu_like eyeriss_like > reference.jsonl
     python benchmarks/hw_zigzag_reference.py --lpf=6 edge_tpu_like >> reference.jsonl
-An architecture is one that ZigZag ships, or the path of a YAML like theirs.
+    python benchmarks/hw_zigzag_reference.py --pieces=pieces.jsonl tpu_small > priced.jsonl
+An architecture is one that ZigZag ships, one of `VARIANTS`, or the path of a YAML like theirs. With `--pieces`
+(from `python -m benchmarks.hw_zigzag --pieces`) ZigZag's cost model prices our mappings instead of searching.
 ZigZag knows no training: the two backward passes are written as einsums of their own, with the spatial
 unrolling of `UNROLL`. `benchmarks/hw_zigzag.py` compares the result with `hw_models`.
 """
@@ -12,11 +14,14 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import json
 import logging
+import math
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 # name, C, K, P = Q, R = S, stride (ResNet-18's distinct convolutions; H = P stride)
@@ -32,6 +37,11 @@ LAYERS = [
 K_BY_C = dict.fromkeys(("forward", "input_gradient", "weight_gradient"), ("K", "C"))
 UNROLL = {"edge_tpu_like": {"forward": ("K", "C", "OX", "OY"), "input_gradient": ("C", "K", "OX", "OY"),
                             "weight_gradient": ("K", "OY", "C", "C")}}
+VARIANTS = {"tpu_small": ("tpu_like", "sram_2MB", {"size": 64 * 8192, "r_cost": 120, "w_cost": 130})}
+# the loops of g1, g2 and red in each pass (`hw_models.passes`); batch 1 only
+INDICES = {"forward": (("OX", "OY"), ("K",), ("FX", "FY", "C")),
+           "input_gradient": (("OX", "OY"), ("C",), ("FX", "FY", "K")),
+           "weight_gradient": (("FX", "FY", "C"), ("K",), ("OX", "OY"))}
 
 
 def einsum(name: str, c: int, k: int, p: int, r: int, stride: int, which: str, batch: int) -> dict:
@@ -63,43 +73,101 @@ def spatial(names: tuple[str, ...], sizes: list[int], loops: dict[str, int]) -> 
     return found
 
 
-def main(chips: list[str], lpf: int = LPF, batch: int = 1) -> None:
+def orderings(pieces: list[float], which: str, loops: dict[str, int]) -> Iterator[list[tuple[str, int]]]:
+    """Temporal loops, innermost first, of a mapping that cuts g1, g2 and red into `pieces` tiles.
+
+    The tiles and the loops around them are ours. How a tile's cut falls on its loops (rows or columns, say), and the
+    order inside a tile, is tried in all ways that keep the rows of a window together.
+    """
+    cuts = []
+    for count, names in zip(pieces, INDICES[which], strict=True):
+        ways = [dict(zip(names, way, strict=True)) for way in itertools.product(
+            *([d for d in range(1, loops.get(n, 1) + 1) if loops.get(n, 1) % d == 0] for n in names))]
+        sizes = sorted({math.prod(way.values()) for way in ways})
+        near = {min((s for s in sizes if s >= count - 1e-6), default=sizes[-1]),
+                max((s for s in sizes if s <= count + 1e-6), default=sizes[0])}
+        cuts.append([way for way in ways if math.prod(way.values()) in near])
+    for outer in itertools.product(*cuts):
+        around = [[(n, f) for n, f in way.items() if f > 1] for way in outer]
+        inside = {n: size // next((way[n] for way in outer if n in way), 1) for n, size in loops.items()}
+        units = [[(n, inside[n]) for n in unit if inside.get(n, 1) > 1]
+                 for unit in (("FX", "FY"), ("OX",), ("OY",), ("K",), ("C",))]
+        tried = set()
+        for inner in itertools.permutations([u for u in units if u]):
+            for order in itertools.permutations([a for a in around if a]):
+                found = tuple(itertools.chain(*inner, *order))
+                if found not in tried:
+                    tried.add(found)
+                    yield list(found)
+
+
+def architecture(name: str, folder: str) -> Path:
+    """The YAML of an architecture; a variant's is written into `folder`."""
     import yaml
     import zigzag
-    from zigzag.api import get_hardware_performance_zigzag
 
+    shipped = Path(zigzag.__file__).parent / "inputs" / "hardware"
+    if name not in VARIANTS:
+        return Path(name) if name.endswith(".yaml") else shipped / f"{name}.yaml"
+    base, memory, changes = VARIANTS[name]
+    data = yaml.safe_load((shipped / f"{base}.yaml").read_text())
+    data["memories"][memory] |= changes
+    path = Path(folder, f"{name}.yaml")
+    path.write_text(yaml.safe_dump({**data, "name": name}, sort_keys=False))
+    return path
+
+
+def mapped(hardware: Path, layer: tuple, which: str, batch: int, lpf: int, pieces: list[float] | None) -> dict:
+    """One contraction on one architecture: ZigZag's best mapping, or the best that has our tiles."""
+    import yaml
+    from zigzag.api import get_hardware_performance_zigzag
+    from zigzag.datatypes import LayerDim
+    from zigzag.opt.loma.engine import LomaEngine
+
+    spec = einsum(*layer, which, batch)
+    dims = dict(zip(spec["loop_dims"], spec["loop_sizes"], strict=True))
+    sizes = yaml.safe_load(hardware.read_text())["operational_array"]["sizes"]
+    mapping = [{"name": "default", "spatial_mapping": spatial(UNROLL.get(hardware.stem, K_BY_C)[which], sizes, dims),
+                "memory_operand_links": {"O": "O", "W": "I2", "I": "I1"}}]
+    searched = LomaEngine.ordering_generator
+    if pieces:
+        def given(engine: LomaEngine) -> Iterator[list[tuple[LayerDim, int]]]:
+            loops = {str(n): int(size) for n, size in engine.temporal_loop_dim_size.items()}
+            for order in orderings(pieces, which, loops):
+                yield [(LayerDim(n), size) for n, size in order]
+        LomaEngine.ordering_generator = given
+    start = time.perf_counter()
+    try:
+        with tempfile.TemporaryDirectory() as tmp:
+            for name, content in (("work", [spec]), ("map", mapping)):
+                Path(tmp, f"{name}.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+                energy, latency, cmes = get_hardware_performance_zigzag(
+                    f"{tmp}/work.yaml", str(hardware), f"{tmp}/map.yaml", opt="energy", dump_folder=f"{tmp}/out",
+                    lpf_limit=lpf, loma_show_progress_bar=False)
+    finally:
+        LomaEngine.ordering_generator = searched
+    cme = cmes[0][1][0][0]
+    return {"chip": hardware.stem, **dict(zip(("layer", "c", "k", "p", "r", "stride"), layer, strict=True)),
+            "pass": which, "batch": batch, **({"pieces": pieces} if pieces else {"lpf": lpf}), "energy": energy,
+            "latency": latency, "mac": cme.mac_energy, "seconds": round(time.perf_counter() - start, 2),
+            "memory": {str(op): [float(v) for v in vs] for op, vs in cme.mem_energy_breakdown.items()}}
+
+
+def main(chips: list[str], lpf: int = LPF, pieces: str = "", batch: int = 1) -> None:
     logging.disable(logging.CRITICAL)
-    home = Path(zigzag.__file__).parent / "inputs"
-    for chip in chips:
-        hardware = Path(chip) if chip.endswith(".yaml") else home / "hardware" / f"{chip}.yaml"
-        data = yaml.safe_load(hardware.read_text())
-        sizes = data["operational_array"]["sizes"]
-        for layer in LAYERS:
-            for which in ("forward", "input_gradient", "weight_gradient"):
-                if layer[0] == "conv1" and which == "input_gradient":
-                    continue
-                spec = einsum(*layer, which, batch)
-                dims = dict(zip(spec["loop_dims"], spec["loop_sizes"], strict=True))
-                unroll = spatial(UNROLL.get(chip, K_BY_C)[which], sizes, dims)
-                mapping = [{"name": "default", "spatial_mapping": unroll,
-                            "memory_operand_links": {"O": "O", "W": "I2", "I": "I1"}}]
-                with tempfile.TemporaryDirectory() as tmp:
-                    for name, content in (("work", [spec]), ("map", mapping)):
-                        Path(tmp, f"{name}.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
-                    start = time.perf_counter()
-                    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-                        energy, latency, cmes = get_hardware_performance_zigzag(
-                            f"{tmp}/work.yaml", str(hardware), f"{tmp}/map.yaml", opt="energy",
-                            dump_folder=f"{tmp}/out", lpf_limit=lpf,
-                            loma_show_progress_bar=False)
-                cme = cmes[0][1][0][0]
-                row = {"chip": hardware.stem, **dict(zip(("layer", "c", "k", "p", "r", "stride"), layer, strict=True)),
-                       "pass": which, "batch": batch, "lpf": lpf, "energy": energy, "latency": latency,
-                       "mac": cme.mac_energy, "seconds": round(time.perf_counter() - start, 2),
-                       "memory": {str(op): [float(v) for v in vs] for op, vs in cme.mem_energy_breakdown.items()}}
-                print(json.dumps(row), flush=True)
+    ours = {(r["chip"], r["layer"], r["pass"]): r["pieces"]
+            for r in map(json.loads, Path(pieces).read_text().splitlines())} if pieces else {}
+    with tempfile.TemporaryDirectory() as tmp:
+        for chip in chips:
+            hardware = architecture(chip, tmp)
+            for layer, which in itertools.product(LAYERS, INDICES):
+                if (layer[0], which) != ("conv1", "input_gradient"):
+                    row = mapped(hardware, layer, which, batch, lpf, ours[chip, layer[0], which] if pieces else None)
+                    print(json.dumps(row), flush=True)
 
 
 if __name__ == "__main__":
-    given = [a for a in sys.argv[1:] if not a.startswith("--lpf=")]
-    main(given or ["tpu_like", "eyeriss_like"], *(int(a[6:]) for a in sys.argv[1:] if a not in given))
+    flags = dict(a[2:].split("=", 1) for a in sys.argv[1:] if a.startswith("--"))
+    main([a for a in sys.argv[1:] if not a.startswith("--")] or ["tpu_like", "eyeriss_like"],
+         int(flags.get("lpf", LPF)), flags.get("pieces", ""))

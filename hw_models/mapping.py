@@ -8,9 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hw_models.accelerator import Accelerator
+import numpy as np
+
+from hw_models.accelerator import Accelerator, Memory
 from hw_models.passes import Array, Passes
 from hw_models.reuse import (
+    INDEX,
+    OPERANDS,
+    SHARED_INDEX,
     Grid,
     Lengths,
     Traffic,
@@ -53,6 +58,19 @@ def register_sharing(p: Passes, chip: Accelerator) -> tuple[Array | float, ...]:
     return sharing(p, chip.dims, chip.unroll, along) if any(along) else (1.0, 1.0, 1.0)
 
 
+def room_inside(chip: Accelerator, memory: Memory) -> Array:
+    """Bits that X, Y and sums (rows) find inside `memory` in each pass: an inner memory, or all their registers."""
+    inner = chip.memories[:chip.memories.index(memory)]
+    room = np.zeros((3, 3))
+    for i, operand in enumerate(OPERANDS):
+        room[i] = max((m.bits for m in inner if operand in m.holds), default=0.0)
+        if register := chip.registers.get(operand):
+            for j, (names, index) in enumerate(zip(chip.unroll.values(), INDEX.values(), strict=True)):
+                values = [d for d, n in zip(chip.dims, names, strict=True) if index[n] != SHARED_INDEX[operand]]
+                room[i, j] = max(room[i, j], register.bits * np.prod(values))
+    return room
+
+
 def map_passes(p: Passes, bits: Widths, chip: Accelerator, model: str, capacities: Capacities = None) -> Mapped:
     """The mapping of every contraction by model `compulsory`, `closed` or `search`."""
     if model == "compulsory" or not p.macs.size:
@@ -70,7 +88,9 @@ def closed(p: Passes, bits: Widths, chip: Accelerator, capacities: Capacities = 
     least = Lengths(parallel.u1, parallel.u2, parallel.ur)
     sizes = capacities or tuple(m.bits for m in chip.memories)
     for memory, size in zip(reversed(chip.memories), reversed(sizes), strict=True):
-        length = keep(p, bits, length, size, memory.holds, least)
+        inside = room_inside(chip, memory).reshape(3, 3, *(1,) * (p.macs.ndim - 1)) if len(memory.holds) < 3 else ()
+        rooms = [size if name in memory.holds else inside[i] for i, name in enumerate(OPERANDS)]
+        length = keep(p, bits, length, rooms, least)
         boundaries.append(traffic(p, bits, length, p.window))
     if chip.kind == "device":
         return Mapped((boundaries[-1], *boundaries[::-1]))

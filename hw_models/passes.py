@@ -183,7 +183,7 @@ def _halo(c: dict[str, Array], effort: Array) -> Halo:
     (rs, ss), (r, s) = (c["sr"], c["ss"]), (c["R"], c["S"])
     window = r * s
     # taps that meet an error, on average over the input: fewer with strides (unless zeros are multiplied) and edges
-    met = window * c["P"] * c["Q"] / (c["H"] * c["W"]) * np.maximum(effort, 1.0)
+    met = c["macs"] * c["groups"] / (c["H"] * c["W"] * c["C"] * c["K"]) * np.maximum(effort, 1.0)
     return Halo(
         three(c["P"], c["H"]), three(c["Q"], c["W"]),
         (three(np.minimum(rs, r), 1 / rs), three(np.minimum(ss, s), 1 / ss)),

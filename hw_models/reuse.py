@@ -123,24 +123,22 @@ def whole(p: Passes) -> Lengths:
     return Lengths(p.g1, p.g2, p.red)
 
 
-def keep(p: Passes, bits: Widths, outer: Lengths, capacity: Array | float,
-         held: tuple[str, ...], least: Lengths) -> Lengths:
-    """The cheapest block in a memory of `capacity` bits that may keep the operands in `held`.
+def keep(p: Passes, bits: Widths, outer: Lengths, rooms: Sequence[Array | float], least: Lengths) -> Lengths:
+    """The cheapest block of a memory that may keep X, Y or sums in `rooms` bits.
 
+    For what the memory does not hold that is the room further in: it stays there while the rest streams by.
     No block is smaller than `least`, what the array works on at once: it runs however small the memory is.
     """
     w = p.window
-    options = []
-    if "sums" in held:
-        t2, t1 = _split(capacity / bits.acc, bits.x / (w * bits.y), (least.r2, outer.r2), (least.r1, outer.r1))
-        options.append(Lengths(t1, t2, outer.rr))
-    if "held" in held:  # a spilled sum moves twice
-        t2, tr = _split(capacity / bits.y, bits.x / (2 * w * bits.acc), (least.r2, outer.r2), (least.rr, outer.rr))
-        options.append(Lengths(outer.r1, t2, tr))
-    if "streaming" in held:
-        t1, tr = _split(capacity * w / bits.x, bits.y / (2 * bits.acc), (least.r1, outer.r1), (least.rr, outer.rr))
-        options.append(Lengths(t1, outer.r2, tr))
-    stacked = stack(options)
+    of_x, of_y, of_sums = rooms
+    t2, t1 = _split(of_sums / bits.acc, bits.x / (w * bits.y), (least.r2, outer.r2), (least.r1, outer.r1))
+    sums = Lengths(t1, t2, outer.rr)
+    # a spilled sum moves twice
+    t2, tr = _split(of_y / bits.y, bits.x / (2 * w * bits.acc), (least.r2, outer.r2), (least.rr, outer.rr))
+    held = Lengths(outer.r1, t2, tr)
+    t1, tr = _split(of_x * w / bits.x, bits.y / (2 * bits.acc), (least.r1, outer.r1), (least.rr, outer.rr))
+    streaming = Lengths(t1, outer.r2, tr)
+    stacked = stack([sums, held, streaming])
     return choose(stacked, traffic(p, bits, stacked, w).total)
 
 

@@ -19,12 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hw_models.accelerator import Accelerator, Memory
-from hw_models.mapping import Mapped, grid
+from hw_models.mapping import Mapped, grid, room_inside
 from hw_models.passes import Array, Halo, Passes
 from hw_models.reuse import (
-    INDEX,
     OPERANDS,
-    SHARED_INDEX,
     Grid,
     Lengths,
     Traffic,
@@ -53,6 +51,28 @@ class _Tiles:
 
 def search(p: Passes, bits: Widths, chip: Accelerator) -> Mapped:
     """The best mapping found, arrays like those of `Passes`."""
+    chosen, at_array, inverse = _solve(p, bits, chip)
+
+    def spread_traffic(t: Traffic) -> Traffic:
+        return Traffic(*(_spread(getattr(t, f.name), p, inverse) for f in fields(Traffic)))
+
+    return Mapped(tuple(spread_traffic(t) for t in (at_array, *chosen.moved[::-1])))
+
+
+def best_tiles(p: Passes, bits: Widths, chip: Accelerator) -> Lengths:
+    """The extents of the innermost memory's tiles in the mapping that `search` finds."""
+    chosen, _, inverse = _solve(p, bits, chip)
+    return Lengths(*(_spread(getattr(chosen.size, f.name), p, inverse) for f in fields(Lengths)))
+
+
+def _spread(values: Array, p: Passes, inverse: Ints) -> Array:
+    out = np.zeros(p.macs.shape)
+    out[p.macs > 0] = values[inverse]
+    return out
+
+
+def _solve(p: Passes, bits: Widths, chip: Accelerator) -> tuple[_Tiles, Traffic, Ints]:
+    """The best tiles of each distinct problem, what crosses the array's edge, and which problem each row is."""
     flat, widths, inverse = _distinct(p, bits)
     count = flat.macs.size
     whole = Lengths(flat.g1, flat.g2, flat.red)
@@ -61,27 +81,18 @@ def search(p: Passes, bits: Widths, chip: Accelerator) -> Mapped:
     parallel = _grid(flat, chip)
     least = Lengths(parallel.u1, parallel.u2, parallel.ur)
     for depth, memory in enumerate(reversed(chip.memories)):
-        tiles = _cut(flat, widths, tiles, memory, outer, _pick(least, tiles.problem), _room(chip, memory))
+        tiles = _cut(flat, widths, tiles, memory, outer, _pick(least, tiles.problem), room_inside(chip, memory))
         outer |= dict.fromkeys(memory.holds, (memory.read.value, memory.write.value))
         tiles = _take(tiles, _best(tiles, BEAM if depth + 1 < len(chip.memories) else LAST))
-
-    def spread(values: Array) -> Array:
-        out = np.zeros(p.macs.shape)
-        out[p.macs > 0] = values[inverse]
-        return out
-
-    def spread_traffic(t: Traffic) -> Traffic:
-        return Traffic(*(spread(getattr(t, f.name)) for f in fields(Traffic)))
-
     if chip.kind == "device":
-        found = [spread_traffic(t) for t in _take(tiles, _best(tiles, 1)).moved[::-1]]
-        return Mapped((found[0], *found))
+        tiles = _take(tiles, _best(tiles, 1))
+        return tiles, tiles.moved[-1], inverse
     q, w = _pick(flat, tiles.problem), _pick(widths, tiles.problem)
     inside = tiles.size
     parallel = _grid(replace(q, g1=inside.r1, g2=inside.r2, red=inside.rr), chip)
     moved = traffic(q, w, on_array(q, w, parallel, inside, chip.supply, tiles.beyond), 1.0)
     chosen = _best(replace(tiles, rank=tiles.cost + edge_pj(moved, chip.supply)), 1)
-    return Mapped(tuple(spread_traffic(_pick(t, chosen)) for t in (moved, *tiles.moved[::-1])))
+    return _take(tiles, chosen), _pick(moved, chosen), inverse
 
 
 def _grid(tile: Passes, chip: Accelerator) -> Grid:
@@ -104,20 +115,6 @@ def _distinct(p: Passes, bits: Widths) -> tuple[Passes, Widths, Ints]:
     halo = Halo(u[14], u[15], (u[16], u[17]), (u[18], u[19]), (u[20], u[21]), u[22])
     flat = Passes(u[0], u[1], u[2], u[3], u[4], u[5], u[6], u[7], u[8], halo, u[13].astype(np.int64))
     return flat, Widths(u[9], u[10], u[11], u[12]), inverse.reshape(-1)
-
-
-def _room(chip: Accelerator, memory: Memory) -> Array:
-    """Bits inside `memory` for X, Y and sums that it does not hold, by pass: an inner memory, or all registers."""
-    inner = chip.memories[:chip.memories.index(memory)]
-    room = np.zeros((3, 3))
-    for i, operand in enumerate(OPERANDS):
-        room[i] = max((m.bits for m in inner if operand in m.holds), default=0.0)
-        if register := chip.registers.get(operand):
-            for j, (names, index) in enumerate(zip(chip.unroll.values(), INDEX.values(), strict=True)):
-                words_differ = [d for d, name in zip(chip.dims, names, strict=True)
-                                if index[name] != SHARED_INDEX[operand]]
-                room[i, j] = max(room[i, j], register.bits * np.prod(words_differ))
-    return room
 
 
 def _cut(flat: Passes, widths: Widths, tiles: _Tiles, memory: Memory, outer_cost: dict[str, tuple[float, float]],
