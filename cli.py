@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -179,16 +180,16 @@ def report(folders: tuple[str, ...], as_json: bool) -> None:
 
 @main.command()
 @click.argument("folder", type=click.Path())
-@click.option("--hw", "profiles", multiple=True, required=True, help="A shipped name (hw list) or the path of a TOML.")
+@click.option("--hw", "profiles", multiple=True, help="A shipped name or the path of a TOML. Default: that of the run.")
 @click.option("--reuse", help="Reuse model: macs, compulsory, closed, search. Default: that of the run.")
 @click.option("--hypothetical", is_flag=True, help="Price formats that the device does not have.")
 @json_option
 def energy(folder: str, profiles: tuple[str, ...], reuse: str | None, hypothetical: bool, as_json: bool) -> None:
-    """Price the finished run in FOLDER on other accelerators, without training."""
+    """Price the finished run in FOLDER again, without training: on other accelerators, or by another reuse model."""
     from ebsim import report as reports
 
     run = reports.load_run(folder)
-    priced = [reports.reprice(run, name, model=reuse, hypothetical=hypothetical) for name in profiles]
+    priced = [reports.reprice(run, name, model=reuse, hypothetical=hypothetical) for name in profiles or [None]]
     if as_json:
         _print_json([item.results for item in priced])
     else:
@@ -253,17 +254,25 @@ def _show_facts(facts: dict[str, Any], as_json: bool) -> None:
 
 @main.group()
 def hw() -> None:
-    """Accelerators: which there are, what they assume, and making your own."""
+    """Accelerators: which there are, what they assume, and making your own.
+
+    PROFILE is a shipped name (see hw list) or the path of a TOML file. All energies are modelled.
+    """
 
 
-bits_option = click.option("--format", "bits", help="Number format of all three operands (default: the widest).")
-batch_option = click.option("--batch", default=256, show_default=True, help="Images per step.")
+bits_option = click.option(
+    "--format", "bits", metavar="NAME", help="Number format of all operands: fp32, bf16, fp8, int8, ... (default: the "
+    "widest that each accelerator has)."
+)  # fmt: skip
+batch_option = click.option(
+    "--batch", default=256, show_default=True, type=click.IntRange(1, 10**7), help="Images per step."
+)
 
 
 @hw.command("list")
 @json_option
 def hw_list(as_json: bool) -> None:
-    """Every shipped accelerator."""
+    """List the shipped accelerators."""
     from hw_models import commands
 
     found = commands.list_profiles()
@@ -272,15 +281,18 @@ def hw_list(as_json: bool) -> None:
         return
     from ebsim.terminal import print_table
 
-    headings = ["Name", "Kind", "Node (nm)", "Widest", "Band x/÷", "Summary"]
-    print_table("Accelerators", headings, [[str(value) for value in item.values()] for item in found])
+    headings = ["Name", "Kind", "Node (nm)", "Widest format", "Band x/÷", "Summary"]
+    print_table(
+        "Accelerators (band: the factor within which their absolute energies are believed, 90 %)", headings,
+        [[f"{value:g}" if isinstance(value, float) else value for value in item.values()] for item in found],
+    )  # fmt: skip
 
 
 @hw.command("show")
 @click.argument("profile")
 @json_option
 def hw_show(profile: str, as_json: bool) -> None:
-    """What PROFILE assumes: every constant with its unit, band and source."""
+    """Show what PROFILE assumes: each constant with its source."""
     from hw_models import commands
 
     facts = commands.show(profile)
@@ -290,21 +302,22 @@ def hw_show(profile: str, as_json: bool) -> None:
     from ebsim.terminal import print_table
 
     constants = facts.pop("constants")
-    _show_facts({key: value for key, value in facts.items() if value not in ("", [], None)}, False)
+    _show_facts(dict(commands.describe(facts)), False)
     rows = [
         [item["key"], f"{item['value']:.4g}", item["unit"], f"{item['band']:g}", "yes" if item["derived"] else "no",
          item["source"]]
         for item in constants
     ]  # fmt: skip
-    print_table("Constants", ["Constant", "Value", "Unit", "Band x/÷", "Derived", "Source"], rows)
+    caption = "Constants (band: the factor within which each is believed, 90 %; derived: published by nobody as such)"
+    print_table(caption, ["Constant", "Value", "Unit", "Band x/÷", "Derived", "Source"], rows)
 
 
 @hw.command("new")
 @click.argument("path", type=click.Path())
 @click.option("--from", "start", default="horowitz-45nm", show_default=True, help="The profile to start from.")
-@click.option("--sram-law", help="Fill buffer energies from capacity and width by this CACTI fit.")
+@click.option("--sram-law", metavar="LAW", help="Fill buffer energies in by a CACTI fit, such as cacti-22lop.")
 def hw_new(path: str, start: str, sram_law: str | None) -> None:
-    """Write a commented profile to PATH for you to edit."""
+    """Write a commented profile to PATH (a new .toml), to edit."""
     from hw_models import commands
 
     written = commands.new(path, start, sram_law=sram_law)
@@ -315,7 +328,10 @@ def hw_new(path: str, start: str, sram_law: str | None) -> None:
 @click.argument("profile")
 @json_option
 def hw_check(profile: str, as_json: bool) -> None:
-    """Validate PROFILE and look at what it gives on two networks, beside the shipped ones."""
+    """Validate PROFILE and set it beside the shipped ones.
+
+    Exit code 0 if it is accepted, with warnings for what looks odd; 2 with every problem, file and line, if not.
+    """
     from hw_models import commands
 
     checked = commands.check(profile)
@@ -327,16 +343,22 @@ def hw_check(profile: str, as_json: bool) -> None:
 
 @hw.command("compare")
 @click.argument("profiles", nargs=-1, required=True)
-@click.option("--network", default="resnet50", show_default=True, help="vgg16, resnet18, resnet50, alexnet, ...")
+@click.option(
+    "--network", default="resnet50", show_default=True, metavar="NAME",
+    help="vgg16, resnet18, resnet50, alexnet or vgg16-imagenet."
+)  # fmt: skip
 @bits_option
 @batch_option
-@click.option("--reuse", default="closed", show_default=True, help="macs, compulsory, closed, search.")
-@click.option("--hypothetical", is_flag=True, help="Price formats that the device does not have.")
+@click.option(
+    "--reuse", default="closed", show_default=True, type=click.Choice(["macs", "compulsory", "closed", "search"]),
+    help="How data reuse is modelled, from the simplest to an exhaustive search."
+)  # fmt: skip
+@click.option("--hypothetical", is_flag=True, help="Price formats that an accelerator does not have, as a what-if.")
 @json_option
 def hw_compare(
     profiles: tuple[str, ...], network: str, bits: str | None, batch: int, reuse: str, hypothetical: bool, as_json: bool
 ) -> None:
-    """One training step of a network on several PROFILES, by component."""
+    """Compare PROFILES on one training step, by component."""
     from hw_models import commands
 
     _show_breakdowns(commands.compare(profiles, network, bits, batch, reuse, hypothetical), as_json, {})
@@ -347,7 +369,11 @@ def hw_compare(
 @click.argument("measurements", type=click.Path())
 @click.option("--out", type=click.Path(), help="Write the calibrated profile here (default: stdout).")
 def hw_calibrate(profile: str, measurements: str, out: str | None) -> None:
-    """Fit device PROFILE to a CSV of MEASUREMENTS (network, precision, batch, joules, seconds of a step)."""
+    """Fit device PROFILE to a CSV of MEASUREMENTS.
+
+    Columns: network, precision, batch (images), joules (J per step), seconds (s per step); a line per measured case.
+    The error on networks left out of the fit is reported with it.
+    """
     from hw_models import commands
 
     fitted, text = commands.calibrate(profile, measurements, out)
@@ -360,24 +386,20 @@ def hw_calibrate(profile: str, measurements: str, out: str | None) -> None:
 
 def _show_breakdowns(found: list[Any], as_json: bool, extra: dict[str, Any]) -> None:
     """Training steps on accelerators, as a table: modelled energy with its band, and where it goes."""
-    rows = [item.row() for item in found]
     if as_json:
-        _print_json({"modelled": rows, **extra})
+        _print_json({"modelled": [item.row() for item in found], **extra})
         return
     from ebsim.terminal import print_table
-    from hw_models.units import show_joules
 
-    parts = [name for name in found[0].shares if any(item.shares[name] >= 0.0005 for item in found)]
-    print_table(
-        "A training step, modelled, with its 90 % band and the share of each component",
-        ["Accelerator", "Network", "Format", "Energy", "pJ/MAC", "Time at least (ms)", "Bound", *parts],
-        [
-            [item.accelerator, item.network, item.precision, show_joules(item.joules, item.low, item.high),
-             f"{item.pj_per_mac:.3g}", f"{1e3 * item.seconds:.3g}", item.bound,
-             *(f"{item.shares[name]:.1%}" for name in parts)]
-            for item in found
-        ],
-    )  # fmt: skip
+    fit = max(1, (shutil.get_terminal_size().columns - 28) // 21)  # accelerators side by side
+    for group in (found[i : i + fit] for i in range(0, len(found), fit)):
+        columns = [item.column() for item in group]
+        shown = [what for what in columns[0] if any(column[what] != "0.0" for column in columns)]
+        print_table(
+            f"A training step on {found[0].batch} images, energies modelled",
+            ["", *(f"{item.accelerator}\n{item.network}\n{item.precision}" for item in group)],
+            [[what, *(column[what] for column in columns)] for what in shown],
+        )
 
 
 @main.group()

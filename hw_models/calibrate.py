@@ -14,6 +14,7 @@ The measurements are a CSV with the columns network, precision, batch, joules, s
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,8 +30,10 @@ from hw_models.formats import FORMATS
 from hw_models.layer import Layer
 from hw_models.passes import Array
 from hw_models.reference import network
+from hw_models.toml_source import SHIPPED
 
 COLUMNS = ("network", "precision", "batch", "joules", "seconds")
+MOST = {"batch": 1e7, "joules": 1e9, "seconds": 1e7}  # of one step; beyond, a unit is wrong
 
 
 @dataclass(frozen=True)
@@ -88,11 +91,16 @@ def _step(where: str, row: Mapping[str, Any], chip: Accelerator,
             values[name] = float(row[name])
         except (TypeError, ValueError):
             values[name] = float("nan")
-        if not (np.isfinite(values[name]) and values[name] > 0):
-            raise HardwareError(f"{where}: {name} is {row[name]!r}, must be a positive number")
+        if not 0 < values[name] <= MOST[name]:
+            raise HardwareError(f"{where}: {name} is {row[name]!r}, must be a number above 0 and up to {MOST[name]:g}")
+    if values["batch"] != int(values["batch"]):
+        raise HardwareError(f"{where}: batch is {row['batch']!r}, must be a whole number of images")
     if row["precision"] not in FORMATS:
         raise HardwareError(f"{where}: precision {row['precision']!r} is not one of {', '.join(FORMATS)}")
-    layers = networks.get(row["network"]) or network(row["network"])
+    try:
+        layers = networks.get(row["network"]) or network(row["network"])
+    except HardwareError as error:
+        raise HardwareError(f"{where}: {error}") from error
     cost = training_cost(layers, chip, row["precision"], values["batch"], hypothetical=True)
     return Step(row["network"], row["precision"], int(values["batch"]), values["joules"], values["seconds"],
                 2 * cost.macs, cost.bytes)
@@ -143,21 +151,22 @@ def _error(steps: Sequence[Step], formats: Sequence[str], constants: Array) -> f
 
 
 def profile_text(fitted: Fit, chip: Accelerator, name: str, measured_on: str) -> str:
-    """A TOML that extends `chip` with the fitted constants; loads as a profile of its own."""
+    """A TOML that extends `chip` with the fitted constants; loads as a profile of its own, from any folder."""
     error = f"{100 * fitted.held_out_error:.1f} % on left-out networks" if fitted.held_out else \
         f"{100 * fitted.fitted_error:.1f} % on the fitted steps, nothing left out"
-    band = max(1.05, 1 + 2 * (fitted.held_out_error if fitted.held_out else 0.5))
-    base = chip.name if (Path(__file__).parent / "profiles" / f"{chip.name}.toml").is_file() else chip.path
-    source = f'source = "fitted to {measured_on}"'
-    return f"""extends = "{base}"
-name = "{name}"
+    band = min(max(1.05, 1 + 2 * (fitted.held_out_error if fitted.held_out else 0.5)), 100.0)
+    path = Path(chip.path).resolve()
+    base = path.stem if path.parent == SHIPPED.resolve() else str(path)
+    source = f"source = {_quoted(f'fitted to {measured_on}')}"
+    return f"""extends = {_quoted(base)}
+name = {_quoted(name)}
 absolute_band = {band:.3g}
-summary = "{chip.name}, calibrated: mean error {error}"
-calibrated_on = "{measured_on}"
+summary = {_quoted(f"{chip.name}, calibrated: mean error {error}")}
+calibrated_on = {_quoted(measured_on)}
 
 [device]
 eta_compute = {fitted.eta_compute:.4g}
-source = "fastest step of {measured_on}"
+source = {_quoted(f"fastest step of {measured_on}")}
 
 [pj_per_flop]
 {source}
@@ -170,3 +179,8 @@ pj_per_bit = {{ value = {max(fitted.pj_per_bit, 1e-3):.4g}, band = {band:.3g}, {
 [static]
 watts = {{ value = {fitted.static_w:.4g}, band = {band:.3g}, {source} }}
 """
+
+
+def _quoted(text: str) -> str:
+    """A TOML string; what a terminal would obey is replaced."""
+    return json.dumps("".join(c if c.isprintable() else "?" for c in text), ensure_ascii=False)

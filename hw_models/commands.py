@@ -6,7 +6,9 @@ None of them needs torch: the networks are the reference tables of `hw_models.re
 from __future__ import annotations
 
 import difflib
+import os
 import re
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,7 @@ from hw_models.reference import network
 from hw_models.table import COMPONENTS, Cost
 from hw_models.toml_source import SHIPPED, locate
 from hw_models.uncertainty import cost_band
+from hw_models.units import show_joules
 
 SHARE = (0.02, 0.90)  # a component outside this share of a training step deserves a second look
 MAC_PJ = (0.01, 1000.0)
@@ -35,16 +38,39 @@ def list_profiles() -> list[dict[str, Any]]:
 
 
 def show(profile: str) -> dict[str, Any]:
-    """Everything a profile says: geometry, and each constant with value, band, source and whether derived."""
+    """Everything a profile says: geometry, and each constant with value, unit, band, source and whether derived."""
     chip = load(profile)
     return {"name": chip.name, "kind": chip.kind, "summary": chip.summary, "source": chip.source,
             "path": chip.path, "digest": chip.digest, "node_nm": chip.node_nm, "clock_ghz": chip.clock_hz / 1e9,
             "absolute_band": chip.absolute_band, "formats": list(chip.formats) or ["any"],
-            "dims": list(chip.dims), "calibrated_on": chip.calibrated_on, "rails": chip.rails,
+            "dims": list(chip.dims), "unroll": {p: list(names) for p, names in chip.unroll.items()},
+            "fused": list(chip.fused), "calibrated_on": chip.calibrated_on, "rails": chip.rails,
+            "tflops": {name: rate / 1e12 for name, rate in chip.peak.items()},
             "memories": [{"name": m.name, "kib": m.bits / 8192, "holds": list(m.holds)} for m in chip.memories],
             "gbytes_per_s": chip.dram_bits_per_s / 8e9,
             "constants": [{"key": key, "value": n.value, "unit": unit(key), "band": n.band, "derived": n.derived,
                            "source": n.source} for key, n in chip.constants.items()]}
+
+
+def describe(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    """What `show` found, but for the constants, as (what, value with its unit)."""
+    array = facts["kind"] == "array"
+    memories = [(f"memory {m['name']}", f"{m['kib']:,.10g} KiB, holds {', '.join(m['holds'])} operands")
+                for m in facts["memories"]]
+    lines = [
+        ("name", facts["name"]), ("kind", facts["kind"]), ("summary", facts["summary"]), ("source", facts["source"]),
+        ("file", facts["path"]), ("digest", f"sha256 {facts['digest']}"),
+        ("process node", f"{facts['node_nm']:g} nm"), ("clock", f"{facts['clock_ghz']:g} GHz"),
+        ("array", " x ".join(map(str, facts["dims"])) + " multipliers" if array else ""),
+        *((f"  {p.replace('_', ' ')}", f"unrolls {', '.join(names)}")
+          for p, names in facts["unroll"].items() if array),
+        ("reached at most", ", ".join(f"{f} {t:,.3g}" for f, t in facts["tflops"].items()) + " TFLOP/s"
+         if facts["tflops"] else ""),
+        ("formats", "any (priced by law)" if facts["formats"] == ["any"] else ", ".join(facts["formats"])),
+        ("fused", ", ".join(facts["fused"])), *memories, ("DRAM", f"{facts['gbytes_per_s']:g} GB/s"),
+        ("absolute band", f"x/÷ {facts['absolute_band']:g}: any energy may be off by that as a whole (90 % belief)"),
+        ("calibrated on", facts["calibrated_on"]), ("measured rails", facts["rails"])]
+    return [(what, value) for what, value in lines if value]
 
 
 def unit(key: str) -> str:
@@ -59,11 +85,8 @@ def new(path: str | Path, start: str = "horowitz-45nm", *, sram_law: str | None 
     `sram_law`: fill buffer energies from capacity and width by a CACTI fit. Raises `ProfileError` if the file exists
     or cannot be written, or if the law is unknown.
     """
-    target, source = Path(path), locate(start, Path())
-    if target.suffix != ".toml":
-        raise ProfileError(f"{target}: a profile's file ends in .toml")
-    if not re.fullmatch(r"[A-Za-z0-9_.-]+", target.stem):
-        raise ProfileError(f"{target}: the file's name is the profile's: letters, digits, . _ - only")
+    target, source = _target(path), locate(start, Path())
+    load(source)
     text = source.read_text(encoding="utf-8")
     text = re.sub(r'(?m)^name = ".*"$', f'name = "{target.stem}"', text, count=1)
     if sram_law is not None:
@@ -73,6 +96,22 @@ def new(path: str | Path, start: str = "horowitz-45nm", *, sram_law: str | None 
                                f"(known: {', '.join(SRAM_LAWS)})")
         text = re.sub(r'(?m)^(sram_law = )"[^"]*"', rf'\1"{sram_law}"', text)
         text = re.sub(r"(?m)^read_pj_per_bit = .*\n(write_pj_per_bit = .*)$", f'sram_law = "{sram_law}"', text)
+    _write(target, text)
+    return target
+
+
+def _target(path: str | Path) -> Path:
+    """A path that a profile can be written to; its stem is the profile's name."""
+    target = Path(path)
+    if target.suffix != ".toml":
+        raise ProfileError(f"{target}: a profile's file ends in .toml")
+    if not re.fullmatch(r"[A-Za-z0-9_.-]+", target.stem):
+        raise ProfileError(f"{target}: the file's name is the profile's: letters, digits, . _ - only")
+    return target
+
+
+def _write(target: Path, text: str) -> None:
+    """Write a new profile and load it once; a text that is no profile leaves no file."""
     try:
         with target.open("x", encoding="utf-8") as file:
             file.write(text)
@@ -80,8 +119,11 @@ def new(path: str | Path, start: str = "horowitz-45nm", *, sram_law: str | None 
         raise ProfileError(f"{target}: exists already; choose another name or edit it") from error
     except OSError as error:
         raise ProfileError(f"{target}: cannot be written ({error.strerror})") from error
-    load(target)
-    return target
+    try:
+        load(target)
+    except BaseException:
+        target.unlink(missing_ok=True)
+        raise
 
 
 @dataclass(frozen=True)
@@ -100,12 +142,24 @@ class Breakdown:
     macs_only: float
     compulsory: float
     shares: dict[str, float]
+    dram_busy: float  # of that time
     bound: str
 
     def row(self) -> dict[str, Any]:
         return {"accelerator": self.accelerator, "network": self.network, "precision": self.precision,
-                "joules": self.joules, "low": self.low, "high": self.high, "seconds": self.seconds,
-                "pj_per_mac": self.pj_per_mac, "bound": self.bound, **self.shares}
+                "batch": self.batch, "joules": self.joules, "low": self.low, "high": self.high,
+                "joules_macs_only": self.macs_only, "joules_compulsory": self.compulsory, "seconds": self.seconds,
+                "pj_per_mac": self.pj_per_mac, "dram_busy": self.dram_busy, "bound": self.bound, **self.shares}
+
+    def column(self) -> dict[str, str]:
+        """What -> value of a table with a column per accelerator; the unit stands with what or with the value."""
+        ms = 1e3 * self.seconds
+        return {"energy [90 % band]": show_joules(self.joules, self.low, self.high),
+                "  macs only": show_joules(self.macs_only), "  + compulsory traffic": show_joules(self.compulsory),
+                "all in, pJ per MAC": f"{self.pj_per_mac:.3g}",
+                "time at least, ms": f"{ms:,.0f}" if ms >= 100 else f"{ms:.3g}",
+                "  DRAM busy, %": f"{100 * self.dram_busy:.0f}",
+                **{f"{name}, % of energy": f"{100 * share:.1f}" for name, share in self.shares.items()}}
 
 
 def breakdown(profile: str | Accelerator, name: str = "resnet18", bits: Bits = None, batch: int = 256,
@@ -120,11 +174,11 @@ def breakdown(profile: str | Accelerator, name: str = "resnet18", bits: Bits = N
 
     main = cost(model)
     low, high = cost_band(main)
-    in_dram = float(main.dram_bits.sum()) / chip.dram_bits_per_s
+    busy = float(main.dram_bits.sum()) / chip.dram_bits_per_s / main.seconds if main.seconds else 0.0
     return Breakdown(chip.name, name, main.precision, batch, main.total, low, high, main.seconds,
                      main.total / main.macs * 1e12, cost("macs").total, cost("compulsory").total,
-                     {c: main.components[c] / main.total for c in COMPONENTS},
-                     "dram" if in_dram > 0.5 * main.seconds else "compute")
+                     {c: main.components[c] / main.total for c in COMPONENTS}, busy,
+                     "dram" if busy > 0.5 else "compute")
 
 
 @dataclass(frozen=True)
@@ -174,20 +228,19 @@ def compare(profiles: Sequence[str], name: str = "resnet50", bits: Bits = None, 
 def calibrate(profile: str, measurements: str | Path, out: str | Path | None = None) -> tuple[Fit, str]:
     """Fit a device profile to measured steps: the fit with its held-out error, and the TOML of the new profile.
 
-    `out`: where to write it (must not exist); the profile is loaded once to prove that it is accepted.
+    `out`: where to write it (must not exist). Raises `HardwareError` naming the line of a wrong measurement.
     """
-    chip = load(profile)
+    target, chip = None if out is None else _target(out), load(profile)
     steps = read_steps(measurements, chip)
     fitted = fit(steps, chip)
-    name = Path(out).stem if out is not None else f"{chip.name}-calibrated"
+    name = f"{chip.name}-calibrated" if target is None else target.stem
     text = profile_text(fitted, chip, name, f"{len(steps)} steps of {Path(measurements).name}")
-    if out is not None:
-        try:
-            with Path(out).open("x", encoding="utf-8") as file:
-                file.write(text)
-        except FileExistsError as error:
-            raise ProfileError(f"{out}: exists already; choose another name") from error
-        except OSError as error:
-            raise ProfileError(f"{out}: cannot be written ({error.strerror})") from error
-        load(out)
+    try:
+        with tempfile.TemporaryDirectory() as folder:  # proved before anything is written or shown
+            _write(Path(folder) / "fitted.toml", text)
+    except ProfileError as error:
+        raise ProfileError(f"{measurements}: what fits these steps is no profile; are joules (J) and seconds those of "
+                           f"one step?\n{str(error).replace(f'{folder}{os.sep}', '')}") from error
+    if target is not None:
+        _write(target, text)
     return fitted, text

@@ -11,6 +11,7 @@ from dataclasses import replace
 from hw_models.accelerator import OPS, REGISTERS, Accelerator, Memory, Register
 from hw_models.formats import FORMATS, PASSES
 from hw_models.laws import SRAM_LAWS, sram_pj_per_bit
+from hw_models.pointwise import FORWARD
 from hw_models.reuse import INDEX, SHARED_INDEX
 from hw_models.toml_source import Number, Source
 from hw_models.units import BITS_PER_KIB
@@ -44,8 +45,8 @@ def build(s: Source) -> Accelerator:
     eta = s.plain("device.eta_compute", 1e-3, 1.0) if kind == "device" else 1.0
     peak = _peak(s, eta) if kind == "device" else {}
     launch = s.plain("device.launch_us", 0, 1e6, 0.0) * 1e-6 if kind == "device" else 0.0
-    formats = _texts(s, "formats")
-    fused = _texts(s, "array.fused") if kind == "array" else _texts(s, "device.fused")
+    formats = _texts(s, "formats", (*FORMATS, *sorted({f.kind for f in FORMATS.values()})))
+    fused = _texts(s, "array.fused" if kind == "array" else "device.fused", tuple(FORWARD))
     speedup = {f: s.plain(f"speedup.{f}", 1e-3, 1e6) for f in _formats_of(s, "speedup")}
     calibrated = s.text("calibrated_on", required=False)
     rails = s.text("rails", required=False)
@@ -53,7 +54,8 @@ def build(s: Source) -> Accelerator:
     for table in ("array", "mac", "pj_per_flop", "op", "registers", "network", "dram", "static", "device", "speedup",
                   *(f"memory.{m.name}" for m in memories)):
         s.seen |= {f"{table}.source", f"{table}.band"}  # any table may say where its numbers come from
-    _order(s, points, memories, dram, kind)
+    if not s.problems:  # values that stand for refused ones compare wrongly
+        _order(s, points, memories, dram, kind)
     s.refuse_unknown()
     s.check()
     memories = tuple(sorted(memories, key=lambda m: m.bits))  # those side by side: the larger reuses further out
@@ -148,10 +150,7 @@ def _memory(s: Source, name: str) -> Memory:
         explicit = number, number
     elif law_name or not all(explicit):
         s.problem(key, "needs either sram_law, or read_pj_per_bit and write_pj_per_bit, and not both")
-    holds = _texts(s, f"{key}.holds") or REGISTERS
-    for operand in holds:
-        if operand not in REGISTERS:
-            s.problem(f"{key}.holds", f"{operand!r} is not one of {', '.join(REGISTERS)}")
+    holds = _texts(s, f"{key}.holds", REGISTERS) or REGISTERS
     rate = s.plain(f"{key}.bits_per_cycle", 1, 1e9, 1e9)
     zero = Number(0.0, 1.0, "")
     return Memory(name, kib * BITS_PER_KIB, explicit[0] or zero, explicit[1] or zero, rate, holds,
@@ -167,14 +166,17 @@ def _peak(s: Source, eta: float) -> dict[str, float]:
     return peak or {"fp32": 1e12}
 
 
-def _texts(s: Source, key: str) -> tuple[str, ...]:
+def _texts(s: Source, key: str, known: tuple[str, ...]) -> tuple[str, ...]:
     value = s.get(key)
     if value is None:
         return ()
     if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
         s.problem(key, "must be a list of names")
         return ()
-    return tuple(value)
+    for name in value:
+        if name not in known:
+            s.problem(key, f"{name!r} is not one of {', '.join(known)}")
+    return tuple(v for v in value if v in known)
 
 
 def _order(s: Source, points: dict[str, Number], memories: tuple[Memory, ...], dram: Number,

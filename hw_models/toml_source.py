@@ -7,6 +7,7 @@ acyclic. Problems are collected, so that one attempt shows them all.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import math
 import re
@@ -47,7 +48,8 @@ class Source:
         while near and near not in self.lines:
             near = near.rpartition(".")[0]
         file, line = self.lines.get(near, (self.path, 1))
-        self.problems.append(f"{file}:{line}: {key}: {text}")
+        shown = key if key.isprintable() and len(key) < 100 else f"{key[:100]!a}..."  # a terminal obeys some keys
+        self.problems.append(f"{file}:{line}: {shown}: {text}")
 
     def check(self) -> None:
         """Raise one `ProfileError` with every problem, if there is any."""
@@ -74,10 +76,14 @@ class Source:
         value = self.get(key)
         if value is None:
             if required:
-                self.problem(key, f"is missing; add {key.rpartition('.')[2]} = \"...\"")
+                example = " or ".join(f'"{choice}"' for choice in choices) or '"..."'
+                self.problem(key, f"is missing; add {key.rpartition('.')[2]} = {example}")
             return ""
         if not isinstance(value, str) or not value.strip() or len(value) > 2000:
             self.problem(key, "must be a text that is not empty (at most 2,000 characters)")
+            return ""
+        if not value.isprintable():
+            self.problem(key, "must be one line without control characters")
             return ""
         if choices and value not in choices:
             self.problem(key, f"is {value!r}, must be one of {', '.join(choices)}")
@@ -97,7 +103,8 @@ class Source:
         value = self.get(key)
         if value is None:
             if default is None:
-                self.problem(key, f"is missing; a number from {low:g} to {high:g} is needed")
+                self.problem(key, f"is missing; add {key.rpartition('.')[2]} = " + (
+                    f"{low:g}" if low == high else f"..., a number from {low:g} to {high:g}"))
                 return low
             return default
         return self._ranged(key, value, low, high)
@@ -175,15 +182,20 @@ def read(name_or_path: str | Path) -> Source:
 def locate(name_or_path: str | Path, base: Path) -> Path:
     """A shipped profile by name, or a file; raises `ProfileError` with the shipped names."""
     text = str(name_or_path)
-    shipped = SHIPPED / f"{text}.toml"
-    if re.fullmatch(r"[A-Za-z0-9_.-]+", text) and not text.endswith(".toml") and shipped.is_file():
-        return shipped
-    path = base / text
-    if path.is_file():
-        return path
     names = sorted(p.stem for p in SHIPPED.glob("*.toml"))
-    near = difflib.get_close_matches(text, names, 1)
-    raise ProfileError(f"{text}: no such accelerator profile{f'; did you mean {near[0]}?' if near else ''} "
+    if text in names:
+        return SHIPPED / f"{text}.toml"
+    path = base / text
+    file = folder = False
+    with contextlib.suppress(OSError, ValueError):  # too long for a path, or with a zero byte: neither
+        file, folder = path.is_file(), path.is_dir()
+    if file:
+        return path
+    if folder:
+        raise ProfileError(f"{path}: is a directory; name the TOML file in it")
+    shown = text if text.isprintable() and len(text) < 200 else f"{text[:60]!a}..."
+    near = difflib.get_close_matches(text[:200], names, 1)
+    raise ProfileError(f"{shown}: no such accelerator profile{f'; did you mean {near[0]}?' if near else ''} "
                        f"(shipped: {', '.join(names)}; or the path of a TOML file)")
 
 
@@ -195,26 +207,34 @@ def _read(path: Path, chain: list[Path]) -> Source:
     if len(chain) >= MAX_CHAIN:
         raise ProfileError(f"{path}:1: extends: more than {MAX_CHAIN} files in a row")
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ProfileError(f"{path}:1: larger than {MAX_BYTES // 1024} KiB, which no profile is")
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
+        text = raw.decode("utf-8") if len(raw) <= MAX_BYTES else ""
         data = tomllib.loads(text)
+        _paths(data)  # dotted keys nest without brackets
     except UnicodeDecodeError as error:
         raise ProfileError(f"{path}:1: is not UTF-8 text") from error
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # TOMLDecodeError, and Python's own limit on the digits of a number
         line = re.search(r"line (\d+)", str(error))
         raise ProfileError(f"{path}:{line[1] if line else 1}: not valid TOML: {error}") from error
     except RecursionError as error:
         raise ProfileError(f"{path}:1: nested too deeply") from error
     except OSError as error:
         raise ProfileError(f"{path}:1: cannot be read: {error.strerror}") from error
+    if len(raw) > MAX_BYTES:
+        raise ProfileError(f"{path}:1: larger than {MAX_BYTES // 1024} KiB, which no profile is")
     source = Source(str(path), data, {k: (str(path), n) for k, n in key_lines(text).items()})
     parent = data.pop("extends", None)
     if parent is None:
         return source
+    where = f"{path}:{source.lines.get('extends', ('', 1))[1]}: extends"
     if not isinstance(parent, str):
-        raise ProfileError(f"{path}:1: extends: must be the name or path of a profile")
-    base = _read(locate(parent, path.parent), [*chain, resolved])
+        raise ProfileError(f"{where}: must be the name or path of a profile")
+    try:
+        start = locate(parent, path.parent)
+    except ProfileError as error:
+        raise ProfileError(f"{where}: {error}") from error
+    base = _read(start, [*chain, resolved])
     return Source(str(path), _merge(base.data, data), {**base.lines, **source.lines})
 
 

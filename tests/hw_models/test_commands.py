@@ -10,6 +10,7 @@ import pytest
 
 from hw_models import HardwareError, ProfileError, commands, load, reference, training_cost
 from hw_models.calibrate import fit, read_steps
+from hw_models.units import show_joules
 
 
 def test_list_and_show_tell_where_every_number_comes_from() -> None:
@@ -141,3 +142,23 @@ def test_measurements_that_cannot_be_used_are_named(tmp_path: Path, text: str, w
 def test_an_array_cannot_be_calibrated(tmp_path: Path) -> None:
     with pytest.raises(ProfileError, match="only a device"):
         commands.calibrate("horowitz-45nm", _measurements(tmp_path / "m.csv"))
+
+
+# --- what a terminal shows ----------------------------------------------------------------------
+
+def test_what_is_shown_has_units_bands_and_the_simpler_models() -> None:
+    (row,) = commands.compare(["horowitz-45nm"], "vgg16")
+    column = row.column()
+    assert column["energy [90 % band]"] == show_joules(row.joules, row.low, row.high)
+    assert {"all in, pJ per MAC", "time at least, ms", "  macs only", "  + compulsory traffic"} < set(column)
+    shares = [float(value) for what, value in column.items() if what.endswith("% of energy")]
+    assert sum(shares) == pytest.approx(100, abs=0.5)
+    assert {"joules_macs_only", "joules_compulsory", "batch"} < set(row.row()) and 0 < row.dram_busy < 1
+
+
+def test_a_profile_is_described_with_units() -> None:
+    array, device = (dict(commands.describe(commands.show(name))) for name in ("tpu-like-7nm", "h100"))
+    assert array["process node"] == "7 nm" and array["DRAM"].endswith(" GB/s") and "multipliers" in array["array"]
+    assert array["  forward"].startswith("unrolls ") and "x/÷ 2.5" in array["absolute band"]
+    assert device["reached at most"].endswith(" TFLOP/s") and device["memory l2"].startswith("51,200 KiB")
+    assert "array" not in device and "[" not in "".join(device.values())
