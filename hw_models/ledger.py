@@ -259,9 +259,8 @@ class _Sum:
 
     def add(self, cost: Cost, times: float) -> None:
         """`times` steps of `cost`."""
-        for part in cost.parts:
-            self._joules(part.key, part.component, part.constant,
-                         float(part.counts.sum()) * part.constant.value * PJ * times)
+        for part, uses in zip(cost.parts, cost.uses, strict=True):
+            self._joules(part.key, part.component, part.constant, uses * part.constant.value * PJ * times)
         self.seconds += cost.seconds * times
         self.macs += cost.macs * times
         self.bytes += cost.bytes * times

@@ -45,11 +45,16 @@ class Cost:
     row_macs: Array
 
     @cached_property
+    def uses(self) -> tuple[float, ...]:
+        """How often each part's constant is used."""
+        return tuple(float(p.counts.sum()) for p in self.parts)
+
+    @cached_property
     def by_constant(self) -> dict[str, float]:
         """Joules by constant of the profile."""
         out: dict[str, float] = {}
-        for p in self.parts:
-            out[p.key] = out.get(p.key, 0.0) + float(p.counts.sum()) * p.constant.value * PJ
+        for p, n in zip(self.parts, self.uses, strict=True):
+            out[p.key] = out.get(p.key, 0.0) + n * p.constant.value * PJ
         return out
 
     @cached_property
@@ -83,8 +88,8 @@ class Cost:
     def components(self) -> dict[str, float]:
         """Joules by component; sums to `total`."""
         out = dict.fromkeys(COMPONENTS, 0.0)
-        for p in self.parts:
-            out[p.component] += float(p.counts.sum()) * p.constant.value * PJ
+        for p, n in zip(self.parts, self.uses, strict=True):
+            out[p.component] += n * p.constant.value * PJ
         return out
 
     @property
@@ -133,7 +138,8 @@ class Cost:
         products and DRAM bits is what is reported as such."""
         totals = [(name, sum(parts.values()), self.total) for name, parts in (
             ("components", self.components), ("passes", self.passes), ("layers", self.layers))]
-        totals += [(name, sum(float(p.counts.sum()) for p in self.parts if p.key.startswith(key)), float(told.sum()))
+        totals += [(name, sum(n for p, n in zip(self.parts, self.uses, strict=True) if p.key.startswith(key)),
+                    float(told.sum()))
                    for name, key, told in (("billed MACs", "mac.", self.row_macs),
                                            ("billed DRAM bits", "dram.", self.dram_bits))]
         for name, found, total in totals:
