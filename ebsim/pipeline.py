@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ebsim import config
-from ebsim.config import Experiment
+from ebsim.config import PROFILE_COPY, Experiment
 from ebsim.config.write import to_toml
 from ebsim.errors import ConfigError
 from ebsim.files import read_json, write_atomic, write_json
@@ -24,9 +24,9 @@ from ebsim.runs.store import Store, exclusive
 if TYPE_CHECKING:
     from ebsim.methods.lab import Lab
     from ebsim.methods.row import Row
+    from ebsim.report.profile import Profile
     from ebsim.training.progress import Progress
-
-Note = Callable[[str], None]
+    from hw_models import Accelerator
 
 
 def choices() -> dict[str, Callable[[], Iterable[str]]]:
@@ -85,20 +85,59 @@ def run(
 
 
 def run_experiment(experiment: Experiment, runs_dir: Path, progress: Progress | None = None) -> Run:
-    """Run a validated experiment."""
-    import hw_models
+    """Run a validated experiment. A finished run whose accelerator profile has changed since is only priced again."""
+    from ebsim.report import profile
 
-    chip = hw_models.load(experiment.hardware.profile)
+    wanted = profile.read(experiment.hardware.profile)
     lab = open_lab(experiment, runs_dir, progress)
     folder = run_folder(experiment, runs_dir, lab.data.digest)
     if folders.is_done(folder):
         folders.verify(folder)
-        return Run(folder, read_json(folder / "results.json"), reused=True)
+        if priced_on(folder) == wanted.digest:
+            return Run(folder, read_json(folder / "results.json"), reused=True)
+        with exclusive(folder):
+            return _price_again(folder, experiment, wanted, lab.progress)
+    check_formats(lab, wanted.chip)
     with exclusive(folder):
         write_atomic(folder / "experiment.toml", to_toml(experiment))
+        write_atomic(folder / PROFILE_COPY, wanted.text)
         started = time.time()
         rows = [row for name in experiment.methods for row in METHODS[name].rows(lab)]
-        return _finish(folder, lab, rows, chip, started)
+        return _finish(folder, lab, rows, wanted.chip, started)
+
+
+def priced_on(folder: Path) -> str | None:
+    """Digest of the accelerator profile that priced a finished run; None where the run keeps no copy of it."""
+    return read_json(folder / "provenance.json").get("hardware_digest") if (folder / PROFILE_COPY).exists() else None
+
+
+def check_formats(lab: Lab, chip: Accelerator) -> None:
+    """`ConfigError` if a method will multiply numbers in a format that the accelerator does not have."""
+    from ebsim import precision
+    from ebsim.report import profile
+
+    users: dict[str, list[str]] = {}
+    for method in lab.experiment.methods:
+        for backend in METHODS[method].precisions(lab):
+            users.setdefault(backend, []).append(method)
+    network = lab.dense_network()
+    missing = {}
+    for backend, methods in users.items():
+        placed = precision.apply(network, lab.backend(backend), compile=False)
+        if formats := profile.lacking(chip, placed.record(), placed.modules):
+            missing[f"precision {backend} of {', '.join(methods)}"] = formats
+    _refuse_formats(lab.experiment, chip, missing)
+
+
+def _refuse_formats(experiment: Experiment, chip: Accelerator, missing: Mapping[str, Iterable[str]]) -> None:
+    """missing: who needs formats -> which ones the chip lacks."""
+    if missing and not experiment.hardware.hypothetical:
+        needs = "; ".join(f"{who} needs {', '.join(formats)}" for who, formats in missing.items())
+        raise ConfigError(
+            f'hardware.profile = "{experiment.hardware.profile}": has {", ".join(chip.formats)}, but {needs}. Choose '
+            "another accelerator or precision, or set hardware.hypothetical = true to price it as if the accelerator "
+            "had them. Nothing was trained."
+        )
 
 
 def run_folder(experiment: Experiment, runs_dir: Path, dataset_digest: str) -> Path:
@@ -157,9 +196,8 @@ def pick_device(name: str) -> Any:
     return torch.device(name)
 
 
-def _finish(folder: Path, lab: Lab, rows: list[Row], chip: Any, started: float) -> Run:
+def _finish(folder: Path, lab: Lab, rows: list[Row], chip: Accelerator, started: float) -> Run:
     """Price the ledgers, write the run's files and its report, then the manifest."""
-    from ebsim import report
     from ebsim.methods import outcome
     from ebsim.runs import provenance
 
@@ -179,9 +217,42 @@ def _finish(folder: Path, lab: Lab, rows: list[Row], chip: Any, started: float) 
             **provenance.collect(str(lab.device)),
             "dataset_digest": lab.data.digest,
             "hardware_digest": chip.digest,
+            "folder": folder.as_posix(),
             "finished": provenance.now(),
         },
     )
+    return _close(folder, content)
+
+
+def _price_again(folder: Path, experiment: Experiment, wanted: Profile, progress: Progress) -> Run:
+    """The finished run in `folder` priced on its profile as that is now: what was executed stands in its ledger."""
+    from ebsim.report import profile
+    from ebsim.report.reprice import priced
+    from ebsim.runs import provenance
+
+    hardware, before = experiment.hardware, priced_on(folder)
+    results, networks, made = (read_json(folder / f"{name}.json") for name in ("results", "networks", "provenance"))
+    lacking = profile.lacking_in(wanted.chip, (row["ledger"] for row in results["rows"]), networks)
+    _refuse_formats(experiment, wanted.chip, {"the run": lacking} if lacking else {})
+    content = priced(results, networks, wanted.chip, hypothetical=hardware.hypothetical)
+    (folder / folders.MANIFEST).unlink()  # from here on it is not a finished run, until it is again
+    write_atomic(folder / PROFILE_COPY, wanted.text)
+    write_json(folder / "results.json", content)
+    again = {"hardware_digest": wanted.digest, "folder": folder.as_posix(), "priced_again": provenance.now()}
+    write_json(folder / "provenance.json", {**made, **again})
+    why = (
+        f"{hardware.profile} has changed since this run was priced ({before[:12]} -> {wanted.digest[:12]})"
+        if before
+        else f"this run kept no copy of {hardware.profile}"
+    )
+    progress.note(f"{why}: priced again, nothing trained")
+    return _close(folder, content)
+
+
+def _close(folder: Path, content: dict[str, Any]) -> Run:
+    """The report, then the manifest over everything in the folder."""
+    from ebsim import report
+
     report.write_report(folder)
     files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
     folders.finish(folder, files)

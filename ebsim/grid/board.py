@@ -17,6 +17,7 @@ from ebsim.config.write import to_toml
 from ebsim.errors import DamagedError
 from ebsim.files import canonical_json, digest, write_atomic
 from ebsim.grid.expand import Cell, Grid
+from ebsim.report import profile
 from ebsim.runs import folder as folders
 
 DONE, FAILED, PENDING = "done", "failed", "pending"
@@ -33,6 +34,8 @@ class Board:
     errors: dict[int, str] = field(default_factory=dict)
     changed: list[Path] = field(default_factory=list)
     """Finished runs that are to be made anew, because their files do not match their manifest."""
+    stale: set[int] = field(default_factory=set)
+    """Cells whose finished run is only to be priced again, because its accelerator profile has changed."""
 
     def open(self) -> None:
         """Write `grid.toml` (the grid as one could run it again), and let changed runs count as unfinished."""
@@ -86,18 +89,24 @@ def locate(grid: Grid, runs_dir: Path) -> Board:
 
 
 def look(board: Board, retry_failed: bool = False) -> Board:
-    """Find every cell's state. A finished run that was changed since counts as failed.
+    """Find every cell's state. A finished run that was changed since counts as failed, one that was priced on another
+    version of its accelerator profile as still to run.
 
     With `retry_failed`, what failed is to run again; the files of a changed run are then made anew from the store.
     """
     before = _remembered(board.folder / "cells.jsonl")
+    profiles = {cell.experiment.hardware.profile for cell in board.grid.cells}
+    digests = {name: profile.read(name).digest for name in profiles}
     for cell in board.grid.cells:
         run, number = board.runs[cell.number], cell.number
         board.states[number] = PENDING
         if folders.is_done(run):
             try:
                 folders.verify(run)
-                board.states[number] = DONE
+                if pipeline.priced_on(run) == digests[cell.experiment.hardware.profile]:
+                    board.states[number] = DONE
+                else:
+                    board.stale.add(number)
             except DamagedError as error:
                 if retry_failed:
                     board.changed.append(run)

@@ -54,10 +54,11 @@ def finish(board: Board, baseline: Baseline = "dense") -> Table | None:
 
 def caption(found: Sequence[Member]) -> str:
     """Networks, datasets and accelerators of some runs."""
-    records = [member.run.record for member in found]
+    runs = [member.run for member in found]
+    records = [run.record for run in runs]
     networks = ", ".join(dict.fromkeys(record.network.label for record in records))
     datasets = ", ".join(dict.fromkeys(record.dataset.label for record in records))
-    chips = ", ".join(dict.fromkeys(record.hardware for record in records))
+    chips = ", ".join(dict.fromkeys(run.hardware for run in runs))
     return f"{networks} on {datasets}; energies modelled on {chips}, not measured"
 
 

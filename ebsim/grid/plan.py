@@ -44,6 +44,8 @@ class Plan:
     """Of all trainings on one worker; None if not timed."""
     unknown: dict[str, str]
     """Cells that could not be rehearsed, and why; they are in none of the figures."""
+    stale: int = 0
+    """Of the cells to run, those that are only priced again; they cost no training."""
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -53,7 +55,8 @@ def draw_up(board: Board, runs_dir: Path, *, probe_steps: int = 3) -> Plan:
     """Rehearse the cells of a board that are to be run, and time `probe_steps` steps of each network and precision."""
     from ebsim.grid.rehearsal import Epoch, Rehearsed, Wings, rehearse
 
-    todo = board.cells(PENDING)
+    pending = board.cells(PENDING)
+    todo = [cell for cell in pending if cell.number not in board.stale]
     wings: dict[str, Wings] = {}
     data: dict[str, Any] = {}
     families: dict[str, Rehearsed] = {}
@@ -85,7 +88,7 @@ def draw_up(board: Board, runs_dir: Path, *, probe_steps: int = 3) -> Plan:
         cells=len(board.grid.cells),
         done=len(board.cells(DONE)),
         failed=len(board.cells(FAILED)),
-        to_run=len(todo),
+        to_run=len(pending),
         trainings=len(stages),
         dense=sum(stage.startswith("dense-") for _, stage in stages),
         epochs=len(used),
@@ -96,6 +99,7 @@ def draw_up(board: Board, runs_dir: Path, *, probe_steps: int = 3) -> Plan:
         step_seconds={key: sum(own) / len(own) for key, own in times.items()} if probe_steps else {},
         seconds=sum(used.values()) if probe_steps else None,
         unknown=unknown,
+        stale=len(board.stale),
     )
 
 
@@ -162,7 +166,9 @@ def lines(plan: Plan, axes: Axes, workers: int) -> list[str]:
     product = " x ".join(f"{len(values)} {key}" for key, values in axes.items())
     before = f"; {plan.failed} failed before (--retry-failed runs them again)" if plan.failed else ""
     out = [f"{plan.cells} cells ({product}): {plan.done} done, {plan.to_run} to run{before}"]
-    if not plan.to_run:
+    if plan.stale:
+        out.append(f"{plan.stale} of them only priced again, because their accelerator profile has changed")
+    if plan.to_run == plan.stale:
         return out
     if plan.unknown:
         label, why = next(iter(plan.unknown.items()))

@@ -148,7 +148,11 @@ def rehearse(experiment: Experiment, data: Any, store: Path, wings: Wings) -> Re
     )  # fmt: skip
     chip = hw_models.load(experiment.hardware.profile)
     rows = [row for name in experiment.methods for row in METHODS[name].rows(lab)]
-    bills = [hw_models.price(row.ledger, lab.networks, chip, model=experiment.hardware.reuse) for row in rows]
+    hardware = experiment.hardware
+    bills = [
+        hw_models.price(row.ledger, lab.networks, chip, model=hardware.reuse, hypothetical=hardware.hypothetical)
+        for row in rows
+    ]
     made: Any = lab.trajectories.values()
     return Rehearsed(
         trained={(own.stage.id, row["epoch"]): own.backend.name for own in made for row in own.curve},

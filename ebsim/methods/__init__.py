@@ -17,12 +17,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Method:
-    """Where a method lives, what it is run over (ratios, draw epochs), and the options it is run with."""
+    """Where a method lives, what it is run over (ratios, draw epochs), the options it is run with, and which precisions
+    it works in: those of `search` and `retrain`, and "fp32" where it also works in that whatever is set."""
 
     module: str
     summary: str
     over: tuple[str, ...] = ("ratio",)
     options: dict[str, Any] = field(default_factory=dict)
+    uses: tuple[str, ...] = ("search", "retrain")
 
     def rows(self, lab: Lab) -> list[Row]:
         """Run it, once for every combination of what it is run over."""
@@ -31,9 +33,18 @@ class Method:
         values = {"ratio": prune.ratio, "epoch": prune.draw_epochs}
         return [run(lab, *point, **self.options) for point in itertools.product(*(values[axis] for axis in self.over))]
 
+    def precisions(self, lab: Lab) -> list[str]:
+        """The backends that its rows will be computed in, by name."""
+        from ebsim.tickets import CRITERIA
+
+        search, retrain = lab.precisions(self.options.get("precision", ""))
+        names = {"search": search, "retrain": retrain, "fp32": "fp32"}
+        scores = "search" in self.uses and CRITERIA[lab.experiment.prune.criterion].passes > 0
+        return list(dict.fromkeys(names[use] for use in (*self.uses, *(["fp32"] if scores else []))))
+
 
 METHODS = {
-    "dense": Method("dense", "the whole network, all epochs", over=()),
+    "dense": Method("dense", "the whole network, all epochs", over=(), uses=("fp32",)),
     "eb-train": Method("eb_train", "Early-Bird ticket, inherited weights"),
     "eb-train-reinit": Method("eb_train", "Early-Bird ticket, fresh weights", options={"init": "re-init"}),
     "eb-train-rewind": Method("eb_train", "Early-Bird ticket, weights of the start", options={"init": "rewind"}),
@@ -44,13 +55,18 @@ METHODS = {
     "random-uniform": Method("random_ticket", "uniform widths, random channels", options={"widths": "uniform"}),
     "network-slimming": Method("network_slimming", "full training, smallest gammas pruned, full training"),
     "network-slimming-reinit": Method("network_slimming", "the same from fresh weights", options={"init": "re-init"}),
-    "thinet": Method("thinet", "full training, greedy channel choice by reconstruction, full training"),
-    "sfp": Method("sfp", "soft filter pruning after each epoch, from scratch"),
+    "thinet": Method(
+        "thinet", "full training, greedy channel choice by reconstruction, full training",
+        uses=("search", "retrain", "fp32"),
+    ),
+    "sfp": Method("sfp", "soft filter pruning after each epoch, from scratch", uses=("retrain",)),
     "sfp-pretrained": Method("sfp", "soft filter pruning of the dense network", options={"pretrained": True}),
     "lottery-ticket": Method("lottery_ticket", "single weights: full training, mask by size, rewind, full training"),
-    "snip": Method("snip", "single weights, at the start, by how much the loss feels them"),
-    "grasp": Method("grasp", "single weights, at the start, by gradient flow"),
-    "synflow": Method("synflow", "single weights, at the start, by synaptic flow, without data"),
+    "snip": Method("snip", "single weights, at the start, by how much the loss feels them", uses=("retrain", "fp32")),
+    "grasp": Method("grasp", "single weights, at the start, by gradient flow", uses=("retrain", "fp32")),
+    "synflow": Method(
+        "synflow", "single weights, at the start, by synaptic flow, without data", uses=("retrain", "fp32")
+    ),
     "prune-at-epoch": Method("prune_at_epoch", "drawn at each of prune.draw_epochs", over=("ratio", "epoch")),
     "prune-at-epoch-reinit": Method(
         "prune_at_epoch", "the same from fresh weights", over=("ratio", "epoch"), options={"init": "re-init"}

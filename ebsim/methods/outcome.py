@@ -13,6 +13,7 @@ from ebsim import tickets
 from ebsim.methods import authors
 from ebsim.methods.lab import Lab
 from ebsim.methods.row import Row
+from ebsim.report.profile import lacking_in
 from hw_models.counts import paper_gflops, paper_pflops, step_macs
 from hw_models.layer import Layer
 
@@ -23,12 +24,14 @@ def results(lab: Lab, rows: list[Row], chip: Any) -> dict[str, Any]:
     """The content of `results.json` (all but the wall-clock figures)."""
     experiment = lab.experiment
     lab.workload("dense", lab.dense_network)
+    ledgers = [row.ledger for row in rows]
     energies = hw_models.price_all(
-        [row.ledger for row in rows],
+        ledgers,
         lab.networks,
         chip,
         baseline=next((number for number, row in enumerate(rows) if row.method == "dense"), None),
         model=experiment.hardware.reuse,
+        hypothetical=experiment.hardware.hypothetical,
     )
     priced = [_priced(lab, row, energy) for row, energy in zip(rows, energies, strict=True)]
     return {
@@ -54,6 +57,7 @@ def results(lab: Lab, rows: list[Row], chip: Any) -> dict[str, Any]:
         "train": experiment.train.model_dump(mode="json"),
         "prune": {**experiment.prune.model_dump(mode="json"), "ratios": list(experiment.prune.ratio)},
         "hardware": experiment.hardware.profile,
+        "hypothetical": lacking_in(chip, ledgers, lab.networks),
         "reuse": experiment.hardware.reuse,
         "rows": priced,
     }

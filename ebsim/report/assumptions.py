@@ -1,26 +1,25 @@
-"""The constants of a hardware profile, each with unit, band and source, as the report lists them.
+"""The constants of the accelerator that priced a run, each with unit, band and source, as the report lists them.
 
-Degrades with grace: a profile that cannot be loaded any more (a user's file that has moved) costs the section, not
-the report, and the reason is shown in its place.
+Keys are those of the costs and sensitivities. Degrades with grace: a copy that this version of `hw_models` does not
+accept any more costs the section, not the report, and the reason is shown in its place.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
+from ebsim.report.load import Run
 from ebsim.report.tables import Column, Table
 from ebsim.report.text import plain
 from ebsim.report.units import Value
 
 _UNITS = {
-    "mac_points": "pJ/MAC",
-    "ops": "pJ/op",
+    "mac": "pJ/MAC",
+    "op": "pJ/op",
     "registers": "pJ/bit",
     "network": "pJ/bit",
-    "memories": "pJ/bit",
+    "memory": "pJ/bit",
     "dram": "pJ/bit",
     "static": "W",
 }
@@ -43,37 +42,20 @@ class Assumptions:
 
     constants: tuple[Constant, ...] = ()
     summary: str = ""
+    digest: str = ""
     problem: str = ""
 
 
-def read(profile: str) -> Assumptions:
-    import hw_models
-
+def read(run: Run) -> Assumptions:
     try:
-        chip = hw_models.load(profile)
+        chip = run.chip
     except (ValueError, OSError) as error:
         return Assumptions(problem=plain(error))
     found = tuple(
         Constant(plain(key), number.value, _UNITS[key.split(".")[0]], number.band, number.derived, plain(number.source))
-        for field in _UNITS
-        for key, number in _numbers(field, getattr(chip, field))
+        for key, number in chip.constants.items()
     )
-    return Assumptions(found, plain(f"{chip.summary}. {chip.source}"))
-
-
-def _numbers(key: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """Every constant below `value` that carries a source, with its dotted key."""
-    if hasattr(value, "band") and hasattr(value, "source"):
-        yield key, value
-    elif isinstance(value, dict):
-        for name, inner in value.items():
-            yield from _numbers(f"{key}.{name}", inner)
-    elif isinstance(value, tuple):
-        for inner in value:
-            yield from _numbers(f"{key}.{getattr(inner, 'name', '')}", inner)
-    elif dataclasses.is_dataclass(value):
-        for field in dataclasses.fields(value):
-            yield from _numbers(f"{key}.{field.name}", getattr(value, field.name))
+    return Assumptions(found, plain(f"{chip.summary}. {chip.source}"), chip.digest)
 
 
 def table(assumptions: Assumptions) -> Table:

@@ -41,7 +41,7 @@ class NetworkCost:
 
 @lru_cache(maxsize=4)
 def per_layer(run: Run) -> Mapping[str, NetworkCost]:
-    """Row name -> costs, dense first; empty where the profile can no longer price them."""
+    """Row name -> costs, dense first; empty where the profile's copy is not accepted any more."""
     chosen: dict[tuple[str, str], tuple[str, LedgerEntry]] = {}
     rows = sorted(zip(run.rows, names.short(run.rows), strict=True), key=lambda pair: pair[0] is not run.dense)
     for row, name in rows:
@@ -50,7 +50,7 @@ def per_layer(run: Run) -> Mapping[str, NetworkCost]:
             chosen.setdefault((entry.network, json.dumps(entry.precision, sort_keys=True)), (name, entry))
     try:
         return {name: _cost(run, entry) for name, entry in list(chosen.values())[:MOST]}
-    except ValueError:  # the profile is gone or lacks the format; the section on assumptions says so
+    except ValueError:  # the section on assumptions says why
         return {}
 
 
@@ -62,7 +62,12 @@ def _cost(run: Run, entry: LedgerEntry) -> NetworkCost:
     except (KeyError, TypeError, AttributeError) as error:
         raise DamagedError(f"{run.path / 'networks.json'}: {entry.network}: not a layer table ({error}).") from error
     cost = hw_models.training_cost(
-        layers, run.record.hardware, bits=entry.precision, batch=entry.batch_size, model=run.record.reuse
+        layers,
+        run.chip,
+        bits=entry.precision,
+        batch=entry.batch_size,
+        model=run.record.reuse,
+        hypothetical=bool(run.record.hypothetical),
     )
     contractions = {layer.name for layer in layers if layer.macs}
     out: dict[str, dict[str, float]] = {}

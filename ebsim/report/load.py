@@ -6,16 +6,27 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from ebsim.config import PROFILE_COPY
 from ebsim.errors import DamagedError
 from ebsim.report.schema import Masks, Point, Provenance, Results, Row
 
-FILES = ("experiment.toml", "results.json", "networks.json", "curves.json", "masks.json", "provenance.json")
+if TYPE_CHECKING:
+    from hw_models import Accelerator
+
+FILES = (
+    "experiment.toml", "results.json", "networks.json", "curves.json", "masks.json", "provenance.json", PROFILE_COPY,
+)  # fmt: skip
 _CURE = "Run the same command again to rebuild it, or restore the folder."
+_NO_COPY = (
+    "missing: the run was priced before runs kept the accelerator that priced them. Run the same command again: it is "
+    "priced anew, and nothing is trained again."
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +45,27 @@ class Run:
     curves: Mapping[str, list[Point]]
     masks: Mapping[str, Masks]
     provenance: Provenance
+    profile: Path | Accelerator
+    """What priced the rows: the copy in the run folder, or the accelerator of `reprice`."""
+
+    @cached_property
+    def chip(self) -> Accelerator:
+        """The accelerator that priced the rows.
+
+        Raises `DamagedError` if they say that it was another one, `hw_models.ProfileError` if its copy is not accepted.
+        """
+        import hw_models
+
+        chip = hw_models.load(self.profile)
+        if any(row.energy.accelerator_digest not in (None, chip.digest) for row in self.rows):
+            raise DamagedError(f"{self.path}: results.json was not priced on {self.profile}. {_CURE}")
+        return chip
+
+    @property
+    def hardware(self) -> str:
+        """What the accelerator is called, and what it is made to do that it cannot."""
+        missing = ", ".join(self.record.hypothetical)
+        return f"{self.record.hardware} (hypothetical: it has no {missing})" if missing else self.record.hardware
 
     @property
     def rows(self) -> tuple[Row, ...]:
@@ -72,6 +104,7 @@ def load_run(run_dir: str | Path) -> Run:
         curves=_parse(folder, content, "curves.json", dict[str, list[Point]]),
         masks=_parse(folder, content, "masks.json", dict[str, Masks]),
         provenance=_parse(folder, content, "provenance.json", Provenance),
+        profile=folder / PROFILE_COPY,
     )
     _check_references(run)
     return run
@@ -81,7 +114,8 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError as error:
-        raise DamagedError(f"{path}: missing, so this is not a finished run. {_CURE}") from error
+        what = _NO_COPY if path.name == PROFILE_COPY else f"missing, so this is not a finished run. {_CURE}"
+        raise DamagedError(f"{path}: {what}") from error
     except OSError as error:
         raise DamagedError(f"{path}: cannot be read ({error.strerror}). {_CURE}") from error
 

@@ -13,8 +13,10 @@ import re
 import shlex
 from collections.abc import Mapping
 from importlib.resources import files
+from pathlib import PurePath
 from typing import Any
 
+from ebsim.config import PROFILE_COPY, is_profile_path
 from ebsim.report import assumptions, layers, names, paper, precision, render, split, tables, text
 from ebsim.report.assumptions import Assumptions
 from ebsim.report.figures import PLOTS, style
@@ -41,7 +43,7 @@ def content(run: Run, figures: Mapping[str, bytes], known: Assumptions) -> dict[
         "run": run,
         "folder": run.path.resolve().name,
         "title": f"{results.network.label} on {results.dataset.label}",
-        "badge": f"MODELLED on {results.hardware}, not measured",
+        "badge": f"MODELLED on {run.hardware}, not measured",
         "tiles": tiles(run),
         "setting": setting(run),
         "summary": tables.summary(run),
@@ -56,11 +58,24 @@ def content(run: Run, figures: Mapping[str, bytes], known: Assumptions) -> dict[
         "precision": precision.table(precision.observations(run)),
         "known": known,
         "constants": assumptions.table(known),
-        "command": f"python cli.py run {shlex.quote(f'{text.plain(run.path.resolve().name)}/experiment.toml')}",
+        "command": text.plain(again(run)),
         "argv": shlex.join(provenance.argv),
         "origin": origin(run),
         "experiment": run.experiment.splitlines(),
     }
+
+
+def again(run: Run) -> str:
+    """The command that gives the same numbers, from where the run was started; its own profile priced on its copy."""
+    argv = run.provenance.argv
+    program = argv[0] if argv and PurePath(argv[0]).name == "cli.py" else "cli.py"
+    folder = PurePath(run.provenance.folder or f"runs/{run.path.resolve().name}")
+    words = ["python", program, "run", str(folder / "experiment.toml")]
+    if is_profile_path(run.record.hardware):
+        words += ["--set", f"hardware.profile={folder / PROFILE_COPY}"]
+    if str(folder.parent) != "runs":
+        words += ["--runs-dir", str(folder.parent)]
+    return shlex.join(words)
 
 
 def tiles(run: Run) -> list[dict[str, Any]]:

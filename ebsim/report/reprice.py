@@ -3,24 +3,44 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import hw_models
 from ebsim.report.load import Run
+from ebsim.report.profile import lacking_in
 from ebsim.report.schema import Results
 
 
-def reprice(run: Run, chip: str, *, model: str | None = None, hypothetical: bool = False) -> Run:
-    """The run with every row priced on `chip` (a shipped name or a path), by the reuse model `model`.
+def reprice(run: Run, chip: str | None = None, *, model: str | None = None, hypothetical: bool = False) -> Run:
+    """The run with every row priced on `chip`, by the reuse model `model`; None: as the run itself was.
 
-    Raises `hw_models.HardwareError` for a profile that is wrong or lacks a format that the run used (unless
-    `hypothetical`). Savings are against the dense row on the same accelerator.
+    chip: a shipped name or a path; None takes the profile that is stored with the run. Raises
+    `hw_models.HardwareError` for a profile that is wrong or lacks a format that the run used (unless `hypothetical`).
+    Savings are against the dense row on the same accelerator.
     """
-    reuse = model or str(run.results.get("reuse", "closed"))
-    before: list[dict[str, Any]] = run.results["rows"]
+    loaded = run.chip if chip is None else hw_models.load(chip)
+    allowed = hypothetical or (chip is None and bool(run.record.hypothetical))
+    results = priced(run.results, run.networks, loaded, model=model, hypothetical=allowed)
+    results["hardware"] = run.record.hardware if chip is None else chip
+    return dataclasses.replace(run, results=results, record=Results.model_validate(results), profile=loaded)
+
+
+def priced(
+    results: Mapping[str, Any],
+    networks: Mapping[str, list[dict[str, Any]]],
+    chip: Any,
+    *,
+    model: str | None = None,
+    hypothetical: bool = False,
+) -> dict[str, Any]:
+    """The content of a results.json with the energies of its ledgers on `chip`. Errors as `reprice`."""
+    reuse = model or str(results.get("reuse", "closed"))
+    before: list[dict[str, Any]] = results["rows"]
+    ledgers = [row["ledger"] for row in before]
     energies = hw_models.price_all(
-        [row["ledger"] for row in before],
-        run.networks,
+        ledgers,
+        networks,
         chip,
         baseline=next((number for number, row in enumerate(before) if row["method"] == "dense"), None),
         model=reuse,
@@ -34,5 +54,4 @@ def reprice(run: Run, chip: str, *, model: str | None = None, hypothetical: bool
         }
         for row, energy in zip(before, energies, strict=True)
     ]
-    results = {**run.results, "hardware": chip, "reuse": reuse, "rows": rows}
-    return dataclasses.replace(run, results=results, record=Results.model_validate(results))
+    return {**results, "hypothetical": lacking_in(chip, ledgers, networks), "reuse": reuse, "rows": rows}

@@ -76,6 +76,7 @@ class Energy(Record):
     components: dict[str, Amount]
     derived_share: Fraction | None = None
     """Share that rests on constants nobody has published as such."""
+    accelerator_digest: str | None = None
     saving: Saving | None = None
 
 
@@ -136,6 +137,8 @@ class Results(Record):
     hardware: str
     reuse: str = "closed"
     """Which of the hardware model's reuse models priced the rows."""
+    hypothetical: tuple[str, ...] = ()
+    """Number formats that the rows use and the accelerator does not have."""
     rows: Annotated[tuple[Row, ...], Field(min_length=1)]
     seconds: Amount
     epochs_trained: Count
@@ -195,3 +198,5 @@ class Provenance(BaseModel):
     dirty: bool | None = None
     versions: dict[str, Any] = {}
     argv: tuple[str, ...] = ()
+    folder: str | None = None
+    """The run folder as seen from where the run was started."""

@@ -143,7 +143,7 @@ def summary(run: Run) -> Table:
     results = run.record
     caption = (
         f"{plain(results.network.label)} on {plain(results.dataset.label)}; "
-        f"energies modelled on {plain(results.hardware)}, not measured"
+        f"energies modelled on {plain(run.hardware)}, not measured"
     )
     return Table("results", caption, tuple(columns), _notes(run))
 

@@ -42,7 +42,7 @@ def build(run: Run) -> dict[str, bytes]:
     for plot in figures.PLOTS:
         if plot.needs(run):
             drawn |= figures.make(plot, run)
-    known = assumptions.read(run.record.hardware)
+    known = assumptions.read(run)
     out = {f"figures/{name}": data for name, data in drawn.items()}
     sheets = {
         "results": tables.records(run),

@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ebsim.report import profile
+
 TOML = 'name = "made-up"\nseed = {seed}\n[train]\nepochs = 40\nmilestones = []\n[precision]\nsearch = "{search}"\n'
 
 
@@ -43,6 +45,7 @@ def write(folder: Path, seed: int, rows: list[dict[str, Any]], search: str = "fp
         "networks.json": {"dense": []},
         "curves.json": {one["curve"]: [{"epoch": 1}] for one in rows},
         "masks.json": {},
+        "hardware.toml": profile.read("horowitz-45nm").text,
         "provenance.json": {"threads": threads, "torch_build": "2.13", "device": "cpu", "cpu_capability": "AVX2"},
     }
     folder.mkdir(parents=True)

@@ -15,6 +15,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ebsim.report import profile
+
 NAME = "synthetic-preresnet101-digits-0123abcd"
 EPOCHS, IMAGES, TEST_IMAGES = 40, 1347, 450
 RATIOS = (0.3, 0.5, 0.7)
@@ -281,7 +283,9 @@ def content(seed: int = 0, blocks: int = 11) -> dict[str, Any]:
             "finished": "2026-11-22T08:05:02Z",
             "dataset_digest": "ab" * 32,
             "hardware_digest": "cd" * 32,
+            "folder": f"runs/{NAME}",
         },
+        "hardware.toml": profile.read("horowitz-45nm").text,
     }
 
 

@@ -20,6 +20,7 @@ import pytest
 from rich.console import Console
 
 from ebsim.report import detail, load_run, summary, terminal, write_report
+from ebsim.report.page import again
 from tests.report import sample
 from tests.report.test_units_and_text import PREFIX
 
@@ -189,7 +190,17 @@ def test_the_manifest_covers_the_report_after_a_rebuild(folder: Path) -> None:
 
 
 def test_the_command_names_the_resolved_experiment(folder: Path) -> None:
-    assert f"python cli.py run {sample.NAME}/experiment.toml" in (folder / "report.html").read_text()
+    assert f"python cli.py run runs/{sample.NAME}/experiment.toml<" in (folder / "report.html").read_text()
+
+
+def test_the_command_works_from_where_the_run_was_started(tmp_path: Path) -> None:
+    files = sample.content(blocks=1)
+    files["results.json"]["hardware"] = "chips/mine.toml"
+    files["provenance.json"].update(folder="my out/r-1", argv=["../ebsim/cli.py", "run", "x.toml"])
+    assert again(load_run(sample.write(tmp_path / "moved", files))) == (
+        "python ../ebsim/cli.py run 'my out/r-1/experiment.toml' --set 'hardware.profile=my out/r-1/hardware.toml' "
+        "--runs-dir 'my out'"
+    )
 
 
 PAYLOADS = [
@@ -215,7 +226,7 @@ def poisoned(text: str) -> dict[str, Any]:
     """The payload in every free-text field of every file."""
     files = sample.content(blocks=1)
     results = files["results.json"]
-    results.update(name=text, hardware=text)
+    results.update(name=text, hardware=text, hypothetical=[text])
     results["dataset"].update(name=text, label=text, digest=text)
     results["network"].update(name=text, label=text)
     results["prune"]["rule"] = text
@@ -232,7 +243,7 @@ def poisoned(text: str) -> dict[str, Any]:
         row["energy"]["components"][text] = 0.0
         row["energy"]["stages"].append({"stage": text, "joules": 0.0})
         row["ledger"][-1]["precision"] = text
-    files["provenance.json"].update(commit=text, argv=[text, text], host_os=text, extra={text: text})
+    files["provenance.json"].update(commit=text, argv=[text, text], host_os=text, extra={text: text}, folder=text)
     files["experiment.toml"] = f"# {text}\n"
     files["masks.json"][text] = files["masks.json"][sample.DENSE]
     files["curves.json"][text] = files["curves.json"][sample.DENSE]

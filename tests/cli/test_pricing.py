@@ -1,0 +1,202 @@
+"""The accelerator's life beside a run: edited, deleted, unable; trained stages are never touched by it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import cli
+import hw_models
+from ebsim import pipeline
+from ebsim.errors import ConfigError, DamagedError
+from ebsim.methods import METHODS
+from ebsim.report import load_run
+from ebsim.runs import folder as folders
+from ebsim.training import Silent
+from hw_models.toml_source import SHIPPED
+
+TINY = """\
+name = "tiny"
+methods = ["dense", "eb-train"]
+[data]
+subset = 60
+[model]
+depth = 11
+[train]
+epochs = 5
+milestones = []
+batch_size = 30
+threads = 1
+[prune]
+threshold = 0.9
+window = 2
+[hardware]
+profile = "own.toml"
+"""
+OWN = 'extends = "horowitz-45nm"\nname = "own"\n[dram]\npj_per_bit = { value = 17.0, source = "a test" }\n'
+EDITED = OWN.replace("17.0", "34.0")
+
+
+class Notes(Silent):
+    """Remembers what was said."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.lines.append(text)
+
+
+class Place:
+    """A folder with an experiment and its own profile beside it, in exp/."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.own = root / "exp/own.toml"
+        self.own.parent.mkdir()
+        self.own.write_text(OWN)
+        (root / "exp/tiny.toml").write_text(TINY)
+
+    def run(self, path: str = "exp/tiny.toml", **settings: Any) -> tuple[pipeline.Run, list[str]]:
+        notes = Notes()
+        return pipeline.run(path, settings.get("settings"), progress=notes), notes.lines
+
+    def trained(self) -> int:
+        return sum(log.read_text().count('"event":"epoch"') for log in self.root.glob("runs/stages/*/events.jsonl"))
+
+    def energy(self, *words: str, capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+        capsys.readouterr()
+        assert cli.main(["energy", *words, "--json"], standalone_mode=False) in (None, 0)
+        return json.loads(capsys.readouterr().out)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    root = tmp_path_factory.mktemp("pricing")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        patch.setattr("ebsim.report.figures.PLOTS", ())  # drawing is most of what a tiny run takes
+        yield Place(root)
+
+
+def joules(done: pipeline.Run) -> list[float]:
+    return [row["energy"]["joules"] for row in done.results["rows"]]
+
+
+def test_an_edited_profile_prices_the_run_again_and_trains_nothing(place: Place) -> None:
+    place.own.write_text(OWN)
+    first, _ = place.run()
+    trained, before = place.trained(), joules(first)
+    digest = hw_models.load(place.own).digest
+    assert first.results["hardware"] == "exp/own.toml" and trained > 0
+
+    place.own.write_text(f"# a comment changes nothing\n{OWN}")
+    assert place.run()[0].reused
+
+    place.own.write_text(EDITED)
+    again, notes = place.run()
+    assert again.path == first.path and not again.reused and place.trained() == trained
+    now = hw_models.load(place.own).digest
+    said = f"exp/own.toml has changed since this run was priced ({digest[:12]} -> {now[:12]})"
+    assert notes == [f"{said}: priced again, nothing trained"]
+    folders.verify(again.path)
+    assert all(new > old for new, old in zip(joules(again), before, strict=True))
+    run = load_run(again.path)
+    assert run.chip.dram.value == 34.0 and run.provenance.model_dump()["hardware_digest"] == run.chip.digest
+    assert "dram.pj_per_bit,34.0," in (run.path / "tables/assumptions.csv").read_text()
+    for key in ("seconds", "epochs_trained", "epochs_reused"):
+        assert again.results[key] == first.results[key]
+    assert place.run()[0].reused
+
+    place.own.write_text(OWN)
+    back, _ = place.run()
+    assert back.results == first.results  # to the last bit: priced from the ledger as from the training
+    assert place.trained() == trained
+
+
+def test_the_printed_command_gives_the_same_numbers_whatever_became_of_the_profile(place: Place) -> None:
+    place.own.write_text(OWN)
+    done, _ = place.run()
+    trained = place.trained()
+    line = next(line for line in (done.path / "report.md").read_text().splitlines() if line.startswith("The same num"))
+    words = line.split("`")[1].split()
+    assert words[:3] == ["python", "cli.py", "run"]
+    setting = words[words.index("--set") + 1].partition("=")
+    place.own.write_text(EDITED)
+    try:
+        same, _ = place.run(words[3], settings={setting[0]: setting[2]})
+        assert joules(same) == joules(done) and place.trained() == trained
+        place.own.unlink()
+        assert joules(place.run(f"{done.path}/experiment.toml")[0]) == joules(done)  # falls back to its copy
+    finally:
+        place.own.write_text(OWN)
+
+
+def test_a_run_from_before_copies_is_told_and_cured(place: Place) -> None:
+    done, _ = place.run()
+    (done.path / "hardware.toml").unlink()
+    files = [path for path in done.path.rglob("*") if path.is_file() and not path.name.startswith(".")]
+    folders.finish(done.path, [path for path in files if path.name != folders.MANIFEST])
+    with pytest.raises(DamagedError, match="Run the same command again"):
+        load_run(done.path)
+    trained = place.trained()
+    cured, notes = place.run()
+    assert notes == ["this run kept no copy of exp/own.toml: priced again, nothing trained"]
+    assert cured.results == done.results and place.trained() == trained
+    assert load_run(cured.path).chip.name == "own"
+
+
+def test_every_shipped_profile_prices_a_finished_run(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    done, _ = place.run()
+    names = sorted(path.stem for path in SHIPPED.glob("*.toml"))
+    words = [word for name in names for word in ("--hw", name)]
+    priced = place.energy(str(done.path), *words, "--hypothetical", capsys=capsys)
+    assert [item["hardware"] for item in priced] == names
+    assert all(row["energy"]["joules"] > 0 for item in priced for row in item["rows"])
+    (own,) = place.energy(str(done.path), capsys=capsys)
+    assert [row["energy"] for row in own["rows"]] == [row["energy"] for row in done.results["rows"]]
+
+
+@pytest.mark.parametrize("name", ["h100", "eyeriss-like-65nm"])
+def test_a_run_can_be_made_on_a_device_or_a_what_if(place: Place, name: str) -> None:
+    place.run()
+    trained = place.trained()
+    done, _ = place.run(settings={"hardware.profile": name, "hardware.hypothetical": True})
+    assert place.trained() == trained and load_run(done.path).chip.name == name
+    assert done.results["hypothetical"] == ([] if name == "h100" else ["fp32"])
+
+
+def test_formats_that_the_accelerator_lacks_are_told_before_anything_is_trained(place: Place) -> None:
+    trained, before = place.trained(), sorted(place.root.glob("runs/*"))
+    for settings, told in [
+        ({}, "precision fp32 of dense, eb-train needs fp32"),
+        ({"methods": ["eb-train"], "precision.search": "int8"}, "precision int8 of eb-train needs fp32"),  # its ends
+        ({"methods": ["eb-train-lf"], "precision.low": "int8"}, "precision fp32 of eb-train-lf needs fp32"),
+    ]:
+        with pytest.raises(ConfigError) as caught:
+            place.run(settings={"hardware.profile": "eyeriss-like-65nm", "seed": 5, **settings})
+        assert told in str(caught.value) and "hardware.hypothetical = true" in str(caught.value)
+        assert caught.value.exit_code == 2
+    assert place.trained() == trained and sorted(place.root.glob("runs/*")) == before
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_a_method_says_it_works_in_is_what_it_is_priced_in(tmp_path: Path, method: str) -> None:
+    """Walked through without training, in three precisions that can be told apart."""
+    import torch
+
+    from ebsim.grid.rehearsal import Names, Pretended
+    from ebsim.methods.lab import Lab
+
+    (tmp_path / "x.toml").write_text(TINY.replace("own.toml", "h100"))
+    settings = {"methods": method, "precision.search": "fp8", "precision.retrain": "int8", "precision.low": "bfp8"}
+    experiment = pipeline.load(tmp_path / "x.toml", {**settings, "prune.draw_epochs": [2]})
+    make: Any = Pretended
+    lab = Lab(experiment, pipeline.load_data(experiment), Names(tmp_path), torch.device("cpu"), make=make)
+    rows = METHODS[method].rows(lab)
+    used = {entry["precision"]["name"] for row in rows for entry in row.ledger}
+    assert used == set(METHODS[method].precisions(lab))
