@@ -2,7 +2,7 @@
 
 Runs in an environment of its own:  pip install zigzag-dse six
     python benchmarks/hw_zigzag_reference.py tpu_like eyeriss_like > reference.jsonl
-    python benchmarks/hw_zigzag_reference.py --lpf=6 edge_tpu_like >> reference.jsonl
+    python benchmarks/hw_zigzag_reference.py --lpf=6 edge_tpu_like meta_prototype tpu_small >> reference.jsonl
     python benchmarks/hw_zigzag_reference.py --pieces=pieces.jsonl tpu_small > priced.jsonl
 An architecture is one that ZigZag ships, one of `VARIANTS`, or the path of a YAML like theirs. With `--pieces`
 (from `python -m benchmarks.hw_zigzag --pieces`) ZigZag's cost model prices our mappings instead of searching.
@@ -35,8 +35,9 @@ LAYERS = [
 ]
 # what each dimension of the array unrolls, by pass; the profiles in hw_profiles say the same in our terms
 K_BY_C = dict.fromkeys(("forward", "input_gradient", "weight_gradient"), ("K", "C"))
-UNROLL = {"edge_tpu_like": {"forward": ("K", "C", "OX", "OY"), "input_gradient": ("C", "K", "OX", "OY"),
-                            "weight_gradient": ("K", "OY", "C", "C")}}
+WITH_PIXELS = {"forward": ("K", "C", "OX", "OY"), "input_gradient": ("C", "K", "OX", "OY"),
+               "weight_gradient": ("K", "OY", "C", "C")}
+UNROLL = {"edge_tpu_like": WITH_PIXELS, "meta_prototype": WITH_PIXELS}
 VARIANTS = {"tpu_small": ("tpu_like", "sram_2MB", {"size": 64 * 8192, "r_cost": 120, "w_cost": 130})}
 # the loops of g1, g2 and red in each pass (`hw_models.passes`); batch 1 only
 INDICES = {"forward": (("OX", "OY"), ("K",), ("FX", "FY", "C")),
@@ -124,7 +125,7 @@ def mapped(hardware: Path, layer: tuple, which: str, batch: int, lpf: int, piece
     from zigzag.datatypes import LayerDim
     from zigzag.opt.loma.engine import LomaEngine
 
-    spec = einsum(*layer, which, batch)
+    spec = einsum(*layer, which=which, batch=batch)
     dims = dict(zip(spec["loop_dims"], spec["loop_sizes"], strict=True))
     sizes = yaml.safe_load(hardware.read_text())["operational_array"]["sizes"]
     mapping = [{"name": "default", "spatial_mapping": spatial(UNROLL.get(hardware.stem, K_BY_C)[which], sizes, dims),
