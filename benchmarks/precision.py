@@ -5,7 +5,7 @@
 Every ratio is taken side by side: the two things alternate in one process. `wall` is the median of the rounds' ratios
 of wall time with its quartiles, `cpu` that of CPU time, `best` the ratio of the fastest rounds' CPU times: the figure
 that a busy machine disturbs least (its load is recorded too). Milliseconds, of CPU time, are shown for scale only.
-glibc is told to keep freed memory (see `_keep_memory`): otherwise page faults of fresh tensors dominate.
+The allocator keeps freed memory, as in a training (`ebsim.allocator`): else page faults of fresh tensors dominate.
 """
 
 from __future__ import annotations
@@ -15,13 +15,11 @@ import json
 import os
 import platform
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-KEEP = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "4294967296", "MALLOC_TOP_PAD_": "268435456"}
 QUANTISERS = [(f, r) for f in ("bf16", "e4m3", "e5m2", "int8", "int8/row", "bfp8") for r in ("nearest", "stochastic")]
 QUANTISERS += [("mxfp8", "nearest"), ("mxint8", "nearest")]
 
@@ -115,22 +113,18 @@ def steps(network: str, depth: int, batch: int, rounds: int, last: bool) -> dict
     return ratios(cases, rounds)
 
 
-def _keep_memory() -> None:
-    """Restart under an allocator that keeps what it has: it reads its settings once, at start."""
-    if platform.libc_ver()[0] == "glibc" and any(os.environ.get(k) != v for k, v in KEEP.items()):
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **KEEP})
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--quick", action="store_true", help="few rounds, PreResNet-20 only")
     parser.add_argument("--threads", type=int, default=1, help="1 is the steadiest on a busy machine")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "precision.json")
     options = parser.parse_args()
-    _keep_memory()
     import torch
 
     import ebsim
+    from ebsim.allocator import keep_freed_memory
+
+    keep_freed_memory()
 
     torch.set_num_threads(options.threads)
     rounds = 5 if options.quick else 9

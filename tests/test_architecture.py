@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 # A room may import the rooms of lower floors only (and its own).
 FLOORS = [
     {"ebsim.errors"},
-    {"ebsim.files", "ebsim.lazy", "ebsim.torchvision_shim", "ebsim.stats"},
+    {"ebsim.allocator", "ebsim.files", "ebsim.lazy", "ebsim.torchvision_shim", "ebsim.stats"},
     {"ebsim.config"},
     {"ebsim.tickets", "ebsim.precision", "ebsim.models", "ebsim.data", "ebsim.runs", "ebsim.report"},
     {"ebsim.training"},

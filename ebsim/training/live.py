@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.optim import swa_utils
 
 from ebsim import precision
+from ebsim.allocator import keep_freed_memory
 from ebsim.config import Train
 from ebsim.runs.provenance import environment
 from ebsim.training import step as steps
@@ -106,6 +107,7 @@ class Live:
     def __init__(self, setup: Setup, start: Checkpoint) -> None:
         self.setup = setup
         train = setup.train
+        keep_freed_memory()
         torch.backends.cuda.matmul.allow_tf32 = train.tf32
         torch.backends.cudnn.allow_tf32 = train.tf32
         self.model = setup.build()
