@@ -20,7 +20,7 @@ EARNS_ITS_TIME = 200  # training steps after which 6-28 s of compiling have been
 
 
 def compile_once(
-    function: Callable[..., Any], name: str, example: Mapping[Any, tuple[int, ...]]
+    function: Callable[..., Any], name: str, example: Mapping[Any, tuple[int, ...]], threads: int
 ) -> Callable[..., Any]:
     """Compile `function` under a code object of its own; `example` maps each argument to its dynamic dimensions.
 
@@ -28,7 +28,8 @@ def compile_once(
     then computes with them (wrongly, for bit masks, in torch 2.13).
     """
     function.__code__ = function.__code__.replace(co_name=name)
-    options: dict[str, Any] = {}
+    # the number of threads is built into a kernel, but is part of the key of torch's cache on disk only if given here
+    options: dict[str, Any] = {"cpp.threads": threads}
     if "eager_numerics.division_rounding" in torch._inductor.list_options():
         options["eager_numerics.division_rounding"] = True  # CUDA: true division, as eager does
     fast = torch.compile(function, fullgraph=True, options=options)

@@ -59,7 +59,8 @@ class LayerPrecision:
         if chosen.untouched:
             return x
         axis = self._axis(phase, role, x)
-        return self.quantise(self.name, role, x, chosen, axis=axis, observe=self.training)
+        fresh = role == "output"  # made by this very layer, so nobody else needs it unrounded
+        return self.quantise(self.name, role, x, chosen, axis=axis, observe=self.training, overwrite=fresh)
 
     @staticmethod
     def _axis(phase: str, role: str, x: Tensor) -> int:

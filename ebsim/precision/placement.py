@@ -59,9 +59,11 @@ class Placement:
         self.step = step
 
     def quantise(
-        self, layer: str, role: str, x: Tensor, chosen: Operand, axis: int = 1, observe: bool = True
+        self, layer: str, role: str, x: Tensor, chosen: Operand, axis: int = 1, observe: bool = True,
+        overwrite: bool = False,
     ) -> Tensor:
-        """Round one tensor of one layer at the current step."""
+        """Round one tensor of one layer at the current step; `overwrite`: `x` itself is not needed afterwards."""
+        sampled = observe and self._statistics.due(self.step)
         y = quantiser.run(
             x,
             chosen.format,
@@ -69,8 +71,9 @@ class Placement:
             key=keys(self.seed, self.step, f"{self.phase_name}:{layer}", role),
             axis=axis,
             compile=self.compiled,
+            overwrite=overwrite and not sampled,
         )
-        if observe and self._statistics.due(self.step):
+        if sampled:
             self._statistics.add(layer, role, x, y, chosen.format, axis)
         return y
 

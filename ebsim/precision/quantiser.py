@@ -22,100 +22,124 @@ from ebsim.errors import ConfigError
 from ebsim.precision import compilation
 from ebsim.precision.formats import ROUNDINGS, NumberFormat, find_format
 from ebsim.precision.layout import as_matrix
-from ebsim.precision.noise import keys, uniform
+from ebsim.precision.noise import keyed, keys, uniform
 from ebsim.precision.rounding import EXPONENT, MANTISSA, ONE
 
 _INF = float("inf")
+_POSITIVE = 0x7FFFFFFF
 _SMALLEST = (127 - 100) << 23
-_PIECE = 1 << 16  # elements per thread that an eager chain works on at once: a few temporaries fit a core's cache
+_PIECE = 1 << 17  # elements per thread that an eager chain works on at once: a few temporaries fit a core's cache
 
 
 def absmax(x: Tensor) -> Tensor:
-    """[G, N] -> [G, 1]: largest finite magnitude of each row."""
-    a = x.abs()
-    return torch.where(a < _INF, a, 0.0).amax(1, keepdim=True)
+    """[G, N] -> [G, 1]: largest finite magnitude of each row, as the int32 of its bits.
+
+    Magnitudes sort like their bits. And an integer here lets a C++ compiler know that no store of a float changes it:
+    it then works out a row's scale once and not for each vector, which halves the time of a compiled kernel.
+    """
+    bits = x.view(torch.int32) & _POSITIVE
+    return torch.where(bits < EXPONENT, bits, 0).amax(1, keepdim=True)
 
 
 @functools.cache
 def scaler(fmt: NumberFormat) -> Callable[[Tensor], Tensor | None]:
-    """absmax of each row [G, 1] -> the scale that broadcasts against the rows; None for unscaled formats."""
+    """Bits of each row's absmax [G, 1] -> the scale that broadcasts against the rows; None for unscaled formats."""
     top = int.from_bytes(struct.pack("<f", fmt.top), "little")
     largest = (253 << 23) - (top & EXPONENT) + ONE
 
-    def absolute(bits: Tensor, amax: Tensor) -> Tensor:
-        return ((amax / fmt.top).view(torch.int32) + 0x40) & ~0x7F
+    def absolute(bits: Tensor) -> Tensor:
+        return ((bits.view(torch.float32) / fmt.top).view(torch.int32) + 0x40) & ~0x7F
 
-    def pow2(bits: Tensor, amax: Tensor) -> Tensor:
+    def pow2(bits: Tensor) -> Tensor:
         return ((bits - top + MANTISSA) & ~MANTISSA) + ONE
 
-    def pow2_floor(bits: Tensor, amax: Tensor) -> Tensor:
+    def pow2_floor(bits: Tensor) -> Tensor:
         return (bits & EXPONENT) - (top & EXPONENT) + ONE
 
     by_rule = {"absmax": absolute, "pow2": pow2, "pow2_floor": pow2_floor}.get(fmt.scaling)
 
-    def scale(amax: Tensor) -> Tensor | None:
+    def scale(bits: Tensor) -> Tensor | None:
         if by_rule is None:
             return None
-        group = amax if fmt.block else amax.amax(0, keepdim=True)
-        bits = by_rule(group.view(torch.int32), group)
-        return bits.clamp(_SMALLEST, largest).view(torch.float32)
+        group = bits if fmt.block else bits.amax(0, keepdim=True)
+        return by_rule(group).clamp(_SMALLEST, largest).view(torch.float32)
 
     return scale
 
 
 def on_grid(
-    fmt: NumberFormat, x: Tensor, s: Tensor | None, u: Tensor | None, finite: bool = False
+    fmt: NumberFormat,
+    x: Tensor,
+    s: Tensor | None,
+    u: Tensor | None,
+    *,
+    finite: bool = False,
+    fits: bool = False,
+    out: Tensor | None = None,
 ) -> Tensor:
-    """x rounded onto the format's grid at scale s; NaN and Inf pass (`finite`: there are none)."""
+    """x rounded onto the format's grid at scale s; NaN and Inf pass.
+
+    `finite`: there are none of these; `fits`: nothing exceeds top s. Both only spare work.
+    """
     if s is None:
-        y = fmt.round(x, u).clamp(-fmt.top, fmt.top)
+        y = torch.clamp(fmt.round(x, u), -fmt.top, fmt.top, out=out)
     else:
         # the inverse of a power of two is exact, and multiplying is many times faster than dividing
         scaled = x / s if fmt.scaling == "absmax" else x * (2 * ONE - s.view(torch.int32)).view(torch.float32)
-        y = fmt.round(scaled, u).clamp(-fmt.top, fmt.top).mul_(s)
-    return y if finite else torch.where(x.abs() < _INF, y, x)
+        y = fmt.round(scaled, u)
+        y = torch.mul(y if fits else y.clamp_(-fmt.top, fmt.top), s, out=out)
+    return y if finite else torch.where(x.abs() < _INF, y, x, out=out)
 
 
-def eager(fmt: NumberFormat, x: Tensor, noise: tuple[Tensor, Tensor, Tensor] | None = None) -> Tensor:
-    """Quantise a matrix piece by piece."""
+def eager(fmt: NumberFormat, x: Tensor, noise: tuple[Tensor, Tensor] | None, out: Tensor) -> None:
+    """Quantise a matrix piece by piece into `out`, which may be `x`."""
     on_cpu = x.device.type == "cpu"
     size = max(1, _PIECE * torch.get_num_threads() // x.shape[1]) if on_cpu else len(x)
-    finite = False
-    if on_cpu:  # the range also tells, without waiting for a device, whether anything is not finite
+    finite = fits = False
+    if on_cpu:  # the range also tells, without waiting for a device, what need not be done
         amax = torch.maximum(x.amax(1, keepdim=True), -x.amin(1, keepdim=True))
         finite = bool(amax.isfinite().all())
-    s = scaler(fmt)(amax if finite else absmax(x))
-    out = torch.empty_like(x)
+    s = scaler(fmt)(amax.view(torch.int32) if finite else absmax(x))
+    if finite and s is not None:  # the very quotient that will be rounded
+        fits = bool((amax / s <= fmt.top).all())
     for i in range(0, len(x), size):
         part = slice(i, i + size)
-        u = uniform(noise[0][part], *noise[1:]) if noise else None
-        out[part] = on_grid(fmt, x[part], s if s is None or len(s) == 1 else s[part], u, finite)
-    return out
+        u = uniform(noise[0][part], noise[1]) if noise else None
+        here = s if s is None or len(s) == 1 else s[part]
+        on_grid(fmt, x[part], here, u, finite=finite, fits=fits, out=out[part])
 
 
-def kernel(fmt: NumberFormat, stochastic: bool) -> Callable[..., Tensor]:
-    """The same computation without pieces, as one function of tensors and integers, to be compiled."""
+def kernel(fmt: NumberFormat, stochastic: bool, overwrite: bool) -> Callable[..., Tensor]:
+    """The same computation without pieces, as one function of tensors, to be compiled."""
 
     scale = scaler(fmt)
 
     def nearest(x: Tensor) -> Tensor:
         return on_grid(fmt, x, scale(absmax(x)), None)
 
-    def random(x: Tensor, rows: Tensor, cols: Tensor, key: Tensor) -> Tensor:
-        return on_grid(fmt, x, scale(absmax(x)), uniform(rows, cols, key))
+    def random(x: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
+        return on_grid(fmt, x, scale(absmax(x)), uniform(rows, cols))
 
-    return random if stochastic else nearest
+    rounded = random if stochastic else nearest
+
+    def in_place(x: Tensor, *noise: Tensor) -> Tensor:
+        return x.copy_(rounded(x, *noise))
+
+    return in_place if overwrite else rounded
 
 
 @functools.cache
-def compiled(fmt: NumberFormat, stochastic: bool, device: torch.device) -> Callable[..., Tensor]:
-    """The compiled kernel, made once per process and device."""
-    name = f"quantise_{fmt.name}_{ROUNDINGS[stochastic]}".replace("/", "_")
-    example: dict[Tensor, tuple[int, ...]] = {torch.ones(6, 40, device=device): (0, 1)}
+def compiled(
+    fmt: NumberFormat, stochastic: bool, overwrite: bool, device: torch.device, threads: int
+) -> Callable[..., Tensor]:
+    """The compiled kernel, made once per process, device and number of threads."""
+    name = f"quantise_{fmt.name}_{ROUNDINGS[stochastic]}{'_in_place' * overwrite}".replace("/", "_")
+    # large, although sizes are dynamic: a kernel compiled for a small example would use one thread for ever
+    example: dict[Tensor, tuple[int, ...]] = {torch.ones(64, 8192, device=device): (0, 1)}
     if stochastic:
-        rows, cols, key = (torch.zeros(n, dtype=torch.int32, device=device) for n in (6, 40, 2))
-        example |= {rows: (0,), cols: (0,), key: ()}
-    return compilation.compile_once(kernel(fmt, stochastic), name, example)
+        rows, cols = (torch.zeros(n, dtype=torch.int32, device=device) for n in (64, 8192))
+        example |= {rows: (0,), cols: (0,)}
+    return compilation.compile_once(kernel(fmt, stochastic, overwrite), name, example, threads)
 
 
 def run(
@@ -126,19 +150,22 @@ def run(
     key: tuple[int, int] = (0, 0),
     axis: int = 1,
     compile: bool = False,
+    overwrite: bool = False,
 ) -> Tensor:
-    """Quantise any float32 tensor: the entrance for layers and optimiser hooks. Call it without grad."""
+    """Quantise any float32 tensor: the entrance for layers and optimiser hooks. Call it without grad.
+
+    `overwrite`: x is no longer needed; where its layout allows, the result takes its memory. Use what is returned.
+    """
     if x.numel() == 0:
         return x.detach().clone()
     m = as_matrix(x.detach(), fmt.block, axis)
-    noise = None
-    if stochastic:
-        noise = (m.rows, m.cols, torch.tensor(key, dtype=torch.int32, device=x.device))
+    noise = (keyed(m.rows, key), m.cols) if stochastic else None
     # a size of 1 would be compiled as a special case of its own; such tensors are small, and eager gives the same bits
     if compile and 1 not in m.x.shape:
-        y = compiled(fmt, stochastic, x.device)(m.x, *(noise or ()))
+        y = compiled(fmt, stochastic, overwrite, x.device, torch.get_num_threads())(m.x, *(noise or ()))
     else:
-        y = eager(fmt, m.x, noise)
+        y = m.x if overwrite else torch.empty_like(m.x)
+        eager(fmt, m.x, noise, y)
     return m.back(y)
 
 

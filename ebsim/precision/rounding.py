@@ -46,10 +46,10 @@ def float_grid(x: Tensor, u: Tensor | None, *, mantissa: int, emin: int) -> Tens
 
     exponent = (x.view(torch.int32) & EXPONENT).clamp_(min=(emin + 127) << 23)
     step = (exponent - (mantissa << 23)).view(torch.float32)
-    per_step = exponent.neg_().add_((254 + mantissa) << 23).view(torch.float32)
+    per_step = (((254 + mantissa) << 23) - exponent).view(torch.float32)
     if u is None:
         return per_step.mul_(x).round_().mul_(step)
-    return to_integer(per_step.mul_(x.abs()), u).mul_(step).copysign_(x)
+    return to_integer(per_step.mul_(x), u).mul_(step)
 
 
 def bfloat16(x: Tensor, u: Tensor | None) -> Tensor:
@@ -57,5 +57,5 @@ def bfloat16(x: Tensor, u: Tensor | None) -> Tensor:
     import torch
 
     bits = x.view(torch.int32)
-    carry = ((bits >> 16) & 1) + 0x7FFF if u is None else (u * 65536.0).to(torch.int32)
-    return ((bits + carry) & ~0xFFFF).view(torch.float32)
+    carry = (bits >> 16).bitwise_and_(1).add_(0x7FFF) if u is None else (u * 65536.0).to(torch.int32)
+    return carry.add_(bits).bitwise_and_(~0xFFFF).view(torch.float32)

@@ -11,7 +11,8 @@ import torch
 from torch._dynamo.utils import counters
 
 from ebsim.errors import EbsimError
-from ebsim.precision import apply, compilation, quantize
+from ebsim.precision import apply, compilation, quantiser, quantize
+from ebsim.precision.formats import find_format
 from tests.precision import oracles
 from tests.precision.nets import Small, batch, equal, gradients
 
@@ -46,6 +47,19 @@ def test_compiled_gives_the_bits_of_eager_and_compiles_once() -> None:
             assert ((bits(eager) == bits(fast)) | nan).all(), (fmt, rounding, x.shape)
             assert eager.stride() == fast.stride()
     assert graphs() == before  # no shape, layout or Parameter made another graph
+
+
+def test_overwriting_gives_the_same_bits_in_the_same_memory() -> None:
+    for compile in (False, True):
+        for fmt, rounding in PAIRS:
+            for layout in (torch.contiguous_format, torch.channels_last):
+                x = torch.randn(4, 6, 5, 3).contiguous(memory_format=layout)
+                options = {"stochastic": rounding == "stochastic", "key": (5, 7), "compile": compile}
+                kept = quantiser.run(x, find_format(fmt), **options)
+                address = x.data_ptr()
+                got = quantiser.run(x, find_format(fmt), overwrite=True, **options)
+                assert got.data_ptr() == address != kept.data_ptr()
+                assert torch.equal(got, kept) and got.stride() == kept.stride()
 
 
 def test_compiled_floats_equal_ml_dtypes() -> None:
@@ -83,7 +97,7 @@ def test_a_training_step_is_the_same_compiled_and_eager_within_the_graph_budget(
 
 def test_recompiling_beyond_the_limit_fails_aloud() -> None:
     example = {torch.ones(3, 4): ()}  # nothing dynamic: every shape would be a graph of its own
-    call = compilation.compile_once(lambda x: x + 1, "too_static", example)
+    call = compilation.compile_once(lambda x: x + 1, "too_static", example, 1)
     strict = torch._dynamo.config.patch(automatic_dynamic_shapes=False, recompile_limit=2)
     with strict, pytest.raises(EbsimError, match="compile=False"):
         for n in range(5, 9):

@@ -9,45 +9,70 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ebsim.precision import quantize
-from ebsim.precision.noise import keys, uniform
+from ebsim.precision.noise import keyed, keys, mixed, uniform
+
+M1, M2 = 0x7FEB352D, 0x846CA68B
 
 
-def draw(n: int, step: int = 0, layer: str = "a", seed: int = 0) -> torch.Tensor:
-    index = torch.arange(n, dtype=torch.int32)
-    key = torch.tensor(keys(seed, step, layer, "error"), dtype=torch.int32)
-    return uniform(index[:1], index, key)[0].double()
+def draw(rows: int, cols: int, step: int = 0, layer: str = "a", seed: int = 0) -> torch.Tensor:
+    first = mixed(torch.arange(rows, dtype=torch.int32) * cols)
+    offsets = mixed(torch.arange(cols, dtype=torch.int32))
+    return uniform(keyed(first, keys(seed, step, layer, "error")), offsets).double()
+
+
+def full_hash(i: int) -> int:
+    h = ((i ^ i >> 16) * M1) % 2**32
+    h = ((h ^ h >> 15) * M2) % 2**32
+    return (h ^ h >> 16) % 2**31
 
 
 def test_noise_equals_the_hash_computed_with_unbounded_integers() -> None:
-    """An oracle in Python integers: two rounds of xor-shift and multiply modulo 2^32."""
+    """An oracle in Python integers: arithmetic modulo 2^32, halves of it where 31 bits are kept."""
     key = keys(3, 5, "layer1.0.conv1", "activation")
     rows = torch.tensor([0, 1000, 2**31 - 9], dtype=torch.int32)
     cols = torch.tensor([0, 1, 7, 70000], dtype=torch.int32)
-    got = uniform(rows, cols, torch.tensor(key, dtype=torch.int32))
+    got = uniform(keyed(mixed(rows), key), mixed(cols))
     for i, row in enumerate(rows.tolist()):
         for j, col in enumerate(cols.tolist()):
-            h = (row + col + key[0]) % 2**32
-            h = ((h ^ h >> 16) * 0x7FEB352D + key[1]) % 2**32
-            h = ((h ^ h >> 15) * 0x846CA68B) % 2**32
-            assert got[i, j].item() == (h >> 8) / 2**24
+            h = (full_hash(row) * key[0] + key[1]) % 2**31 ^ full_hash(col)
+            h = ((h ^ h >> 15) * M2) % 2**31
+            assert got[i, j].item() == (h >> 7) / 2**24
+
+
+def independent(a: torch.Tensor, b: torch.Tensor, what: str) -> None:
+    """No correlation, and a flat joint distribution over 16 x 16 boxes: a hash can fail one and pass the other."""
+    a, b = a.flatten(), b.flatten()
+    assert abs(np.corrcoef(a.numpy(), b.numpy())[0, 1]) * len(a) ** 0.5 < 4.5, what
+    boxes = torch.bincount(((a * 16).long() * 16 + (b * 16).long()), minlength=256).double()
+    expected = len(a) / 256
+    chi2 = ((boxes - expected) ** 2 / expected).sum()
+    assert abs(chi2 - 255) < 5 * (2 * 255) ** 0.5, what
 
 
 def test_noise_is_uniform_and_independent() -> None:
-    n = 1 << 20
-    u = draw(n)
+    rows, cols = 128, 8192
+    u, n = draw(rows, cols), rows * cols
     assert u.min() >= 0 and u.max() < 1
     z = (u.mean() - 0.5) * (12 * n) ** 0.5
     assert abs(z) < 4
     histogram = torch.histc(u.float(), 256, 0, 1).double()
     chi2 = ((histogram - n / 256) ** 2 / (n / 256)).sum()
     assert abs(chi2 - 255) < 4.5 * (2 * 255) ** 0.5
-    others = {
-        "neighbour": (u[:-1], u[1:]), "row of 64": (u[:-64], u[64:]), "step": (u, draw(n, step=1)),
-        "layer": (u, draw(n, layer="b")), "seed": (u, draw(n, seed=1)),
-    }  # fmt: skip
-    for name, (a, b) in others.items():
-        r = np.corrcoef(a.numpy(), b.numpy())[0, 1]
-        assert abs(r) * n**0.5 < 4.5, name
+    independent(u[:, :-1], u[:, 1:], "neighbour")
+    independent(u[:, :-64], u[:, 64:], "64 further")
+    independent(u[:-1], u[1:], "next row")
+    for what, other in {"step": {"step": 1}, "layer": {"layer": "b"}, "seed": {"seed": 1}}.items():
+        independent(u, draw(rows, cols, **other), what)  # type: ignore[arg-type]
+
+
+def test_two_given_elements_are_independent_over_the_steps() -> None:
+    """Their hashes differ by a constant for ever: the last round must hide it."""
+    steps = 4096
+    u = torch.stack([draw(4, 24, step=i) for i in range(steps)]).view(steps, -1)
+    r = np.corrcoef(u.numpy(), rowvar=False)
+    off = r[~np.eye(len(r), dtype=bool)]
+    assert np.abs(off).max() * steps**0.5 < 5.2  # 4,560 pairs
+    assert abs(off.std() * steps**0.5 - 1) < 0.05
 
 
 @given(st.integers(0, 2**40), st.integers(0, 2**31), st.text(max_size=8), st.sampled_from(["error", "weight"]))
