@@ -56,6 +56,9 @@ def trace(model: Any, input_shape: tuple[int, ...], *, check: bool = True) -> li
             warnings.warn(f"{', '.join(sorted(recorder.unknown))}: not known to the layer table, counted as memory "
                           "traffic without MACs; if they multiply, MACs and energies are too low", WorkloadWarning,
                           stacklevel=2)
+        if recorder.apart:
+            warnings.warn(f"{', '.join(sorted(recorder.apart))}: multiplies parameters with constants, once per step "
+                          "and not per image; not in the layer table", WorkloadWarning, stacklevel=2)
         if check:
             _check(rows, fvcore_macs(model, shape))
     return _folded(rows)
@@ -184,6 +187,7 @@ def _recorder() -> Any:
             image = _probe(model, shape)
             self.rows: list[Layer] = []
             self.unknown: set[str] = set()
+            self.apart: set[str] = set()
             self.values = {id(mine): real for mine, real in zip(model.buffers(), original.buffers(), strict=True)}
             self.unpadded: dict[int, Any] = {}  # a tensor padded at its ends only -> its shape before
             self.path = [""]
@@ -224,6 +228,8 @@ def _recorder() -> Any:
             self.alive += made
             flowing = [t for t in tensors if id(t) in self.source]
             held = [t for t in tensors if id(t) in self.owner]
+            if held and not flowing and KIND.get(name) in CONTRACTIONS:
+                self.apart.add(f"{name} in {self.path[-1] or '(root)'}")
             if not flowing:  # a view of a parameter, or a weight computed from one, is still that parameter
                 for t in made if held else ():
                     self.owner[id(t)] = self.owner[id(held[0])]

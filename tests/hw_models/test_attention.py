@@ -162,6 +162,22 @@ def test_what_multiplies_in_an_unknown_way_is_named() -> None:
     assert [(r.kind, r.macs) for r in rows if r.op == "_trilinear"] == [("other", 0)]
 
 
+def test_products_that_no_image_enters_are_named() -> None:
+    """A bias table computed from positions by a small network, as some transformers have."""
+    class Positions(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("places", torch.zeros(9, 2))
+            self.table = nn.Linear(2, 9)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.table(self.places)
+
+    with pytest.warns(WorkloadWarning, match=r"addmm in table: multiplies parameters with constants"):
+        rows = hw_models.trace(Positions(), (3, 9, 9), check=False)
+    assert total_macs(rows) == 0 and [row.kind for row in rows] == ["add", "loss"]
+
+
 def test_a_product_without_a_form_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     from hw_models import aten
     monkeypatch.delitem(aten.KIND, "bmm")
