@@ -77,13 +77,28 @@ def _attach(root: nn.Module, name: str, value: Any, persistent: bool = True) -> 
         setattr(root, last, value)
 
 
+_PLAIN, _ROUNDING = "_plain", "_precision"  # of a layer with a precision: its class without, and what does the rounding
+
+
+def _plain_copy(model: nn.Module) -> nn.Module:
+    """A copy to cut up, every layer of the class that it has without a precision."""
+    rounding = [vars(module)[_ROUNDING] for module in model.modules() if _ROUNDING in vars(module)]
+    root = copy.deepcopy(model, {id(shared): shared for shared in rounding})  # it knows the whole network: not copied
+    for module in root.modules():
+        if (plain := getattr(type(module), _PLAIN, None)) is not None:
+            module.__class__ = plain
+            del vars(module)[_ROUNDING]
+    return root
+
+
 def compact(model: nn.Module, mask: ChannelMask, example_input: Any) -> Shrunk:
     """A smaller network that computes what `model` computes with the mask applied, in evaluation and training mode.
 
     example_input: a tensor [N, ...] or a tuple of them, as forward takes; only shapes are used, any N. The model is
     left as it is. Weights, BatchNorm statistics, devices and modes carry over; an optimiser's momentum does not.
     Dropout draws the random numbers that it draws in the dense network. The result depends on the architecture and
-    the mask, not on weight values.
+    the mask, not on weight values. A low precision that was placed on the model's layers is not on those of the result:
+    it is the network that `remove` and then `compact` would give, and a warning says to apply the precision to it.
 
     Errors: ConfigError for a mask of another network; CompactError when the network cannot be traced, or a layer
     would lose every channel. Warns, and lists in `notes`, where an unknown operation kept all its channels.
@@ -93,7 +108,7 @@ def compact(model: nn.Module, mask: ChannelMask, example_input: Any) -> Shrunk:
         if not count:
             raise CompactError(f"the mask keeps no channel of {name}. Draw it with min_channels=1 or at a lower ratio.")
     modes = {name: m.training for name, m in model.named_modules()}
-    root, inputs = copy.deepcopy(model), as_inputs(example_input)
+    root, inputs = _plain_copy(model), as_inputs(example_input)
     graphs = trace(root, inputs)
     distinct = list(dict.fromkeys(graphs.values()))
     net = Net(root, distinct, mask)
@@ -107,6 +122,8 @@ def compact(model: nn.Module, mask: ChannelMask, example_input: Any) -> Shrunk:
     result.example = tuple(x.new_zeros(x.shape, device="meta") if isinstance(x, Tensor) else x for x in inputs)
     for name, module in result.named_modules():
         module.training = modes.get(name, model.training)
+    if any(hasattr(type(module), _PLAIN) for module in model.modules()):
+        warnings.warn("the precision placed on the network is not on the shrunk one; apply it to that", stacklevel=2)
     if result.notes:
         warnings.warn("not shrunk everywhere: " + "; ".join(result.notes), stacklevel=2)
     return result

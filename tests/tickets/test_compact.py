@@ -219,3 +219,34 @@ def test_dead_convolutions_and_empty_slices_leave_a_shape():
     shrunk = assert_same(model, ChannelMask(bits, bn_layers(model)), images())
     assert shrunk.get_submodule("d.0").weight.numel() == 9
     assert shrunk.get_submodule("e.0").in_channels == 1
+
+
+@pytest.mark.parametrize("backend", ["bfp8", "fp8", "fp32"])
+def test_a_network_in_a_low_precision_shrinks_as_the_plain_one(backend):
+    """With an optimiser attached; the network itself keeps its precision."""
+    import warnings
+
+    from ebsim import precision
+
+    model = randomise(models.build("preresnet", classes=5, input_shape=(3, 8, 8), depth=11))
+    mask, x = channel_mask(model, 0.5), images()
+    plain = compact(model, mask, x)
+    placement = precision.apply(model, backend, compile=False)
+    placement.attach(torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        shrunk = compact(model, mask, x)
+    assert [str(one.message) for one in told] == (
+        [] if backend == "fp32"
+        else ["the precision placed on the network is not on the shrunk one; apply it to that"]
+    )  # fmt: skip
+    assert not shrunk.notes
+    assert {n: type(m) for n, m in shrunk.named_modules()} == {n: type(m) for n, m in plain.named_modules()}
+    assert all("_precision" not in vars(m) for m in shrunk.modules())
+    state = plain.state_dict()
+    assert [n for n, t in shrunk.state_dict().items() if t.shape != state[n].shape] == []
+    rounded = [m for m in model.modules() if hasattr(type(m), "_plain")]
+    assert bool(rounded) == (backend != "fp32") and all(m._precision.quantise.__self__ is placement for m in rounded)
+    precision.remove(model)
+    again = compact(model, mask, x).state_dict()
+    assert all(torch.equal(t, again[n]) for n, t in shrunk.state_dict().items())
