@@ -88,9 +88,10 @@ def _settings(runs: Sequence[Run], differing: dict[str, list[Any]]) -> list[dict
 
 
 def _experiment(run: Run) -> dict[str, Any]:
-    """Every key that defines a run, dotted, and the digest of its data."""
+    """Every key that defines a run, dotted, and the digests of its data and of the accelerator that priced it."""
     experiment = config.validate(config.read(run.path / "experiment.toml"))
-    return dict(_leaves(experiment.identity())) | {"data digest": run.record.dataset.digest[:12]}
+    digests = {"data digest": run.record.dataset.digest, "profile digest": run.provenance.hardware_digest}
+    return dict(_leaves(experiment.identity())) | {key: value[:12] for key, value in digests.items() if value}
 
 
 def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

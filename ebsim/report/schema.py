@@ -198,5 +198,7 @@ class Provenance(BaseModel):
     dirty: bool | None = None
     versions: dict[str, Any] = {}
     argv: tuple[str, ...] = ()
+    hardware_digest: str | None = None
+    """Of the content of the accelerator profile that priced the run."""
     folder: str | None = None
     """The run folder as seen from where the run was started."""

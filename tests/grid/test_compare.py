@@ -47,6 +47,16 @@ def test_runs_alike_in_everything_stay_apart(tmp_path: Path) -> None:
     assert len(compare.compare([paths[0], other]).entries) == 2
 
 
+def test_versions_of_a_profile_are_told_apart(tmp_path: Path) -> None:
+    paths = [write(tmp_path / name, 1, [row("dense", 0.9, joules)]) for name, joules in (("a", 10.0), ("b", 5.0))]
+    for path, digest in zip(paths, ("ab" * 32, "cd" * 32), strict=True):
+        made = json.loads((path / "provenance.json").read_text()) | {"hardware_digest": digest}
+        (path / "provenance.json").write_text(json.dumps(made))
+        (path / "MANIFEST.json").unlink()
+    found = compare.compare(paths)
+    assert found.differing == {"profile digest": ["ab" * 6, "cd" * 6]} and len(found.entries) == 2
+
+
 def test_made_under_other_conditions_is_told(tmp_path: Path) -> None:
     paths = [write(tmp_path / f"t{n}", n, [row("dense", 0.9, 10.0)], threads=n) for n in (1, 2)]
     assert "threads (1, 2)" in to_markdown(compare.compare(paths).table())
