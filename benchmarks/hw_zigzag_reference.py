@@ -118,14 +118,15 @@ def architecture(name: str, folder: str) -> Path:
     return path
 
 
-def mapped(hardware: Path, layer: tuple, which: str, batch: int, lpf: int, pieces: list[float] | None) -> dict:
+def mapped(hardware: Path, layer: tuple[str, int, int, int, int, int], which: str, batch: int, lpf: int,
+           pieces: list[float] | None) -> dict:
     """One contraction on one architecture: ZigZag's best mapping, or the best that has our tiles."""
     import yaml
     from zigzag.api import get_hardware_performance_zigzag
     from zigzag.datatypes import LayerDim
     from zigzag.opt.loma.engine import LomaEngine
 
-    spec = einsum(*layer, which=which, batch=batch)
+    spec = einsum(*layer, which, batch)
     dims = dict(zip(spec["loop_dims"], spec["loop_sizes"], strict=True))
     sizes = yaml.safe_load(hardware.read_text())["operational_array"]["sizes"]
     mapping = [{"name": "default", "spatial_mapping": spatial(UNROLL.get(hardware.stem, K_BY_C)[which], sizes, dims),

@@ -7,20 +7,19 @@ Y, sums stays while the innermost loop runs) are priced with the profile's own e
 mapped inside the tile by `hw_models.reuse.on_array`. With several memories the outermost is cut first and
 the best few tiles are cut again (a beam; with one memory the search is exhaustive).
 
-Everything is flat numpy over (distinct layer and pass) x (tile): ResNet-50 takes about 0.1 s.
+Everything is flat numpy over (distinct layer and pass) x (tile): ResNet-50 takes 10 to 150 ms.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hw_models.accelerator import Accelerator, Memory
+from hw_models.flat import Ints, distinct, join, pick, spread
 from hw_models.mapping import Mapped, grid, room_inside
-from hw_models.passes import Array, Halo, Passes
+from hw_models.passes import Array, Passes
 from hw_models.reuse import (
     OPERANDS,
     Grid,
@@ -34,7 +33,6 @@ from hw_models.reuse import (
 
 BEAM = 32  # tiles of an outer memory that are cut further
 LAST = 120  # tiles of the innermost memory whose mapping onto the array is worked out
-Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,7 @@ def search(p: Passes, bits: Widths, chip: Accelerator) -> Mapped:
     chosen, at_array, inverse = _solve(p, bits, chip)
 
     def spread_traffic(t: Traffic) -> Traffic:
-        return Traffic(*(_spread(getattr(t, f.name), p, inverse) for f in fields(Traffic)))
+        return Traffic(*(spread(getattr(t, f.name), p, inverse) for f in fields(Traffic)))
 
     return Mapped(tuple(spread_traffic(t) for t in (at_array, *chosen.moved[::-1])))
 
@@ -62,18 +60,12 @@ def search(p: Passes, bits: Widths, chip: Accelerator) -> Mapped:
 def best_tiles(p: Passes, bits: Widths, chip: Accelerator) -> Lengths:
     """The extents of the innermost memory's tiles in the mapping that `search` finds."""
     chosen, _, inverse = _solve(p, bits, chip)
-    return Lengths(*(_spread(getattr(chosen.size, f.name), p, inverse) for f in fields(Lengths)))
-
-
-def _spread(values: Array, p: Passes, inverse: Ints) -> Array:
-    out = np.zeros(p.macs.shape)
-    out[p.macs > 0] = values[inverse]
-    return out
+    return Lengths(*(spread(getattr(chosen.size, f.name), p, inverse) for f in fields(Lengths)))
 
 
 def _solve(p: Passes, bits: Widths, chip: Accelerator) -> tuple[_Tiles, Traffic, Ints]:
     """The best tiles of each distinct problem, what crosses the array's edge, and which problem each row is."""
-    flat, widths, inverse = _distinct(p, bits)
+    flat, widths, inverse = distinct(p, bits)
     count = flat.macs.size
     whole = Lengths(flat.g1, flat.g2, flat.red)
     tiles = _Tiles(np.arange(count), whole, whole, (), np.zeros(count), np.zeros(count))
@@ -81,18 +73,18 @@ def _solve(p: Passes, bits: Widths, chip: Accelerator) -> tuple[_Tiles, Traffic,
     parallel = _grid(flat, chip)
     least = Lengths(parallel.u1, parallel.u2, parallel.ur)
     for depth, memory in enumerate(reversed(chip.memories)):
-        tiles = _cut(flat, widths, tiles, memory, outer, _pick(least, tiles.problem), room_inside(chip, memory))
+        tiles = _cut(flat, widths, tiles, memory, outer, pick(least, tiles.problem), room_inside(chip, memory))
         outer |= dict.fromkeys(memory.holds, (memory.read.value, memory.write.value))
-        tiles = _take(tiles, _best(tiles, BEAM if depth + 1 < len(chip.memories) else LAST))
+        tiles = pick(tiles, _best(tiles, BEAM if depth + 1 < len(chip.memories) else LAST))
     if chip.kind == "device":
-        tiles = _take(tiles, _best(tiles, 1))
+        tiles = pick(tiles, _best(tiles, 1))
         return tiles, tiles.moved[-1], inverse
-    q, w = _pick(flat, tiles.problem), _pick(widths, tiles.problem)
+    q, w = pick(flat, tiles.problem), pick(widths, tiles.problem)
     inside = tiles.size
     parallel = _grid(replace(q, g1=inside.r1, g2=inside.r2, red=inside.rr), chip)
     moved = traffic(q, w, on_array(q, w, parallel, inside, chip.supply, tiles.beyond), 1.0)
     chosen = _best(replace(tiles, rank=tiles.cost + edge_pj(moved, chip.supply)), 1)
-    return _take(tiles, chosen), _pick(moved, chosen), inverse
+    return pick(tiles, chosen), pick(moved, chosen), inverse
 
 
 def _grid(tile: Passes, chip: Accelerator) -> Grid:
@@ -103,20 +95,6 @@ def _grid(tile: Passes, chip: Accelerator) -> Grid:
     return replace(every, u1=every.u1[take], u2=every.u2[take], ur=every.ur[take])
 
 
-def _distinct(p: Passes, bits: Widths) -> tuple[Passes, Widths, Ints]:
-    """Each different (layer shape, pass, widths) once, flat; `index` is then the pass. Idle rows are dropped."""
-    shape = p.macs.shape
-    which = np.broadcast_to(np.arange(3).reshape(3, *(1,) * (p.macs.ndim - 1)), shape)
-    h = p.halo
-    parts = [p.g1, p.g2, p.red, p.groups, p.macs, p.x, p.y, p.z, p.window, bits.x, bits.y, bits.z, bits.acc, which,
-             h.rows, h.cols, *h.scale, *h.margin, *h.limit, h.taps]
-    table = np.stack([np.broadcast_to(a, shape)[p.macs > 0] for a in parts])
-    u, inverse = np.unique(table, axis=1, return_inverse=True)
-    halo = Halo(u[14], u[15], (u[16], u[17]), (u[18], u[19]), (u[20], u[21]), u[22])
-    flat = Passes(u[0], u[1], u[2], u[3], u[4], u[5], u[6], u[7], u[8], halo, u[13].astype(np.int64))
-    return flat, Widths(u[9], u[10], u[11], u[12]), inverse.reshape(-1)
-
-
 def _cut(flat: Passes, widths: Widths, tiles: _Tiles, memory: Memory, outer_cost: dict[str, tuple[float, float]],
          least: Lengths, room: Array) -> _Tiles:
     """All largest tiles that fit into `memory`, in the three loop orders, with the traffic they cause.
@@ -125,10 +103,10 @@ def _cut(flat: Passes, widths: Widths, tiles: _Tiles, memory: Memory, outer_cost
     stays as long as that block did. What the memory does not hold stays if it is kept whole further in: if it
     can be is estimated for the order of the candidates (`room`) and settled by the inner levels (`beyond`).
     """
-    q, w = _pick(flat, tiles.problem), _pick(widths, tiles.problem)
+    q, w = pick(flat, tiles.problem), pick(widths, tiles.problem)
     row, size = _largest(q, w, tiles.size, memory, least)
-    q, w = _pick(q, row), _pick(w, row)
-    outer, beyond = _pick(tiles.size, row), _pick(tiles.beyond, row)
+    q, w = pick(q, row), pick(w, row)
+    outer, beyond = pick(tiles.size, row), pick(tiles.beyond, row)
     windows = _windows(q, size, outer, memory.slides)
     full = [np.isclose(getattr(size, n), getattr(outer, n), rtol=1e-9) for n in ("r1", "r2", "rr")]
     tile_bits = _bits(q, w, size)
@@ -147,23 +125,12 @@ def _cut(flat: Passes, widths: Widths, tiles: _Tiles, memory: Memory, outer_cost
         pj = np.array(_pj(moved, memory, outer_cost))
         cost = tiles.cost[row] + (pj * held).sum(axis=0)
         orders.append(_Tiles(tiles.problem[row], size, Lengths(lasting[1], lasting[0], lasting[2]),
-                             (*(_pick(t, row) for t in tiles.moved), moved), cost, cost + (pj * ~held).sum(axis=0)))
-    every = _joined(orders)
+                             (*(pick(t, row) for t in tiles.moved), moved), cost, cost + (pj * ~held).sum(axis=0)))
+    every = join(orders)
     if held.all():  # nothing further in depends on the order
         cheapest = np.argmin(every.rank.reshape(3, -1), axis=0)
-        every = _take(every, cheapest * row.size + np.arange(row.size))
+        every = pick(every, cheapest * row.size + np.arange(row.size))
     return every
-
-
-def _joined(parts: list[_Tiles]) -> _Tiles:
-    def join(items: list[Any]) -> Any:
-        if isinstance(items[0], np.ndarray):
-            return np.concatenate(items)
-        if isinstance(items[0], tuple):
-            return tuple(join(list(column)) for column in zip(*items, strict=True))
-        return replace(items[0], **{f.name: join([getattr(i, f.name) for i in items]) for f in fields(items[0])})
-
-    return join(parts)
 
 
 def _windows(q: Passes, size: Lengths, outer: Lengths, slides: bool) -> tuple[Array, Array, Array]:
@@ -193,7 +160,7 @@ def _largest(q: Passes, w: Widths, outer: Lengths, memory: Memory, least: Length
                   zip(extents, floors, halvings, strict=True))
     every = np.s_[:, None, None, None]
     cube = Lengths(a1[:, :, None, None], a2[:, None, :, None], ar[:, None, None, :])
-    fits = np.broadcast_to(sum(_used(_pick(q, every), _pick(w, every), cube, memory)) <= memory.bits,
+    fits = np.broadcast_to(sum(_used(pick(q, every), pick(w, every), cube, memory)) <= memory.bits,
                            (len(a1), *halvings)).copy()
     least1, least2, leastr = (cut <= floor.reshape(-1, 1) for cut, floor in zip((a1, a2, ar), floors, strict=True))
     fits |= least1[:, :, None, None] & least2[:, None, :, None] & leastr[:, None, None, :]  # always runs
@@ -208,8 +175,8 @@ def _largest(q: Passes, w: Widths, outer: Lengths, memory: Memory, least: Length
         fits &= np.expand_dims(new, tuple({1, 2, 3} - {axis}))
     row, i, j, k = np.nonzero(fits & ~room)
     size = Lengths(a1[row, i], a2[row, j], ar[row, k])
-    x, y, z = _used(_pick(q, row), _pick(w, row), size, memory)
-    full = _pick(outer, row)
+    x, y, z = _used(pick(q, row), pick(w, row), size, memory)
+    full = pick(outer, row)
 
     def stretched(extent: Array, now: Array, grows: Array, rest: Array) -> Array:
         factor = np.maximum((memory.bits - rest) / np.maximum(grows, 1e-9), 1.0)
@@ -260,19 +227,3 @@ def _best(tiles: _Tiles, keep: int) -> Ints:
     first = np.flatnonzero(np.r_[True, problem[1:] != problem[:-1]])
     rank = np.arange(problem.size) - np.repeat(first, np.diff(np.r_[first, problem.size]))
     return order[rank < keep]
-
-
-def _take(tiles: _Tiles, index: Ints) -> _Tiles:
-    return _Tiles(tiles.problem[index], _pick(tiles.size, index), _pick(tiles.beyond, index),
-                  tuple(_pick(t, index) for t in tiles.moved), tiles.cost[index], tiles.rank[index])
-
-
-def _pick(item: Any, index: Any) -> Any:
-    """A dataclass of arrays, indexed field by field."""
-    def pick(value: Any) -> Any:
-        if isinstance(value, tuple):
-            return tuple(v[index] for v in value)
-        return _pick(value, index) if isinstance(value, Halo) else value[index]
-
-    return replace(item, **{f.name: pick(getattr(item, f.name)) for f in fields(item)})
-

@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 
 from hw_models import load, training_cost
 from hw_models.accelerator import Accelerator
+from hw_models.flat import distinct, pick
 from hw_models.layer import Layer
 from hw_models.mapping import closed
 from hw_models.passes import Passes, passes, shapes
 from hw_models.reuse import Lengths, Widths, compulsory, no_reuse, sharing
-from hw_models.search import _distinct, _largest, _pick, _used, search
+from hw_models.search import _largest, _used, search
 
 from .test_passes import conv
 
@@ -97,11 +98,11 @@ def test_everything_on_chip_moves_once() -> None:
 def test_no_tile_exceeds_its_memory(layer: Layer, n: int, kib: float) -> None:
     """Every candidate fits, margins of windows included, unless it is the least that the array works on."""
     p = passes(shapes([layer]), n)
-    flat, bits, _ = _distinct(p, _bits(p))
+    flat, bits, _ = distinct(p, _bits(p))
     memory = _with_buffer(kib).memories[0]
     one = Lengths(*(np.ones_like(flat.g1) for _ in range(3)))
     row, size = _largest(flat, bits, Lengths(flat.g1, flat.g2, flat.red), memory, one)
-    used = sum(_used(_pick(flat, row), _pick(bits, row), size, memory))
+    used = sum(_used(pick(flat, row), pick(bits, row), size, memory))
     alone = (size.r1 <= 1) & (size.r2 <= 1) & (size.rr <= 1)
     assert ((used <= memory.bits * (1 + 1e-9)) | alone).all()
     assert set(row) == set(range(flat.macs.size))  # each problem has a candidate
