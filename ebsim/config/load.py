@@ -144,6 +144,6 @@ def _unknown_names(experiment: Experiment, choices: Choices) -> Iterable[tuple[s
         for word in value if isinstance(value, tuple) else (value,):
             if key == "hardware.profile" and is_profile_path(word):
                 if not Path(word).is_file():
-                    yield key, f'= "{word}": no such file, neither beside the experiment nor in the current directory'
+                    yield key, f'= "{word}": no such file, beside the experiment or in the current directory'
             elif word not in known:
                 yield key, f'= "{word}": not one of {", ".join(known)}.{_nearest(word, known)}'

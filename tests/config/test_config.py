@@ -214,7 +214,7 @@ def test_a_path_is_looked_for_beside_the_experiment_first(tmp_path: Path, monkey
     assert profile(str(tmp_path / "here.toml")) == str(tmp_path / "here.toml")
     assert profile("h100") == "h100"
     assert profile("own.toml", {"hardware.profile": "both.toml"}) == "both.toml"  # typed here, meant from here
-    with pytest.raises(ConfigError, match=r'experiment.toml:3: hardware.profile = "gone.toml": no such file, neither'):
+    with pytest.raises(ConfigError, match=r'experiment.toml:3: hardware.profile = "gone.toml": no such file, beside'):
         profile("gone.toml")
     rest = '[data]\nroot = "images"\n[precision]\nbackends.mine = { weight = "f/int4.py:INT4 stochastic" }\n'
     found = config.load(write(tmp_path / "exp", f'name = "a"\n{rest}').relative_to(tmp_path))
