@@ -17,7 +17,7 @@ from ebsim.config import PROFILE_COPY, Experiment
 from ebsim.config.write import to_toml
 from ebsim.errors import ConfigError
 from ebsim.files import read_json, write_atomic, write_json
-from ebsim.methods import METHODS
+from ebsim.methods import METHODS, precisions
 from ebsim.runs import folder as folders
 from ebsim.runs.store import Store, exclusive
 
@@ -33,7 +33,6 @@ def choices() -> dict[str, Callable[[], Iterable[str]]]:
     """Which names each key may have; none of these imports torch."""
     from importlib.resources import files
 
-    from ebsim import precision
     from ebsim.data import catalogue
     from ebsim.models import FAMILIES
 
@@ -41,18 +40,18 @@ def choices() -> dict[str, Callable[[], Iterable[str]]]:
         "data.name": lambda: catalogue.DATASETS,
         "model.name": lambda: FAMILIES,
         "methods": lambda: METHODS,
-        "precision.search": precision.list_backends,
-        "precision.retrain": precision.list_backends,
-        "precision.low": precision.list_backends,
         "hardware.profile": lambda: [
             path.name.removesuffix(".toml") for path in (files("hw_models") / "profiles").iterdir()
         ],
     }
 
 
+RULES: config.Rules = (precisions.mistakes,)
+
+
 def load(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Experiment:
     """Read and validate an experiment file, names included. Raises `ConfigError`."""
-    experiment = config.load(path, overrides, choices())
+    experiment = config.load(path, overrides, choices(), RULES)
     if experiment.grid:
         raise ConfigError(
             f"{path}: has a [grid] table, so it is many experiments: python cli.py ablate {path} (or one of them: "
@@ -116,13 +115,9 @@ def check_formats(lab: Lab, chip: Accelerator) -> None:
     from ebsim import precision
     from ebsim.report import profile
 
-    users: dict[str, list[str]] = {}
-    for method in lab.experiment.methods:
-        for backend in METHODS[method].precisions(lab):
-            users.setdefault(backend, []).append(method)
     network = lab.dense_network()
     missing = {}
-    for backend, methods in users.items():
+    for backend, methods in _users(lab).items():
         placed = precision.apply(network, lab.backend(backend), compile=False)
         if formats := profile.lacking(chip, placed.record(), placed.modules):
             missing[f"precision {backend} of {', '.join(methods)}"] = formats
@@ -142,7 +137,11 @@ def _refuse_formats(experiment: Experiment, chip: Accelerator, missing: Mapping[
 
 def run_folder(experiment: Experiment, runs_dir: Path, dataset_digest: str) -> Path:
     """Where the run of an experiment on this dataset lives."""
-    identity = {**experiment.identity(), "dataset_digest": dataset_digest}
+    identity = {
+        **experiment.identity(),
+        "precision": precisions.identities(experiment),
+        "dataset_digest": dataset_digest,
+    }
     return folders.run_folder(runs_dir, experiment.name, identity)
 
 
@@ -165,8 +164,20 @@ def precision_plans(experiment: Experiment, backend: str | None = None) -> list[
     from ebsim import precision
 
     lab = open_lab(experiment, Path("."))
-    names = [backend] if backend else dict.fromkeys([experiment.precision.search, experiment.precision.retrain])
-    return [str(precision.plan(lab.dense_network(), lab.backend(name))) for name in names]
+    network = lab.dense_network()
+    if backend:
+        return [str(precision.plan(network, lab.backend(backend)))]
+    plans = {name: precision.plan(network, lab.backend(name)) for name in _users(lab)}
+    return [f"{', '.join(methods)}: {plans[name]}\n" for name, methods in _users(lab).items()]
+
+
+def _users(lab: Lab) -> dict[str, list[str]]:
+    """Precision -> the methods that work in it."""
+    users: dict[str, list[str]] = {}
+    for method in lab.experiment.methods:
+        for backend in METHODS[method].precisions(lab):
+            users.setdefault(backend, []).append(method)
+    return users
 
 
 def load_data(experiment: Experiment, device: Any = "cpu") -> Any:
@@ -216,6 +227,7 @@ def _finish(folder: Path, lab: Lab, rows: list[Row], chip: Accelerator, started:
         {
             **provenance.collect(str(lab.device)),
             "dataset_digest": lab.data.digest,
+            "precision_plugins": precisions.outsiders(lab.experiment),
             "hardware_digest": chip.digest,
             "folder": folder.as_posix(),
             "finished": provenance.now(),

@@ -62,7 +62,7 @@ def test_every_shipped_experiment_is_valid_and_has_a_lab_card() -> None:
     assert len(paths) >= 9
     for path in paths:
         if config.load(path).grid:
-            assert len(expand(path, choices=pipeline.choices()).cells) > 1
+            assert len(expand(path, choices=pipeline.choices(), rules=pipeline.RULES).cells) > 1
         else:
             pipeline.load(path)
         head = path.read_text().split("\n\n")[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ebsim.config.load import Choices, all_keys, check, load, refusal, validate
+from ebsim.config.load import Choices, Rules, all_keys, check, load, refusal, validate
 from ebsim.config.paths import PROFILE_COPY, is_profile_path, locate, located
 from ebsim.config.sections import (
     Companion,
@@ -28,6 +28,7 @@ __all__ = [
     "Model",
     "Precision",
     "Prune",
+    "Rules",
     "Section",
     "Source",
     "Train",

@@ -6,7 +6,7 @@ Each mistake is one line: file and line, key path, value, the rule it breaks, an
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,39 +18,44 @@ from ebsim.config.source import Source, override, read
 from ebsim.errors import ConfigError
 
 Choices = Mapping[str, Callable[[], Iterable[str]]]
+Rules = Sequence[Callable[[Experiment], Iterable[tuple[str, str]]]]
 
 
 def load(
-    path: str | Path, settings: Mapping[str, Any] | None = None, choices: Choices | None = None
+    path: str | Path, settings: Mapping[str, Any] | None = None, choices: Choices | None = None, rules: Rules = ()
 ) -> Experiment:
     """Read and validate an experiment, its paths found (`config.paths`); `settings` are overrides {"train.epochs": 40}.
 
-    `choices` maps a key to the names that it may have ({"data.name": list_datasets}); the rooms that own the
-    names hand them in, so that this one knows of none of them. Raises `ConfigError` with all mistakes, one per
+    `choices` maps a key to the names that it may have ({"data.name": list_datasets}); each of `rules` looks at an
+    experiment and gives (key, what is wrong with it). The rooms that own the names hand them in, so that this one
+    knows of none of them. Raises `ConfigError` with all mistakes, one per
     line; nothing has been written by then.
     """
     source = read(Path(path))
     override(source, dict(settings or {}))
     locate(source)
-    return validate(source, choices)
+    return validate(source, choices, rules)
 
 
-def validate(source: Source, choices: Choices | None = None) -> Experiment:
+def validate(source: Source, choices: Choices | None = None, rules: Rules = ()) -> Experiment:
     """Check a source against the schema, then the rules between keys and the names of things."""
-    experiment, mistakes = check(source, choices)
+    experiment, mistakes = check(source, choices, rules)
     if experiment is None:
         raise refusal(mistakes)
     return experiment
 
 
-def check(source: Source, choices: Choices | None = None) -> tuple[Experiment | None, list[str]]:
+def check(
+    source: Source, choices: Choices | None = None, rules: Rules = ()
+) -> tuple[Experiment | None, list[str]]:
     """The experiment of a source, or None and every mistake in it, one line each."""
     try:
         experiment = Experiment.model_validate(source.values)
     except ValidationError as error:
         return None, [_explain(item, source) for item in error.errors(include_url=False)]
     problems = [*_cross_checks(experiment), *_unknown_names(experiment, choices or {})]
-    mistakes = [f"{source.place(key)}: {key} {problem}" for key, problem in problems]
+    problems += [problem for rule in rules for problem in rule(experiment)]
+    mistakes = [f"{source.place(key)}: {key} {problem}".replace(f"{key} :", f"{key}:") for key, problem in problems]
     return (None, mistakes) if mistakes else (experiment, [])
 
 
@@ -135,12 +140,11 @@ def _cross_checks(experiment: Experiment) -> Iterable[tuple[str, str]]:
 
 def _unknown_names(experiment: Experiment, choices: Choices) -> Iterable[tuple[str, str]]:
     """Names that nothing answers to: (key, the choices and the nearest of them)."""
-    own = {f"precision.{key}": experiment.precision.backends for key in ("search", "retrain", "low")}
     for key, names in choices.items():
         value: Any = experiment
         for part in key.split("."):
             value = getattr(value, part)
-        known = sorted({*names(), *own.get(key, ())})
+        known = sorted(names())
         for word in value if isinstance(value, tuple) else (value,):
             if key == "hardware.profile" and is_profile_path(word):
                 if not Path(word).is_file():

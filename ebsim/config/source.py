@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,13 +49,19 @@ def _split(dotted: str) -> list[str]:
 
 
 def key_lines(text: str) -> dict[str, int]:
-    """Line number (from 1) of each dotted key and table header, best effort."""
+    """Line number (from 1) of each dotted key and table header, best effort; tables of a list are numbered from 0."""
     lines: dict[str, int] = {}
     table: list[str] = []
+    count: Counter[str] = Counter()
     for number, line in enumerate(text.splitlines(), start=1):
         if header := _HEADER.match(line):
             table = _split(header.group(1))
             lines.setdefault(".".join(table), number)
+            if line.lstrip().startswith("[["):
+                name = ".".join(table)
+                table.append(str(count[name]))
+                count[name] += 1
+                lines[".".join(table)] = number
         elif key := _KEY.match(line):
             lines.setdefault(".".join(table + _split(key.group(1))), number)
     return lines

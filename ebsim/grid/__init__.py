@@ -50,7 +50,7 @@ def open_grid(
 
     axes: `["seed=0..4", "precision.search=fp32,fp8"]`, over the file's own `[grid]`. Raises `ConfigError`, `DataError`.
     """
-    grid = expand(path, axes, overrides, pipeline.choices())
+    grid = expand(path, axes, overrides, pipeline.choices(), pipeline.RULES)
     return look(locate(grid, Path(runs_dir)), retry_failed)
 
 

@@ -119,6 +119,7 @@ def expand(
     options: Iterable[str] = (),
     settings: Mapping[str, Any] | None = None,
     choices: config.Choices | None = None,
+    rules: config.Rules = (),
 ) -> Grid:
     """Read an experiment file, lay `settings` (overrides) and the axes over it and check every cell.
 
@@ -137,13 +138,13 @@ def expand(
     cells, mistakes = [], []
     for number, values in enumerate(itertools.product(*axes.values()), start=1):
         chosen = dict(zip(axes, values, strict=True))
-        experiment, wrong = config.check(_laid_over(source, chosen), fixed)
+        experiment, wrong = config.check(_laid_over(source, chosen), fixed, rules)
         mistakes += wrong
         if experiment is not None:
             cells.append(Cell(number, chosen, experiment))
     if mistakes:  # a mistake on one axis can hide those on the others: look at each value alone, too
         singles = [{key: value} for key, values in axes.items() for value in values]
-        alone = [line for single in singles for line in config.check(_laid_over(source, single), fixed)[1]]
+        alone = [line for single in singles for line in config.check(_laid_over(source, single), fixed, rules)[1]]
         raise config.refusal([*mistakes, *alone])
     _refuse_duplicates(cells)
     return Grid(cells[0].experiment.name, axes, cells)

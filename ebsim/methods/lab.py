@@ -8,7 +8,6 @@ of the store, so it is trained once.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 
 from ebsim import models, precision, tickets
 from ebsim.config import Experiment, Prune
-from ebsim.files import canonical_json
+from ebsim.methods import precisions
 from ebsim.methods.stages import Dense
 from ebsim.runs.store import Store
 from ebsim.training import Averaging, Progress, Silent, Trajectory
@@ -51,6 +50,9 @@ class Lab:
     masks: dict[str, tickets.ChannelMask] = field(default_factory=dict)
     trajectories: dict[str, Trajectory] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        precision.register(*self.experiment.precision.plugins)
+
     # -- facts ---------------------------------------------------------------------------------------------------
 
     @property
@@ -65,8 +67,7 @@ class Lab:
 
     def backend(self, name: str) -> Any:
         """A precision backend by its name in the experiment."""
-        own = self.experiment.precision.backends
-        return precision.backend({**own[name], "name": name} if name in own else name)
+        return precisions.backend(self.experiment, name)
 
     def precisions(self, letters: str = "") -> tuple[str, str]:
         """Backends of search and retrain: the experiment's, or as the paper's letters say (F = fp32, L = low)."""
@@ -141,13 +142,8 @@ class Lab:
             "model": self.spec.describe(),
             "train": train,
             "seed": experiment.seed,
-            "precision": self._precision_identity(backend),
+            "precision": precision.identity(backend),
         }
-
-    def _precision_identity(self, backend: Any) -> dict[str, Any]:
-        """What a backend does, without its name and description: "fp32" under another name is the same stage."""
-        plain = {key: value for key, value in asdict(backend).items() if key not in ("name", "about")}
-        return json.loads(canonical_json(plain))
 
     def trajectory(
         self,

@@ -24,6 +24,9 @@ _HOME = {
     "Placement": ".placement",
     "plan": ".plans",
     "record": ".plans",
+    "fingerprint": ".fingerprints",
+    "identity": ".fingerprints",
+    "digest_of": ".fingerprints",
     "mask_noise_floor": ".mask_noise",
     "register": ".plugins",
 }

@@ -15,13 +15,14 @@ the first rule that sets a cell wins. Whatever is not named is fp32: also gamma,
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import fnmatch
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ebsim.errors import ConfigError
-from ebsim.precision.formats import Operand, nearest_name, operand
+from ebsim.precision.formats import NumberFormat, Operand, nearest_name, operand
 
 PASSES: dict[str, tuple[str, ...]] = {
     "forward": ("weight", "activation", "output"),
@@ -32,6 +33,7 @@ PASSES: dict[str, tuple[str, ...]] = {
 CELLS = tuple((phase, role) for phase, roles in PASSES.items() for role in roles)
 ROLES = tuple(dict.fromkeys(role for _, role in CELLS))
 FIRST, LAST = "@first", "@last"
+ACCUMULATORS = ("fp32", "tf32", "bf16", "fp16", "int32", "int16", "int8")  # declared only: what a price is known for
 
 _ENDS_FP32 = {"layers": [FIRST, LAST], "weight": "fp32", "activation": "fp32", "error": "fp32"}
 _LOGITS_FP32 = {"layers": [LAST], "output": "fp32"}
@@ -107,50 +109,24 @@ class Backend:
 
     @classmethod
     def from_dict(cls, name: str, table: Mapping[str, Any]) -> Backend:
-        """Strictly parse a TOML-like table; `base = "fp8"` starts from another backend. Raises ConfigError."""
-        where = f"precision backend {name!r}"
-        known = {*ROLES, "base", "rule", "one_dimensional", "accumulator", "swa", "about", "allow_stalling"}
-        _refuse_unknown(table, known, where)
+        """Strictly parse a TOML-like table; `base = "fp8"` starts from another backend.
+
+        Raises ConfigError with all of its mistakes, a line each.
+        """
+        if wrong := list(mistakes(table)):
+            told = [f"precision backend {name!r}{key and ', '}{key}: {problem}" for key, problem in wrong]
+            raise ConfigError("\n".join(told))
         base = backend(table.get("base", "fp32"))
-        rules = table.get("rule", [])
-        if isinstance(rules, Mapping) or not isinstance(rules, Sequence):
-            raise ConfigError(f"{where}: rule is a list of tables, [[...rule]] in TOML")
-        made = cls(
+        return cls(
             name=name,
             roles={**base.roles, **{r: table[r] for r in ROLES if r in table}},
-            rules=(*(_rule(rule, where) for rule in rules), *base.rules),
+            rules=(*map(_rule, table.get("rule", [])), *base.rules),
             one_dimensional=table.get("one_dimensional", base.one_dimensional),
             accumulator=table.get("accumulator", base.accumulator),
-            swa=_swa(table["swa"], where) if "swa" in table else base.swa,
+            swa=dict(table["swa"]) if "swa" in table else base.swa,
             about=table.get("about", ""),
             allow_stalling=table.get("allow_stalling", base.allow_stalling),
         )
-        made._check(where)
-        return made
-
-    def _check(self, where: str) -> None:
-        tables = [self.roles, *(rule.roles for rule in self.rules)]
-        for role, spec in (item for table in tables for item in table.items()):
-            self._check_operand(spec, f"{where}, {role}", stored=role == "stored")
-        self._check_operand(self.one_dimensional, f"{where}, one_dimensional", stored=True)
-        if not isinstance(self.accumulator, str):
-            raise ConfigError(f'{where}, accumulator: a name such as "fp32" or "int32"')
-        if not isinstance(self.allow_stalling, bool):
-            raise ConfigError(f"{where}, allow_stalling: true or false")
-
-    def _check_operand(self, spec: Any, where: str, stored: bool) -> None:
-        if not isinstance(spec, str):
-            raise ConfigError(f'{where}: write a format as text, such as "e5m2" or "int8/row stochastic"')
-        try:
-            parsed = operand(spec)
-        except ConfigError as error:
-            raise ConfigError(f"{where}: {error}") from error
-        stalls = stored and parsed.format.bits <= 8 and not parsed.stochastic
-        if stalls and not self.allow_stalling:
-            raise ConfigError(
-                f"{where}: weights stored in {parsed.format.bits} bits and rounded to nearest stop moving once an "
-                f'update is below half a step; use "{spec} stochastic", or allow_stalling = true for a control'
-            )
 
     def cells(
         self, layer: str, names: Sequence[str], parse: Callable[[str], Operand] = operand
@@ -168,22 +144,32 @@ class Backend:
 
     def table(self, names: Sequence[str]) -> dict[str, dict[tuple[str, str], Operand]]:
         """`cells` of every layer. Raises ConfigError if a rule's glob matches no layer."""
-        for rule in self.rules if names else ():
-            for glob in rule.layers:
-                if glob not in (FIRST, LAST) and not fnmatch.filter(names, glob):
-                    raise ConfigError(
-                        f"precision backend {self.name!r}: a rule matches no layer: {glob!r}"
-                        f"{nearest_name(glob, names)}"
-                    )
+        if wrong := [problem for _, problem in self.unmatched(names)]:
+            raise ConfigError("\n".join(f"precision backend {self.name!r}: {problem}" for problem in wrong))
         parse = functools.cache(operand)
         return {layer: self.cells(layer, names, parse) for layer in names}
+
+    def unmatched(self, names: Sequence[str]) -> Iterator[tuple[int, str]]:
+        """(number of the rule, what is wrong) for every glob that matches none of a network's layers."""
+        for number, rule in enumerate(self.rules if names else ()):
+            for glob in rule.layers:
+                if glob not in (FIRST, LAST) and not fnmatch.filter(names, glob):
+                    yield number, f"a rule matches no layer: {glob!r}{_near_layers(glob, names)}"
+
+    def specs(self) -> list[str]:
+        """Every operand that it names, each once."""
+        inner = [spec for rule in self.rules for spec in rule.roles.values()]
+        return list(dict.fromkeys([*self.roles.values(), *inner, self.one_dimensional]))
+
+    @property
+    def globs(self) -> list[str]:
+        """What its rules name layers by, except "@first" and "@last"."""
+        return [glob for rule in self.rules for glob in rule.layers if glob not in (FIRST, LAST)]
 
     @property
     def untouched(self) -> bool:
         """Whether applying it changes nothing."""
-        specs = [*self.roles.values(), self.one_dimensional]
-        specs += [spec for rule in self.rules for spec in rule.roles.values()]
-        return all(operand(spec).untouched for spec in specs)
+        return all(operand(spec).untouched for spec in self.specs())
 
 
 def backend(which: str | Mapping[str, Any] | Backend) -> Backend:
@@ -204,38 +190,111 @@ def backend(which: str | Mapping[str, Any] | Backend) -> Backend:
     return found if isinstance(found, Backend) else Backend.from_dict(which.rpartition(":")[2], found)
 
 
-def _refuse_unknown(table: Any, known: set[str], where: str) -> None:
+def mistakes(table: Any) -> Iterator[tuple[str, str]]:
+    """(key in the table, what is wrong with it) for everything that is wrong with a backend's table."""
+    known = {*ROLES, "base", "rule", "one_dimensional", "accumulator", "swa", "about", "allow_stalling"}
     if not isinstance(table, Mapping):
-        raise ConfigError(f"{where}: expected a table, got {table!r}")
+        yield "", f"expected a table, got {table!r}"
+        return
+    yield from _unknown(table, known)
+    base = Backend("", {})
+    try:
+        base = backend(table.get("base", "fp32"))
+    except ConfigError as error:
+        yield "base", str(error)
+    stalling = table.get("allow_stalling", base.allow_stalling)
+    if not isinstance(stalling, bool):
+        yield "allow_stalling", "true or false"
+    seen: dict[str, NumberFormat] = {}
+    roles = {**base.roles, "one_dimensional": base.one_dimensional}
+    roles |= {key: table[key] for key in (*ROLES, "one_dimensional") if key in table}
+    for role, spec in roles.items():
+        yield from _of_operand(role, role, spec, stalling, seen)
+    rules = table.get("rule", [])
+    if isinstance(rules, Mapping | str) or not isinstance(rules, Sequence):
+        yield "rule", "rule is a list of tables, [[...rule]] in TOML"
+        rules = []
+    for number, rule in enumerate(rules):
+        yield from _of_rule(f"rule.{number}", rule, stalling, seen)
+    accumulator = table.get("accumulator", "fp32")
+    if accumulator not in ACCUMULATORS:
+        yield "accumulator", f"unknown accumulator {accumulator!r}{nearest_name(str(accumulator), ACCUMULATORS)}"
+    if "swa" in table:
+        yield from _of_swa(table["swa"])
+
+
+def _of_operand(
+    key: str, role: str, spec: Any, stalling: bool, seen: dict[str, NumberFormat]
+) -> Iterator[tuple[str, str]]:
+    if not isinstance(spec, str):
+        yield key, 'write a format as text, such as "e5m2" or "int8/row stochastic"'
+        return
+    try:
+        parsed = operand(spec)
+    except ConfigError as error:
+        yield key, str(error)
+        return
+    fmt = parsed.format
+    if seen.setdefault(fmt.name, fmt) != fmt:
+        yield key, f"two different formats are called {fmt.name!r}: rename one"
+    if role in ("stored", "one_dimensional") and fmt.bits <= 8 and not parsed.stochastic and not stalling:
+        yield key, (
+            f"weights stored in {fmt.bits} bits and rounded to nearest stop moving once an "
+            f'update is below half a step; use "{fmt.name} stochastic", or allow_stalling = true for a control'
+        )
+
+
+def _of_rule(key: str, table: Any, stalling: bool, seen: dict[str, NumberFormat]) -> Iterator[tuple[str, str]]:
+    if not isinstance(table, Mapping):
+        yield key, f"expected a table, got {table!r}"
+        return
+    yield from _unknown(table, {"layers", "phase", *ROLES}, f"{key}.")
+    layers, phase = table.get("layers", ["*"]), table.get("phase")
+    layers = [layers] if isinstance(layers, str) else layers
+    if not isinstance(layers, Sequence) or not layers or not all(isinstance(glob, str) for glob in layers):
+        yield f"{key}.layers", 'layers is a list of names or globs, such as ["layer3.*"]'
+    if phase is not None and phase not in PASSES:
+        yield f"{key}.phase", f"unknown phase {phase!r}{nearest_name(str(phase), PASSES)}"
+    roles = {role: table[role] for role in ROLES if role in table}
+    if not roles:
+        yield key, "it sets no role"
+    for role, spec in roles.items():
+        if phase in PASSES and role not in PASSES[phase]:
+            yield f"{key}.{role}", f"{role!r} plays no part in the {phase} pass"
+        yield from _of_operand(f"{key}.{role}", role, spec, stalling, seen)
+
+
+def _of_swa(table: Any) -> Iterator[tuple[str, str]]:
+    if not isinstance(table, Mapping):
+        yield "swa", f"expected a table, got {table!r}"
+        return
+    yield from _unknown(table, {"start", "lr"}, "swa.")
+    start, rate = table.get("start"), table.get("lr", 1.0)
+    if isinstance(start, bool) or not isinstance(start, int | float) or start < 0:
+        yield "swa.start", "start is an epoch (an integer) or a fraction of the training (0.75)"
+    elif isinstance(start, float) and start > 1:
+        yield "swa.start", f"start = {start} is neither an epoch (an integer) nor a fraction"
+    if isinstance(rate, bool) or not isinstance(rate, int | float) or rate <= 0:
+        yield "swa.lr", "lr is a positive learning rate"
+
+
+def _unknown(table: Mapping[Any, Any], known: set[str], prefix: str = "") -> Iterator[tuple[str, str]]:
     for key in table:
         if key not in known:
-            raise ConfigError(f"{where}: unknown key {key!r}{nearest_name(str(key), known)}")
+            yield f"{prefix}{key}", f"unknown key {key!r}{nearest_name(str(key), known)}"
 
 
-def _rule(table: Any, where: str) -> Rule:
-    where += ", rule"
-    _refuse_unknown(table, {"layers", "phase", *ROLES}, where)
-    layers, phase = table.get("layers", ["*"]), table.get("phase")
-    if isinstance(layers, str):
-        layers = [layers]
-    if not layers or not all(isinstance(glob, str) for glob in layers):
-        raise ConfigError(f'{where}: layers is a list of names or globs, such as ["layer3.*"]')
-    if phase is not None and phase not in PASSES:
-        raise ConfigError(f"{where}: unknown phase {phase!r}{nearest_name(str(phase), PASSES)}")
+def _rule(table: Mapping[str, Any]) -> Rule:
+    layers = table.get("layers", ["*"])
     roles = {role: table[role] for role in ROLES if role in table}
-    idle = [role for role in roles if phase is not None and role not in PASSES[phase]]
-    if not roles or idle:
-        what = f"{idle[0]!r} plays no part in the {phase} pass" if idle else "it sets no role"
-        raise ConfigError(f"{where} for {', '.join(layers)}: {what}")
-    return Rule(tuple(layers), phase, roles)
+    return Rule((layers,) if isinstance(layers, str) else tuple(layers), table.get("phase"), roles)
 
 
-def _swa(table: Any, where: str) -> dict[str, float]:
-    where += ", swa"
-    _refuse_unknown(table, {"start", "lr"}, where)
-    start = table.get("start")
-    if isinstance(start, bool) or not isinstance(start, int | float) or start < 0:
-        raise ConfigError(f"{where}: start is an epoch (an integer) or a fraction of the training (0.75)")
-    if isinstance(start, float) and start > 1:
-        raise ConfigError(f"{where}: start = {start} is neither an epoch (an integer) nor a fraction")
-    return dict(table)
+def _near_layers(glob: str, names: Sequence[str]) -> str:
+    """What was perhaps meant: the nearest beginning of the layers' names with ".*", or the nearest name."""
+    plain = glob.rstrip("*.")
+    starts = {name[: name.index(".")] for name in names if "." in name}
+    close = difflib.get_close_matches(plain.split(".")[0], starts, n=1, cutoff=0.6)
+    if glob != plain and close:
+        return f"; did you mean '{close[0]}.*'?"
+    return nearest_name(glob, names)

@@ -19,6 +19,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
+import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -27,6 +28,8 @@ from ebsim.precision import rounding
 
 SCALINGS = ("none", "absmax", "pow2", "pow2_floor")
 ROUNDINGS = ("nearest", "stochastic")
+_MAC = re.compile(r"fp:\d+,\d+|(int|bfp):\d+")
+_SHOWN = 24  # names in a message
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,10 +67,7 @@ class NumberFormat:
             'block must be 0, "row" or a positive integer': not (
                 self.block == "row" or (isinstance(self.block, int) and self.block >= 0)
             ),
-            'mac must look like "fp:4,3", "int:8" or "bfp:8"': (
-                self.mac.partition(":")[0] not in ("fp", "int", "bfp")
-                or not self.mac.partition(":")[2].replace(",", "").isdigit()
-            ),
+            'mac must look like "fp:4,3", "int:8" or "bfp:8"': not _MAC.fullmatch(self.mac),
         }
         for problem, wrong in problems.items():
             if wrong:
@@ -135,9 +135,10 @@ class Operand:
 
 def nearest_name(name: str, known: Iterable[str]) -> str:
     """' - did you mean ...?' or the list of what there is."""
-    known = sorted(known)
+    known = sorted(set(known))
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else f"; there is: {', '.join(known)}"
+    more = ", ..." if len(known) > _SHOWN else ""
+    return f"; did you mean {close[0]!r}?" if close else f"; there is: {', '.join(known[:_SHOWN])}{more}"
 
 
 def find_format(spec: str | NumberFormat) -> NumberFormat:
@@ -151,6 +152,11 @@ def find_format(spec: str | NumberFormat) -> NumberFormat:
 
     base, variant = spec, ""
     if ".py:" not in spec:
+        name, _, how = spec.partition(" ")
+        if how in ROUNDINGS:
+            raise ConfigError(f'{spec!r}: a format is named without its rounding here: {name!r}, rounding="{how}"')
+        if how:
+            raise ConfigError(f"unknown rounding {how!r} in {spec!r}{nearest_name(how, ROUNDINGS)}")
         base, _, variant = spec.partition("/")
     found = BUILTIN.get(base) or plugins.load("formats", base)
     if found is None:
@@ -158,6 +164,8 @@ def find_format(spec: str | NumberFormat) -> NumberFormat:
         raise ConfigError(f"unknown number format {base!r}{nearest_name(base, known)}")
     if not isinstance(found, NumberFormat):
         raise ConfigError(f"{base!r} is a {type(found).__name__}, not an ebsim.precision.NumberFormat")
+    if BUILTIN.get(found.name, found) != found:
+        raise ConfigError(f"{base!r} is called {found.name!r}, which is built in: rename it")
     return _variant(found, variant) if variant else found
 
 

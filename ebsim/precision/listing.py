@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
 
 from ebsim.errors import ConfigError
 from ebsim.precision import plugins
 from ebsim.precision.backends import PRESETS, ROLES, backend
-from ebsim.precision.formats import BUILTIN, NumberFormat, find_format, nearest_name
+from ebsim.precision.formats import BUILTIN, NumberFormat, find_format, nearest_name, operand
 from ebsim.precision.plans import record
 
 
@@ -22,15 +23,34 @@ def list_backends() -> dict[str, str]:
 
 
 def listing() -> str:
-    """The text of `precision list`."""
-    lines = ["formats"]
-    for name, origin in list_formats().items():
-        f = find_format(name)
-        lines.append(f"  {name:11} {f.bits:2} bits  {f.mac:7}  {scale_of(f):34} {origin:9} {f.about}")
-    lines.append("backends")
-    for name, origin in list_backends().items():
-        lines.append(f"  {name:11} {origin:9}  {backend(name).about}")
-    return "\n".join(lines)
+    """The text of `precision list`. A plug-in that cannot be used is a line of its own, and the rest is listed."""
+    formats = _lines(list_formats, dict.fromkeys(BUILTIN, "built in"), _format_line)
+    backends = _lines(list_backends, dict.fromkeys(PRESETS, "built in"), _backend_line)
+    return "\n".join(["formats", *formats, "backends", *backends])
+
+
+def _lines(
+    every: Callable[[], dict[str, str]], builtin: dict[str, str], line: Callable[[str, str], str]
+) -> Iterator[str]:
+    names = builtin
+    try:
+        names = every()
+    except ConfigError as error:
+        yield f"  UNUSABLE    {error}"
+    for name, origin in names.items():
+        try:
+            yield line(name, origin)
+        except ConfigError as error:
+            yield f"  {name:11} UNUSABLE  {error}"
+
+
+def _format_line(name: str, origin: str) -> str:
+    f = find_format(name)
+    return f"  {name:11} {f.bits:2} bits  {f.mac:7}  {scale_of(f):34} {origin:9} {f.about}"
+
+
+def _backend_line(name: str, origin: str) -> str:
+    return f"  {name:11} {origin:9}  {backend(name).about}"
 
 
 def scale_of(fmt: NumberFormat) -> str:
@@ -42,12 +62,20 @@ def scale_of(fmt: NumberFormat) -> str:
 
 
 def show(name: str) -> str:
-    """The text of `precision show NAME`: a format's figures, or a backend's roles, rules and record."""
+    """The text of `precision show NAME`: a format's figures, or a backend's roles, rules and record.
+
+    NAME may be what a role may be set to ("int8/row stochastic"), or "file.py:NAME".
+    """
     formats, backends = list_formats(), list_backends()
+    if ".py:" in name:
+        spec = name.rpartition(":")[0] + ":" + name.rpartition(":")[2].partition(" ")[0]
+        known = formats if isinstance(plugins.load("", spec), NumberFormat) else backends
+        known[name] = spec
+    word = name if ".py:" in name else name.partition(" ")[0].partition("/")[0]
     lines = []
-    if name in formats or "/" in name:
-        f = find_format(name)
-        lines.append(f"format {f.name} ({formats.get(name, 'variant')}): {f.about}")
+    if word in formats:
+        f = operand(name).format
+        lines.append(f"format {f.name} ({formats[word]}): {f.about}")
         lines.append(f"  bits {f.bits}, mac {f.mac}, largest {f.top:g} x scale")
         lines.append(f"  {scale_of(f)}, scale bits {f.scale_bits}")
     if name in backends:
@@ -59,5 +87,6 @@ def show(name: str) -> str:
         lines += [f"  swa {dict(b.swa)}"] if b.swa else []
         lines.append("  record, on a network of three layers: " + json.dumps(record(b, ["first", "middle", "last"])))
     if not lines:
-        raise ConfigError(f"no format or backend is called {name!r}{nearest_name(name, [*formats, *backends])}")
+        close = nearest_name(word, [*formats, *backends])
+        raise ConfigError(f"no format or backend is called {word!r}{close}")
     return "\n".join(lines)

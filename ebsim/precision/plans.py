@@ -95,6 +95,8 @@ class Plan:
         ]
 
     def __str__(self) -> str:
+        if self.backend.untouched:
+            return f"precision {self.backend.name}: nothing is rounded"
         head = ("layer", "weights", "forward w*a", "output", "input grad w*e", "weight grad a*e", "update g,m,w")
         lines = [head]
         for name, cells in self.table.items():

@@ -1,23 +1,28 @@
 """Number formats and backends from outside: by entry point, or by path.
 
     [project.entry-points."ebsim.formats"]     int4 = "my_package:INT4"        a NumberFormat
-    [project.entry-points."ebsim.backends"]    w4a8 = "my_package:W4A8"        a Backend or a dict
+    [project.entry-points."ebsim.backends"]    w4a8 = "my_package:W4A8"        a Backend or a table (dict)
 
-By path, in an experiment's TOML: "formats/int4.py:INT4" (relative to the working directory). Loading runs that file.
-Names are read from package metadata without importing anything.
+By path: "formats/int4.py:INT4" (relative to the working directory; in an experiment's TOML, to that file first).
+Loading runs that file, once for each of its contents. Names are read from package metadata without importing anything.
 """
 
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib.util
+import sys
+from collections.abc import Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from ebsim.errors import ConfigError
 
 _registered: dict[str, dict[str, str]] = {"formats": {}, "backends": {}}
+
 
 def found(kind: str) -> dict[str, EntryPoint]:
     """Entry points of "formats" or "backends" by name; two packages claiming one name are an error."""
@@ -36,22 +41,47 @@ def found(kind: str) -> dict[str, EntryPoint]:
 
 
 def register(*specs: str) -> None:
-    """Make formats and backends of "file.py:NAME" known by their own names, for this process."""
+    """Make the formats and backends of "file.py:NAME" known by their own names, for this process.
+
+    A table (dict) of a backend is known by its attribute's name. A name registered before now means the new one; two of
+    one call, or a name that is built in or installed, are a `ConfigError`.
+    """
+    for problem in refused(specs):
+        raise ConfigError(problem)
+
+
+def refused(specs: tuple[str, ...] | list[str]) -> Iterator[str]:
+    """Register what can be, and say what is wrong with the rest."""
     from ebsim.precision import backends, formats
 
+    made: dict[tuple[str, str], str] = {}
     for spec in specs:
-        if ".py:" not in spec:
-            raise ConfigError(f'precision plug-in {spec!r}: write "path/to/file.py:NAME"')
-        made: Any = load("", spec)
-        kinds: dict[str, Any] = {"formats": formats.NumberFormat, "backends": backends.Backend}
-        kind = next((k for k, kind in kinds.items() if isinstance(made, kind)), None)
-        if kind is None:
-            raise ConfigError(f"{spec} is a {type(made).__name__}, neither a NumberFormat nor a Backend")
-        if made.name in (*formats.BUILTIN, *backends.PRESETS, *found(kind)):
-            raise ConfigError(f"{spec} is called {made.name!r}, which exists already: rename it")
-        if _registered[kind].setdefault(made.name, spec) != spec:
-            other = _registered[kind][made.name]
-            raise ConfigError(f"{spec} and {other} are both called {made.name!r}: rename one")
+        try:
+            kind, name = _kind_and_name(spec)
+            if name in (*formats.BUILTIN, *backends.PRESETS, *found(kind)):
+                raise ConfigError(f"{spec} is called {name!r}, which exists already: rename it")
+            if made.setdefault((kind, name), spec) != spec:
+                raise ConfigError(f"{spec} and {made[kind, name]} are both called {name!r}: rename one")
+        except ConfigError as error:
+            yield str(error)
+            continue
+        path, _, attribute = spec.rpartition(":")
+        _registered[kind][name] = f"{Path(path).resolve()}:{attribute}"
+
+
+def _kind_and_name(spec: str) -> tuple[str, str]:
+    from ebsim.precision import backends, formats
+
+    if ".py:" not in spec:
+        raise ConfigError(f'precision plug-in {spec!r}: write "path/to/file.py:NAME"')
+    made = load("", spec)
+    if isinstance(made, formats.NumberFormat):
+        return "formats", made.name
+    if isinstance(made, backends.Backend):
+        return "backends", made.name
+    if isinstance(made, Mapping):
+        return "backends", spec.rpartition(":")[2]
+    raise ConfigError(f"{spec} is a {type(made).__name__}, neither a NumberFormat nor a Backend")
 
 
 def origins(kind: str) -> dict[str, str]:
@@ -62,6 +92,18 @@ def origins(kind: str) -> dict[str, str]:
 def origin(point: EntryPoint) -> str:
     """Package and version an entry point comes from."""
     return f"{point.dist.name} {point.dist.version}" if point.dist else point.value
+
+
+def whence(kind: str, spec: str) -> str | None:
+    """Where a name, or a format with a variant and a rounding, comes from; None if it is built in or unknown."""
+    if ".py:" in spec:
+        path, _, name = spec.rpartition(":")
+        return f"{path}:{name.partition(' ')[0]}"
+    name = spec.partition(" ")[0].partition("/")[0]
+    from ebsim.precision import backends, formats
+
+    known: Any = {"formats": formats.BUILTIN, "backends": backends.PRESETS}[kind]
+    return None if name in known else origins(kind).get(name)
 
 
 def load(kind: str, name: str) -> Any | None:
@@ -76,18 +118,39 @@ def load(kind: str, name: str) -> Any | None:
         return None
     try:
         return point.load()
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"plug-in {name!r} of {origin(point)} cannot be loaded: {error}") from error
+    except Exception as error:  # it is their code that runs here
+        raise ConfigError(f"plug-in {name!r} of {origin(point)} cannot be loaded: {_told(error)}") from error
+
+
+def _from_file(path: Path, attribute: str) -> Any:
+    try:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        raise ConfigError(f"no such file: {path}") from None
+    module = _module(path, digest[:12])
+    if not hasattr(module, attribute):
+        from ebsim.precision.formats import nearest_name
+
+        own = [name for name, value in vars(module).items() if name.isupper() and not isinstance(value, ModuleType)]
+        raise ConfigError(f"{path} defines no {attribute!r}{nearest_name(attribute, own) if own else ''}")
+    return getattr(module, attribute)
 
 
 @functools.cache
-def _from_file(path: Path, attribute: str) -> Any:
-    if not path.is_file():
-        raise ConfigError(f"no such file: {path}")
-    spec = importlib.util.spec_from_file_location(f"ebsim_plugin_{path.stem}", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, attribute):
-        raise ConfigError(f"{path} defines no {attribute!r}")
-    return getattr(module, attribute)
+def _module(path: Path, digest: str) -> ModuleType:
+    """A file's module, importable by its name as torch's compiler wants it; changed contents are another module."""
+    name = f"ebsim_plugin_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}_{digest}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"{path}: not a Python file")
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # it is their code that runs here
+        del sys.modules[name]
+        raise ConfigError(f"{path} cannot be loaded: {_told(error)}") from error
+    return module
+
+
+def _told(error: Exception) -> str:
+    return str(error) if isinstance(error, ConfigError) else f"{type(error).__name__}: {error}"

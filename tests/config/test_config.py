@@ -190,7 +190,7 @@ def test_every_key_is_explained() -> None:
 
 def test_the_locator_finds_tables_dotted_and_quoted_keys() -> None:
     text = 'a = 1\n[b]\n"c d" = 2\ne.f = 3\n[[g]]\nh = 4\n'
-    assert key_lines(text) == {"a": 1, "b": 2, "b.c d": 3, "b.e.f": 4, "g": 5, "g.h": 6}
+    assert key_lines(text) == {"a": 1, "b": 2, "b.c d": 3, "b.e.f": 4, "g": 5, "g.0": 5, "g.0.h": 6}
 
 
 def write_tree(root: Path, *paths: str) -> None:

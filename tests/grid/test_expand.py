@@ -16,7 +16,7 @@ BASE = 'name = "g"\n[train]\nepochs = 6\nmilestones = [3]\n'
 
 def grid(folder: Path, *options: str, text: str = BASE, **settings: object) -> Grid:
     (folder / "x.toml").write_text(text)
-    return expand(folder / "x.toml", options, settings, pipeline.choices())
+    return expand(folder / "x.toml", options, settings, pipeline.choices(), pipeline.RULES)
 
 
 def test_product_in_order(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ FILES = sorted((ROOT / "experiments" / "paper").glob("*.toml"))
 
 
 def load(path: Path, settings: dict | None = None) -> Experiment:
-    return config.load(path, settings, pipeline.choices())
+    return config.load(path, settings, pipeline.choices(), pipeline.RULES)
 
 
 def card(path: Path) -> dict[str, str]:

@@ -17,7 +17,7 @@ WRONG = [
     ({"wieght": "int8"}, "unknown key 'wieght'; did you mean 'weight'"),
     ({"weight": "e4m4"}, "unknown number format 'e4m4'; did you mean 'e4m3'"),
     ({"weight": 8}, "write a format as text"),
-    ({"weight": "int8 stochastically"}, "unknown number format"),
+    ({"weight": "int8 stochastically"}, "unknown rounding 'stochastically'.*did you mean 'stochastic'"),
     ({"base": "fp9"}, "unknown precision 'fp9'; did you mean 'fp8'"),
     ({"rule": {"layers": ["fc"], "weight": "fp32"}}, "list of tables"),
     ({"rule": [{"layers": ["fc"], "wieght": "fp32"}]}, "unknown key 'wieght'"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import tomllib
+from dataclasses import replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -15,8 +16,10 @@ from ebsim.errors import ConfigError
 from ebsim.precision import (
     apply,
     backend,
+    compilation,
     conformance,
     find_format,
+    fingerprint,
     list_backends,
     list_formats,
     plan,
@@ -25,6 +28,7 @@ from ebsim.precision import (
     register,
 )
 from ebsim.precision.listing import listing, show
+from ebsim.precision.rounding import to_integer
 from tests.precision.nets import LAYERS, Small, batch, gradients
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "int4_format"
@@ -88,8 +92,11 @@ def test_by_path_without_any_installation(tmp_path: Path) -> None:
     register(spec)
     assert list_formats()["int4"] == spec and backend({"weight": "int4/tensor"}).untouched is False
     register(spec)  # again: no change
-    w4a8 = backend(f"{EXAMPLE / 'int4_format.py'}:W4A8")
+    register(f"{EXAMPLE / 'int4_format.py'}:W4A8")
+    w4a8 = backend("W4A8")
     assert w4a8.name == "W4A8" and w4a8.roles["activation"] == "int8"
+    assert show(f"{spec} stochastic").startswith("format int4 (") and spec in show(spec)
+    assert "format int8/row (built in)" in show("int8/row")
     own = tmp_path / "own.py"
     own.write_text(
         "from ebsim.precision import Backend\nMINE = Backend.from_dict('mine', {'weight': 'int8'})\nN = 3\n"
@@ -101,7 +108,7 @@ def test_by_path_without_any_installation(tmp_path: Path) -> None:
         register(f"{own}:INT8")
     with pytest.raises(ConfigError, match="neither a NumberFormat nor a Backend"):
         register(f"{own}:N")
-    with pytest.raises(ConfigError, match="defines no 'M'"):
+    with pytest.raises(ConfigError, match="defines no 'M'; there is: INT8, MINE"):
         register(f"{own}:M")
     with pytest.raises(ConfigError, match="no such file"):
         find_format(f"{tmp_path / 'none.py'}:INT4")
@@ -109,6 +116,66 @@ def test_by_path_without_any_installation(tmp_path: Path) -> None:
         register("int4")
     with pytest.raises(ConfigError, match="not an ebsim"):
         find_format(f"{own}:N")
+
+
+GRID = """
+from ebsim.precision import NumberFormat
+from ebsim.precision.rounding import float_grid
+
+MANTISSA = 2
+
+
+def rounded(x, u):
+    return float_grid(x, u, mantissa=MANTISSA, emin=-2)
+
+
+FP6 = NumberFormat("fp6", 6, "fp:3,2", 28, rounded, "pow2", 8)
+"""
+
+
+@pytest.mark.skipif(not compilation.decide("auto", torch.device("cpu"), None)[0], reason="no C++ compiler")
+def test_a_format_by_path_compiles_although_it_uses_what_its_file_defines(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(GRID)
+    x = torch.randn(9, 13)
+    eager, fast = (quantize(x, f"{tmp_path}/own.py:FP6", compile=c) for c in (False, True))
+    assert torch.equal(eager, fast) and not torch.equal(eager, x)
+
+
+def test_a_changed_file_is_read_again_and_is_another_format(tmp_path: Path) -> None:
+    path, x = tmp_path / "own.py", torch.tensor([28.0, 1.3])
+    path.write_text(GRID)
+    before = find_format(f"{path}:FP6")
+    assert find_format(f"{path}:FP6") is before and quantize(x, before).tolist() == [28.0, 1.25]
+    path.write_text(GRID.replace("MANTISSA = 2", "MANTISSA = 1"))
+    after = find_format(f"{path}:FP6")
+    assert quantize(x, after).tolist()[1] == 1.5
+    assert fingerprint(after) != fingerprint(before)
+
+
+def test_what_a_format_does_is_known_by_neither_name_nor_place(tmp_path: Path) -> None:
+    for folder in "ab":
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "own.py").write_text(GRID)
+    one, other = (find_format(f"{tmp_path}/{folder}/own.py:FP6") for folder in "ab")
+    assert one.round is not other.round and fingerprint(one) == fingerprint(other)
+    assert fingerprint(replace(one, name="other", about="words")) == fingerprint(one)
+    changes = {"bits": 7, "mac": "fp:4,2", "top": 24, "scaling": "absmax", "scale_bits": 16, "block": 32}
+    assert len({fingerprint(replace(one, **{key: value})) for key, value in changes.items()} | {fingerprint(one)}) == 7
+    int8 = find_format("int8")
+    away = replace(int8, round=lambda x, u: to_integer(x, u) if u is not None else x.sign() * (x.abs() + 0.5).floor())
+    coarse = replace(int8, round=lambda x, u: to_integer(x, u if u is None else (u * 64).floor() / 64))
+    assert len({fingerprint(f) for f in (int8, away, coarse)}) == 3  # ties alone, and noise alone
+    broken = replace(int8, name="broken", round=lambda x, u: x.no_such_method())
+    with pytest.raises(ConfigError, match="'broken': rounding to nearest fails: AttributeError"):
+        fingerprint(broken)
+
+
+def test_a_broken_plug_in_does_not_hide_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry_points(monkeypatch, EntryPoint("x", "no_such_module_anywhere:X", "ebsim.formats"))
+    text = listing()
+    assert "x           UNUSABLE" in text and "no_such_module_anywhere" in text and "e4m3" in text and "fp8" in text
+    entry_points(monkeypatch, EntryPoint("int8", "a:X", "ebsim.formats"))
+    assert "UNUSABLE    plug-in a:X redefines" in listing() and "mxfp8" in listing()
 
 
 def test_clashes_and_broken_packages_are_errors(monkeypatch: pytest.MonkeyPatch) -> None:
