@@ -11,8 +11,9 @@ import pytest
 
 import cli
 import hw_models
-from ebsim import pipeline
+from ebsim import grid, pipeline
 from ebsim.errors import ConfigError, DamagedError
+from ebsim.grid.board import DONE, PENDING
 from ebsim.methods import METHODS
 from ebsim.report import load_run
 from ebsim.runs import folder as folders
@@ -159,6 +160,21 @@ def test_every_shipped_profile_prices_a_finished_run(place: Place, capsys: pytes
     assert all(row["energy"]["joules"] > 0 for item in priced for row in item["rows"])
     (own,) = place.energy(str(done.path), capsys=capsys)
     assert [row["energy"] for row in own["rows"]] == [row["energy"] for row in done.results["rows"]]
+
+
+def test_a_grid_sees_cells_that_are_only_to_be_priced_again(place: Place) -> None:
+    place.run()
+    axes, runs = ["seed=1..2"], place.root / "runs"
+    assert grid.open_grid("exp/tiny.toml", axes, runs_dir=runs).states == {1: DONE, 2: PENDING}
+    place.own.write_text(EDITED)
+    try:
+        board = grid.open_grid("exp/tiny.toml", axes, runs_dir=runs)
+        plan = grid.draw_up(board, runs, probe_steps=0)
+    finally:
+        place.own.write_text(OWN)
+    assert board.states == {1: PENDING, 2: PENDING} and board.stale == {1}
+    assert (plan.to_run, plan.stale, plan.dense) == (2, 1, 1)
+    assert "1 of them only priced again, because their accelerator profile has changed" in grid.lines(plan, {}, 1)
 
 
 @pytest.mark.parametrize("name", ["h100", "eyeriss-like-65nm"])
