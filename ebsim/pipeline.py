@@ -24,7 +24,6 @@ from ebsim.runs.store import Store, exclusive
 if TYPE_CHECKING:
     from ebsim.methods.lab import Lab
     from ebsim.methods.row import Row
-    from ebsim.report.profile import Profile
     from ebsim.training.progress import Progress
     from hw_models import Accelerator
 
@@ -85,6 +84,7 @@ def run(
 
 def run_experiment(experiment: Experiment, runs_dir: Path, progress: Progress | None = None) -> Run:
     """Run a validated experiment. A finished run whose accelerator profile has changed since is only priced again."""
+    from ebsim.methods import pricing
     from ebsim.report import profile
 
     wanted = profile.read(experiment.hardware.profile)
@@ -92,47 +92,19 @@ def run_experiment(experiment: Experiment, runs_dir: Path, progress: Progress | 
     folder = run_folder(experiment, runs_dir, lab.data.digest)
     if folders.is_done(folder):
         folders.verify(folder)
-        if priced_on(folder) == wanted.digest:
+        if pricing.priced_on(folder) == wanted.digest:
             return Run(folder, read_json(folder / "results.json"), reused=True)
         with exclusive(folder):
-            return _price_again(folder, experiment, wanted, lab.progress)
-    check_formats(lab, wanted.chip)
+            content, why = pricing.price_again(folder, experiment, wanted)
+            lab.progress.note(why)
+            return _close(folder, content)
+    pricing.check_formats(lab, wanted.chip, _users(lab))
     with exclusive(folder):
         write_atomic(folder / "experiment.toml", to_toml(experiment))
         write_atomic(folder / PROFILE_COPY, wanted.text)
         started = time.time()
         rows = [row for name in experiment.methods for row in METHODS[name].rows(lab)]
         return _finish(folder, lab, rows, wanted.chip, started)
-
-
-def priced_on(folder: Path) -> str | None:
-    """Digest of the accelerator profile that priced a finished run; None where the run keeps no copy of it."""
-    return read_json(folder / "provenance.json").get("hardware_digest") if (folder / PROFILE_COPY).exists() else None
-
-
-def check_formats(lab: Lab, chip: Accelerator) -> None:
-    """`ConfigError` if a method will multiply numbers in a format that the accelerator does not have."""
-    from ebsim import precision
-    from ebsim.report import profile
-
-    network = lab.dense_network()
-    missing = {}
-    for backend, methods in _users(lab).items():
-        placed = precision.apply(network, lab.backend(backend), compile=False)
-        if formats := profile.lacking(chip, placed.record(), placed.modules):
-            missing[f"precision {backend} of {', '.join(methods)}"] = formats
-    _refuse_formats(lab.experiment, chip, missing)
-
-
-def _refuse_formats(experiment: Experiment, chip: Accelerator, missing: Mapping[str, Iterable[str]]) -> None:
-    """missing: who needs formats -> which ones the chip lacks."""
-    if missing and not experiment.hardware.hypothetical:
-        needs = "; ".join(f"{who} needs {', '.join(formats)}" for who, formats in missing.items())
-        raise ConfigError(
-            f'hardware.profile = "{experiment.hardware.profile}": has {", ".join(chip.formats)}, but {needs}. Choose '
-            "another accelerator or precision, or set hardware.hypothetical = true to price it as if the accelerator "
-            "had them. Nothing was trained."
-        )
 
 
 def run_folder(experiment: Experiment, runs_dir: Path, dataset_digest: str) -> Path:
@@ -233,31 +205,6 @@ def _finish(folder: Path, lab: Lab, rows: list[Row], chip: Accelerator, started:
             "finished": provenance.now(),
         },
     )
-    return _close(folder, content)
-
-
-def _price_again(folder: Path, experiment: Experiment, wanted: Profile, progress: Progress) -> Run:
-    """The finished run in `folder` priced on its profile as that is now: what was executed stands in its ledger."""
-    from ebsim.report import profile
-    from ebsim.report.reprice import priced
-    from ebsim.runs import provenance
-
-    hardware, before = experiment.hardware, priced_on(folder)
-    results, networks, made = (read_json(folder / f"{name}.json") for name in ("results", "networks", "provenance"))
-    lacking = profile.lacking_in(wanted.chip, (row["ledger"] for row in results["rows"]), networks)
-    _refuse_formats(experiment, wanted.chip, {"the run": lacking} if lacking else {})
-    content = priced(results, networks, wanted.chip, hypothetical=hardware.hypothetical)
-    (folder / folders.MANIFEST).unlink()  # from here on it is not a finished run, until it is again
-    write_atomic(folder / PROFILE_COPY, wanted.text)
-    write_json(folder / "results.json", content)
-    again = {"hardware_digest": wanted.digest, "folder": folder.as_posix(), "priced_again": provenance.now()}
-    write_json(folder / "provenance.json", {**made, **again})
-    why = (
-        f"{hardware.profile} has changed since this run was priced ({before[:12]} -> {wanted.digest[:12]})"
-        if before
-        else f"this run kept no copy of {hardware.profile}"
-    )
-    progress.note(f"{why}: priced again, nothing trained")
     return _close(folder, content)
 
 

@@ -17,6 +17,7 @@ from ebsim.config.write import to_toml
 from ebsim.errors import DamagedError
 from ebsim.files import canonical_json, digest, write_atomic
 from ebsim.grid.expand import Cell, Grid
+from ebsim.methods import pricing
 from ebsim.report import profile
 from ebsim.runs import folder as folders
 
@@ -103,7 +104,7 @@ def look(board: Board, retry_failed: bool = False) -> Board:
         if folders.is_done(run):
             try:
                 folders.verify(run)
-                if pipeline.priced_on(run) == digests[cell.experiment.hardware.profile]:
+                if pricing.priced_on(run) == digests[cell.experiment.hardware.profile]:
                     board.states[number] = DONE
                 else:
                     board.stale.add(number)
