@@ -13,8 +13,10 @@ Works on any network with Conv2d or Linear layers, torch.fx graph modules includ
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -27,9 +29,16 @@ from ebsim.precision.formats import Operand, operand
 from ebsim.precision.noise import keys
 from ebsim.precision.stats import Statistics
 
+# What watches a network's backward passes, until `remove`
+_watched: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
+
 
 class Placement:
-    """A backend at work on one network. Made by `apply`."""
+    """A backend at work on one network. Made by `apply`.
+
+    backend, seed, step; modules: name -> layer; uncovered: names of the layers with weights that stay fp32; compiled,
+    note: whether quantisers are compiled, and why.
+    """
 
     def __init__(
         self,
@@ -39,11 +48,15 @@ class Placement:
         phase_name: str,
         compiled: tuple[bool, str],
         stats_every: int,
+        patience: int = 0,
     ) -> None:
         self.backend, self.seed, self.phase_name, self.step = chosen, seed, phase_name, 0
         self.modules = layers.layers(model)
         self.table = chosen.table(list(self.modules))
         self.compiled, self.note = compiled
+        cells = [o for row in self.table.values() for (phase, _), o in row.items() if phase != "update"]
+        self._eager_calls = patience * sum(not o.untouched for o in cells)
+        self._stepped = False
         self.uncovered = layers.uncovered(model)
         self._names = {id(p): name for name, p in model.named_parameters()}
         self._statistics = Statistics(stats_every)
@@ -56,7 +69,7 @@ class Placement:
                 f"precision {self.backend.name!r} keeps gradients, momentum or weights in a low precision: "
                 "call placement.attach(optimizer) before training"
             )
-        self.step = step
+        self.step, self._stepped = step, True
 
     def quantise(
         self, layer: str, role: str, x: Tensor, chosen: Operand, axis: int = 1, observe: bool = True,
@@ -64,13 +77,14 @@ class Placement:
     ) -> Tensor:
         """Round one tensor of one layer at the current step; `overwrite`: `x` itself is not needed afterwards."""
         sampled = observe and self._statistics.due(self.step)
+        self._eager_calls = max(0, self._eager_calls - 1)
         y = quantiser.run(
             x,
             chosen.format,
             stochastic=chosen.stochastic,
             key=keys(self.seed, self.step, f"{self.phase_name}:{layer}", role),
             axis=axis,
-            compile=self.compiled,
+            compile=self.compiled and not self._eager_calls,
             overwrite=overwrite and not sampled,
         )
         if sampled:
@@ -88,6 +102,31 @@ class Placement:
         for name in self._names.values() if not thin.untouched else ():
             found.setdefault(name, dict.fromkeys(update.ROLES, thin))
         return {n: c for n, c in found.items() if not all(o.untouched for o in c.values())}
+
+    def watch(self) -> Any:
+        """Look at the backward passes, and warn in the second one of what the training loop has left out."""
+        weights = [m.weight for m in self.modules.values() if m.weight.requires_grad and m.weight.is_leaf]
+        if not weights or self.backend.untouched:
+            return None
+        passes = 0
+
+        def seen(_: Tensor) -> None:
+            nonlocal passes
+            passes += 1
+            if passes == 2:  # gradients of one batch are not yet a training
+                for problem in self._left_out():
+                    warnings.warn(f"precision {self.backend.name!r}: {problem}", stacklevel=2)
+
+        return weights[-1].register_post_accumulate_grad_hook(seen)
+
+    def _left_out(self) -> Iterator[str]:
+        if self._update_cells and not self._hooks:
+            yield (
+                "gradients, momentum or weights are to be kept in a low precision, as record() says, but are not: "
+                "call placement.attach(optimizer) before training"
+            )
+        if not self._stepped and any(operand(spec).stochastic for spec in self.backend.specs()):
+            yield "every step rounds with the same random numbers: call placement.set_step(step) before each"
 
     def attach(self, optimizer: torch.optim.Optimizer) -> None:
         """Round gradients before, and momentum and stored weights after, each step of a stock optimiser."""
@@ -133,11 +172,14 @@ def apply(
     """Let the Conv2d and Linear layers of `model` compute as the backend says, in place; replaces an earlier one.
 
     seed, phase_name   with step, layer, role and element index, decide all stochastic rounding
-    compile            "auto" compiles the quantisers where a compiler is present and `steps` training steps (if
-                       given) pay for it; the same bits either way
+    compile            "auto" compiles the quantisers where a compiler is present and it pays: at once if `steps`
+                       training steps are ahead that earn it back, after as many if `steps` is not given; True compiles
+                       at once, False never. The same bits either way
+    steps              how many training steps are ahead, if known
     stats_every        observe every so many steps (0: never); read with `Placement.stats()`
-    The backend "fp32" leaves the network as it is. Raises ConfigError for a wrong backend, or a rule that matches
-    no layer.
+    What has weights but is neither (a ConvTranspose2d, a layer that computes in a way of its own) stays fp32, and is
+    named in `Placement.uncovered`. The backend "fp32" leaves the network as it is. Raises ConfigError for a wrong
+    backend, a rule that matches no layer, or weights that are not float32.
     """
     if compile not in (True, False, "auto"):
         raise ConfigError(f'compile = {compile!r}: use true, false or "auto"')
@@ -145,11 +187,16 @@ def apply(
     chosen = backend(which)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     decision = compilation.decide(compile, device, steps)
-    placement = Placement(model, chosen, seed, phase_name, decision, stats_every)
+    patience = compilation.EARNS_ITS_TIME if compile == "auto" and steps is None and decision[0] else 0
+    placement = Placement(model, chosen, seed, phase_name, decision, stats_every, patience)
     for name, module in placement.modules.items():
         cells = placement.table[name]
+        if module.weight.dtype != torch.float32 and not chosen.untouched:
+            raise ConfigError(f"{name}.weight is {module.weight.dtype}, precisions are simulated in float32: .float()")
         if not all(o.untouched for (phase, _), o in cells.items() if phase != "update"):
             layers.swap_in(module, layers.LayerPrecision(name, cells, placement.quantise))
+    if (handle := placement.watch()) is not None:
+        _watched[model] = handle
     return placement
 
 
@@ -168,3 +215,5 @@ def remove(model: nn.Module) -> None:
     """Make every layer the plain one it was. Optimiser hooks go with `Placement.detach`."""
     for module in model.modules():
         layers.swap_out(module)
+    if (handle := _watched.pop(model, None)) is not None:
+        handle.remove()

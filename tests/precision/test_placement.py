@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections import Counter
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, fx, nn
 
 from ebsim.errors import ConfigError
-from ebsim.precision import NumberFormat, apply, averaged, list_backends, quantize, remove
+from ebsim.precision import (
+    NumberFormat,
+    Placement,
+    apply,
+    averaged,
+    compilation,
+    list_backends,
+    quantiser,
+    quantize,
+    remove,
+)
 from ebsim.precision.formats import BUILTIN
 from tests.precision.nets import LAYERS, Small, batch, equal, gradients, train
 
@@ -242,6 +255,7 @@ def test_graph_modules_and_fx_still_see_leaves() -> None:
     assert list(model.state_dict()) == list(plain.state_dict())
 
 
+@pytest.mark.filterwarnings("ignore:precision")
 def test_a_copy_rounds_like_the_original_until_removed() -> None:
     model = Small()
     apply(model, "bfp8", compile=False)
@@ -281,7 +295,82 @@ def test_networks_that_are_not_ours() -> None:
     assert tokens[0].weight.grad.shape == (4, 6)
 
 
+def warned(name: str, loop: Callable[[nn.Module, Placement, torch.optim.SGD], object]) -> list[str]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model = Small()
+        loop(model, apply(model, name, compile=False), sgd(model))
+    return [str(item.message) for item in caught]
+
+
+def test_a_loop_that_leaves_something_out_is_told_once() -> None:
+    def forgetful(model: nn.Module, placement: Placement, optimizer: torch.optim.SGD) -> None:
+        for step in range(4):
+            gradients(model, *batch(seed=step))
+            optimizer.step()
+
+    def attached(model: nn.Module, placement: Placement, optimizer: torch.optim.SGD) -> None:
+        placement.attach(optimizer)
+        forgetful(model, placement, optimizer)
+
+    neither = warned("bfp8", forgetful)
+    assert len(neither) == 2 and "attach(optimizer)" in neither[0] and "set_step(step)" in neither[1]
+    [only] = warned("bfp8", attached)
+    assert "same random numbers" in only and warned("int8", forgetful) == [only.replace("bfp8", "int8")]
+    assert warned("fp8", forgetful) == []  # nothing is random and the update is fp32
+
+
+def test_no_false_alarms() -> None:
+    def complete(model: nn.Module, placement: Placement, optimizer: torch.optim.SGD) -> None:
+        placement.attach(optimizer)
+        train(model, placement, optimizer, range(3))
+
+    def evaluate(model: nn.Module, *_: object) -> None:
+        for _ in range(3):
+            model(batch()[0])  # BatchNorm statistics of an average are made in training mode
+            with torch.no_grad():
+                model.eval()(batch()[0])
+
+    def one_gradient(model: nn.Module, *_: object) -> None:
+        gradients(model, *batch())
+
+    def removed(model: nn.Module, *_: object) -> None:
+        remove(model)
+        for _ in range(3):
+            gradients(model, *batch())
+
+    for loop in (complete, evaluate, one_gradient, removed):
+        assert warned("bfp8", loop) == []
+
+
+def test_short_loops_stay_eager_unless_told_how_long_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+    real = quantiser.run
+
+    def spy(*args: Any, compile: bool, **options: Any) -> Tensor:
+        asked.append(compile)
+        return real(*args, compile=False, **options)
+
+    monkeypatch.setattr(quantiser, "run", spy)
+    monkeypatch.setattr(compilation, "EARNS_ITS_TIME", 3)
+    monkeypatch.setattr(compilation.shutil, "which", lambda name: name)
+
+    def compiled_from(**options: Any) -> int | None:
+        asked.clear()
+        model = Small()
+        apply(model, {"weight": "int8"}, **options)  # one tensor per layer, in two passes
+        for _ in range(8):
+            gradients(model, *batch())
+        return asked.index(True) // len(LAYERS) if True in asked else None
+
+    assert compiled_from(compile=True) == compiled_from(steps=3) == 0
+    assert compiled_from(steps=2) is None and compiled_from(compile=False) is None
+    assert compiled_from() in range(3, 7)
+
+
 def test_errors_name_the_cure() -> None:
+    with pytest.raises(ConfigError, match=r"stem.weight is torch.float64.*\.float\(\)"):
+        apply(Small().double(), "fp8")
     model = Small()
     with pytest.raises(ConfigError, match=r"attach\(optimizer\)"):
         apply(model, "bfp8").set_step(1)
