@@ -2,7 +2,8 @@
 
 Runs in an environment of its own:  pip install zigzag-dse six
     python benchmarks/hw_zigzag_reference.py tpu_like eyeriss_like > reference.jsonl
-    python benchmarks/hw_zigzag_reference.py --lpf=6 edge_tpu_like meta_prototype tpu_small >> reference.jsonl
+    python benchmarks/hw_zigzag_reference.py --lpf=6 edge_tpu_like meta_prototype tesla_npu_like >> reference.jsonl
+    python benchmarks/hw_zigzag_reference.py tpu_small >> reference.jsonl
     python benchmarks/hw_zigzag_reference.py --pieces=pieces.jsonl tpu_small > priced.jsonl
 An architecture is one that ZigZag ships, one of `VARIANTS`, or the path of a YAML like theirs. With `--pieces`
 (from `python -m benchmarks.hw_zigzag --pieces`) ZigZag's cost model prices our mappings instead of searching.
@@ -37,7 +38,8 @@ LAYERS = [
 K_BY_C = dict.fromkeys(("forward", "input_gradient", "weight_gradient"), ("K", "C"))
 WITH_PIXELS = {"forward": ("K", "C", "OX", "OY"), "input_gradient": ("C", "K", "OX", "OY"),
                "weight_gradient": ("K", "OY", "C", "C")}
-UNROLL = {"edge_tpu_like": WITH_PIXELS, "meta_prototype": WITH_PIXELS}
+UNROLL = {"edge_tpu_like": WITH_PIXELS, "meta_prototype": WITH_PIXELS, "tesla_npu_like": {
+    "forward": ("K", "OX", "OY"), "input_gradient": ("C", "OX", "OY"), "weight_gradient": ("K", "C", "C")}}
 VARIANTS = {"tpu_small": ("tpu_like", "sram_2MB", {"size": 64 * 8192, "r_cost": 120, "w_cost": 130})}
 # the loops of g1, g2 and red in each pass (`hw_models.passes`); batch 1 only
 INDICES = {"forward": (("OX", "OY"), ("K",), ("FX", "FY", "C")),

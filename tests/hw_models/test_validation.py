@@ -11,7 +11,8 @@ from hw_models import load
 REFERENCE = read(GOLDEN)
 
 
-@pytest.mark.parametrize("chip", ["tpu_like", "eyeriss_like", "edge_tpu_like", "meta_prototype", "tpu_small"])
+@pytest.mark.parametrize("chip", ["tpu_like", "eyeriss_like", "edge_tpu_like", "meta_prototype", "tesla_npu_like",
+                                  "tpu_small"])
 @pytest.mark.parametrize(("model", "rank", "within"), [("search", 0.97, 0.10), ("closed", 0.95, 0.15)])
 def test_an_independent_mapper_agrees_without_fitting(chip: str, model: str, rank: float, within: float) -> None:
     rows = REFERENCE[chip] if chip != "tpu_small" else cheaper(REFERENCE[chip])
