@@ -50,7 +50,7 @@ def _format_line(name: str, origin: str) -> str:
 
 
 def _backend_line(name: str, origin: str) -> str:
-    return f"  {name:11} {origin:9}  {backend(name).about or "-"}"
+    return f"  {name:11} {origin:9}  {backend(name).about or '-'}"
 
 
 def scale_of(fmt: NumberFormat) -> str:
