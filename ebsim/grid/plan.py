@@ -135,7 +135,9 @@ def probe(experiment: Experiment, precision: str, runs_dir: Path, steps: int) ->
         lab = Lab(experiment, pipeline.load_data(experiment, device), Names(runs_dir), device)
         model = lab.dense_network().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         optimizer = optimiser(model, lr=train.lr, momentum=train.momentum, weight_decay=train.weight_decay)
-        precisions.apply(model, lab.backend(precision), steps=steps + 1).attach(optimizer)
+        placement = precisions.apply(model, lab.backend(precision), steps=steps + 1)
+        placement.attach(optimizer)
+        placement.set_step(0)
         forward = torch.compile(model) if train.compile else model
 
         def run(count: int) -> float:
