@@ -32,6 +32,7 @@ PASSES: dict[str, tuple[str, ...]] = {
 }
 CELLS = tuple((phase, role) for phase, roles in PASSES.items() for role in roles)
 ROLES = tuple(dict.fromkeys(role for _, role in CELLS))
+KEYS = {*ROLES, "base", "rule", "one_dimensional", "accumulator", "swa", "about", "allow_stalling"}
 FIRST, LAST = "@first", "@last"
 ACCUMULATORS = ("fp32", "tf32", "bf16", "fp16", "int32", "int16", "int8")  # declared only: what a price is known for
 
@@ -192,14 +193,16 @@ def backend(which: str | Mapping[str, Any] | Backend) -> Backend:
 
 def mistakes(table: Any) -> Iterator[tuple[str, str]]:
     """(key in the table, what is wrong with it) for everything that is wrong with a backend's table."""
-    known = {*ROLES, "base", "rule", "one_dimensional", "accumulator", "swa", "about", "allow_stalling"}
     if not isinstance(table, Mapping):
         yield "", f"expected a table, got {table!r}"
         return
-    yield from _unknown(table, known)
+    yield from _unknown(table, KEYS)
     base = Backend("", {})
     try:
-        base = backend(table.get("base", "fp32"))
+        named = table.get("base", "fp32")
+        if not isinstance(named, str | Mapping | Backend):
+            raise ConfigError('write a backend by its name, such as "fp8"')
+        base = backend(named)
     except ConfigError as error:
         yield "base", str(error)
     stalling = table.get("allow_stalling", base.allow_stalling)

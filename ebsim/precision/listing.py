@@ -68,7 +68,7 @@ def show(name: str) -> str:
     """
     formats, backends = list_formats(), list_backends()
     if ".py:" in name:
-        spec = name.rpartition(":")[0] + ":" + name.rpartition(":")[2].partition(" ")[0]
+        spec = plugins.whence("formats", name) or name
         known = formats if isinstance(plugins.load("", spec), NumberFormat) else backends
         known[name] = spec
     word = name if ".py:" in name else name.partition(" ")[0].partition("/")[0]

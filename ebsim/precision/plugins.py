@@ -110,7 +110,7 @@ def load(kind: str, name: str) -> Any | None:
     """The object behind a plug-in name or "file.py:NAME"; None if there is no such name."""
     if ".py:" in name:
         path, _, attribute = name.rpartition(":")
-        return _from_file(Path(path).resolve(), attribute)
+        return _from_file(path, attribute)
     if name in _registered[kind]:
         return load(kind, _registered[kind][name])
     point = found(kind).get(name)
@@ -122,11 +122,12 @@ def load(kind: str, name: str) -> Any | None:
         raise ConfigError(f"plug-in {name!r} of {origin(point)} cannot be loaded: {_told(error)}") from error
 
 
-def _from_file(path: Path, attribute: str) -> Any:
+def _from_file(name: str, attribute: str) -> Any:
     try:
+        path = Path(name).resolve()
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError:
-        raise ConfigError(f"no such file: {path}") from None
+    except (OSError, ValueError):  # ValueError: a text that is no path
+        raise ConfigError(f"no such file: {name}") from None
     module = _module(path, digest[:12])
     if not hasattr(module, attribute):
         from ebsim.precision.formats import nearest_name

@@ -11,6 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import ebsim
+
 PACKAGES = ("ebsim", "torch", "torchvision", "fvcore", "numpy", "scipy", "scikit-learn", "safetensors", "pydantic")
 
 
@@ -18,7 +20,7 @@ def _version(package: str) -> str | None:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        return None
+        return ebsim.__version__ if package == "ebsim" else None  # a checkout that is not installed
 
 
 def _git(*words: str) -> str | None:

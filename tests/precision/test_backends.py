@@ -7,10 +7,13 @@ import subprocess
 import sys
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ebsim.errors import ConfigError
 from ebsim.precision import Backend, backend, list_backends, list_formats, plan, record
-from ebsim.precision.backends import CELLS, PASSES
+from ebsim.precision.backends import ACCUMULATORS, CELLS, KEYS, PASSES, mistakes
+from hw_models.formats import parse_precision
 from tests.precision.nets import LAYERS, Small
 
 WRONG = [
@@ -18,6 +21,10 @@ WRONG = [
     ({"weight": "e4m4"}, "unknown number format 'e4m4'; did you mean 'e4m3'"),
     ({"weight": 8}, "write a format as text"),
     ({"weight": "int8 stochastically"}, "unknown rounding 'stochastically'.*did you mean 'stochastic'"),
+    ({"base": 9}, "by its name"),
+    ({"accumulator": "bananas"}, "unknown accumulator 'bananas'; there is: bf16"),
+    ({"swa": {"start": 3, "lr": 0}}, "positive learning rate"),
+    ({"weight": "a\0.py:X"}, "no such file"),
     ({"base": "fp9"}, "unknown precision 'fp9'; did you mean 'fp8'"),
     ({"rule": {"layers": ["fc"], "weight": "fp32"}}, "list of tables"),
     ({"rule": [{"layers": ["fc"], "wieght": "fp32"}]}, "unknown key 'wieght'"),
@@ -40,6 +47,31 @@ WRONG = [
 def test_wrong_tables_are_refused_with_the_cure(table: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Backend.from_dict("mine", table)
+
+
+def test_all_mistakes_are_told_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        Backend.from_dict("mine", {"weight": "e4m4", "rule": [{"weight": "int8"}, {"phase": "x", "error": 3}]})
+    keys = [line.split(":")[0] for line in str(caught.value).splitlines()]
+    assert keys == [f"precision backend 'mine', {key}" for key in ("weight", "rule.1.phase", "rule.1.error")]
+
+
+_anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(["fp8", "int8/row stochastic", "x.py:Y"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(sorted(KEYS)), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(_anything)
+def test_no_table_is_a_bug(table: object) -> None:
+    if not list(mistakes(table)):
+        Backend.from_dict("mine", table).table(LAYERS[:0])
+
+
+def test_accumulators_are_those_that_have_a_price() -> None:
+    for name in ACCUMULATORS:
+        assert parse_precision(record({"weight": "int8", "accumulator": name}, LAYERS)).default.accumulator.name == name
 
 
 def test_stalling_weights_are_allowed_only_when_asked_for() -> None:
