@@ -20,14 +20,14 @@ from hw_models import load, reference, training_cost
 from hw_models.accelerator import Accelerator
 from hw_models.counts import paper_gflops, paper_pflops, training_count
 from hw_models.layer import CONTRACTIONS, Layer
+from hw_models.record import OPERANDS
 from hw_models.shrink import shrink
 from hw_models.table import COMPONENTS, Cost
 
 PAGE = Path(__file__).parents[1] / "docs" / "hardware-validation.md"
 IMAGENET, CIFAR = 1_281_167, 50_000
 
-SIXTEEN = dict.fromkeys(("weight", "activation", "error"), "int16")
-CHIP_16 = {"name": "16 bit", "default": {"forward": SIXTEEN, "input_gradient": SIXTEEN, "weight_gradient": SIXTEEN,
+CHIP_16 = {"name": "16 bit", "default": {**{p: dict.fromkeys(roles, "int16") for p, roles in OPERANDS.items()},
                                          "accumulator": "int16", "output": "int16"}}
 EYERISS = {"alexnet": (4, 0.0029), "vgg16-imagenet": (3, 0.0035)}  # batch, DRAM accesses per MAC (JSSC 2017)
 STEP_TO_7NM = 2.6  # Jouppi's real units, 45 to 7 nm, geometric mean
@@ -84,7 +84,7 @@ class LowPrecision(NamedTuple):
 
 def low_precision(chip: Accelerator, batch: int = 256, model: str = "search") -> LowPrecision:
     rows = reference.vgg16()
-    full, eight = (training_cost(rows, chip, bits, batch, model) for bits in (None, "bfp8"))
+    full, eight = (training_cost(rows, chip, bits, batch, model) for bits in (None, "all bfp8"))
     a, b = layers_only(full), layers_only(eight)
     return LowPrecision(chip.name, batch, model, sum(b.values()) / sum(a.values()), eight.total / full.total,
                         {c: v / sum(a.values()) for c, v in a.items()}, {c: v / sum(b.values()) for c, v in b.items()})

@@ -24,15 +24,15 @@ from hw_models import Layer, load, training_cost
 from hw_models.accelerator import Accelerator
 from hw_models.cost import MODELS
 from hw_models.passes import passes, shapes
+from hw_models.record import OPERANDS
 from hw_models.reuse import Widths
 from hw_models.search import best_tiles
 from hw_models.table import STAGES
 
 HERE = Path(__file__).parent
 GOLDEN = HERE.parent / "tests" / "golden" / "hw_zigzag.jsonl"
-ALL_8 = {"weight": "int8", "activation": "int8", "error": "int8"}
 RECORD = {"name": "zigzag", "default": {  # 8-bit operands and results, 16-bit sums, as in the reference
-    "forward": ALL_8, "input_gradient": ALL_8, "weight_gradient": ALL_8, "accumulator": "int16", "output": "int8"},
+    **{p: dict.fromkeys(roles, "int8") for p, roles in OPERANDS.items()}, "accumulator": "int16", "output": "int8"},
     "update": dict.fromkeys(("gradient", "momentum", "stored"), "int8")}
 
 

@@ -110,8 +110,9 @@ class Accelerator:
         for fmt in (x, y):
             if not hypothetical and not self.supports(fmt):
                 raise FormatError(
-                    f"{self.name} has no {fmt.name}; it has {', '.join(self.formats)}. Price it as a what-if "
-                    "with hypothetical=True (--hypothetical), or choose another accelerator")
+                    f"{self.name} has no {fmt.name}; it has {', '.join(self.formats)}. Price it as a what-if with "
+                    "hypothetical=True (--hypothetical), or choose another accelerator, or one format for all layers "
+                    "(bits=8, --format 8; most trainings keep the first and last layer in fp32)")
         return mac_energy(self.mac_points, x, y)
 
     def supports(self, fmt: Format) -> bool:

@@ -5,27 +5,29 @@ a float, width of an integer, and the size of the block that shares a scale. The
 read from a record's `mac` entry ("fp:E,M" with M stored mantissa bits, "int:B", "bfp:B"), so a format this
 package has never heard of is priced by the law of its class.
 
-A precision record (plain JSON) says which format each operand of each pass has:
-    {"formats": {name: {"bits", "mac", "scale_bits", "block"}}, "default": {pass: {role: name}}, ...}
-`None` or "fp32" is full precision; an integer B means B-bit integers (32 means fp32); a name means that
-format for all operands; "fp8" means e4m3 forward and e5m2 errors.
+A precision record (plain JSON) says which format each operand of each pass has; docs/hardware-model.md shows a whole
+one. Wherever a record is accepted there are short forms:
+    None                                                full precision
+    "fp32", "bf16", "fp8", "int8", "bfp8", "mxfp8", "eb2020"   what a training of that name really does (`presets`)
+    8, "all int8", "e4m3", a `Format`                   one format for all operands and layer outputs; sums, gradients
+                                                        and weights between steps in fp32 (an integer: that width)
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 from hw_models.errors import FormatError
+from hw_models.presets import PRESETS
+from hw_models.record import OPERANDS, mistakes, near
 
-PASSES = ("forward", "input_gradient", "weight_gradient")
-OPERANDS = {  # the roles that play (x, y) in the contraction of each pass, see hw_models.passes
-    "forward": ("activation", "weight"),
-    "input_gradient": ("error", "weight"),
-    "weight_gradient": ("activation", "error"),
-}
-Bits = Mapping[str, Any] | str | int | None
+PASSES = tuple(OPERANDS)
+
+
+KEYS = ("bits", "mac", "scale_bits", "block")  # of a format in a record
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,10 @@ class Format:
 
 def parse_format(name: str, data: Mapping[str, Any]) -> Format:
     """The format of one entry of a record's `formats`; raises `FormatError` naming it."""
+    if not isinstance(data, Mapping):
+        raise FormatError(f"format {name!r}: is {data!r}, must be a table with bits and mac")
+    if strange := [key for key in data if key not in KEYS]:
+        raise FormatError(f"format {name!r}: {strange[0]}: is not a known key{near(str(strange[0]), KEYS)}")
     mac = str(data.get("mac", ""))
     kind, _, rest = mac.partition(":")
     try:
@@ -108,33 +114,48 @@ class Precision:
     def rule(self, layer: str) -> Rule:
         return self.layers.get(layer, self.default)
 
-    @property
-    def used(self) -> list[Format]:
-        """Every multiplier operand format in use, for an accelerator to accept or refuse."""
-        rules = [self.default, *self.layers.values()]
-        return list({f.name: f for r in rules for pair in r.operands for f in pair}.values())
+    def on(self, names: Sequence[str]) -> Precision:
+        """On a network whose convolutions and linear layers are `names`: "@first" and "@last" become theirs."""
+        ends = {key: rule for key, rule in self.layers.items() if key in ("@first", "@last")}
+        if not ends:
+            return self
+        named = {key: rule for key, rule in self.layers.items() if key not in ends}
+        placed = {names[0 if key == "@first" else -1]: rule for key, rule in sorted(ends.items())} if names else {}
+        return replace(self, layers=placed | named)
+
+
+Bits = Mapping[str, Any] | Precision | Format | str | int | None
 
 
 def parse_precision(bits: Bits) -> Precision:
-    """Any accepted way to name a precision -> `Precision`; raises `FormatError` naming the entry."""
+    """Any accepted way to name a precision -> `Precision`; raises `FormatError` naming the entry and the cure."""
     if isinstance(bits, Precision):
         return bits
     if isinstance(bits, Mapping):
         return _from_record(bits)
-    if bits == "fp8":
-        return _from_record(_FP8)
-    return _uniform(_named(bits))
+    if isinstance(bits, str) and bits in PRESETS:
+        return _preset(bits)
+    return _uniform(_format(bits))
 
 
-def _named(bits: Any) -> Format:
+@cache
+def _preset(name: str) -> Precision:
+    return _from_record({"name": name, **PRESETS[name]})
+
+
+def _format(bits: Any) -> Format:
+    """The one format of a uniform precision."""
     if bits is None or bits == 32:
         return FORMATS["fp32"]
+    if isinstance(bits, Format):
+        return bits
     if isinstance(bits, int) and not isinstance(bits, bool) and 1 <= bits <= 64:
         return parse_format(f"int{bits}", {"bits": bits, "mac": f"int:{bits}"})
-    if isinstance(bits, str) and bits in FORMATS:
-        return FORMATS[bits]
-    raise FormatError(f"unknown precision {bits!r}; known names: {', '.join(FORMATS)}, fp8; "
-                      "or an integer width from 1 to 64, or a precision record")
+    if isinstance(bits, str) and bits.removeprefix("all ") in FORMATS:
+        return FORMATS[bits.removeprefix("all ")]
+    names = dict.fromkeys([*PRESETS, *FORMATS])
+    raise FormatError(f"unknown precision {bits!r}{near(str(bits), names)} (a name, an integer width from 1 to 64, "
+                      "or a precision record)")
 
 
 def _uniform(fmt: Format) -> Precision:
@@ -142,18 +163,25 @@ def _uniform(fmt: Format) -> Precision:
     fp32 = FORMATS["fp32"]
     rule = Rule(((fmt, fmt),) * 3, fp32, fmt)
     quantised = {} if fmt.name == "fp32" else dict.fromkeys(("weight", "activation", "error"), "nearest")
-    return Precision(fmt.name, rule, {}, fp32, fp32, fp32, quantised)
+    name = f"all {fmt.name}" if fmt.name in PRESETS and fmt.name != "fp32" else fmt.name
+    return Precision(name, rule, {}, fp32, fp32, fp32, quantised)
+
+
+def _over(default: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]:
+    """The default with what a layer says differently, role by role."""
+    return {**default, **layer, **{p: {**default.get(p, {}), **layer.get(p, {})} for p in OPERANDS}}
 
 
 def _from_record(record: Mapping[str, Any]) -> Precision:
-    own = record.get("formats", {})
-    if record.get("schema", 1) != 1 or not isinstance(own, Mapping):
-        raise FormatError(f"precision record {record.get('name', '')!r}: schema 1 with a table of formats is needed")
+    title = f"precision record {record.get('name', '')!r}: "
+    if wrong := list(mistakes(record)):
+        raise FormatError("\n".join(title + one for one in wrong))
+    own = {name: parse_format(name, data) for name, data in record.get("formats", {}).items()}
 
-    def find(name: Any) -> Format:
-        if isinstance(name, str) and name in own:
-            return parse_format(name, own[name])
-        return _named(name)
+    def find(name: str) -> Format:
+        if name in own or name in FORMATS:
+            return own.get(name) or FORMATS[name]
+        raise FormatError(f"{title}no format {name!r}{near(name, {**own, **FORMATS})}; its own stand under formats")
 
     def rule(data: Mapping[str, Any]) -> Rule:
         return Rule(
@@ -161,21 +189,10 @@ def _from_record(record: Mapping[str, Any]) -> Precision:
                   for p, (x, y) in OPERANDS.items()),
             find(data.get("accumulator", "fp32")), find(data.get("output", "fp32")))
 
-    default = record.get("default", {})
+    default = record["default"]
     update = record.get("update", {})
     return Precision(
         str(record.get("name", "custom")), rule(default),
-        {name: rule({**default, **data}) for name, data in record.get("layers", {}).items()},
+        {name: rule(_over(default, data)) for name, data in record.get("layers", {}).items()},
         find(update.get("gradient", "fp32")), find(update.get("momentum", "fp32")), find(update.get("stored", "fp32")),
-        {role: str(how) for role, how in record.get("quantise", {}).items() if how})
-
-
-_FP8 = {
-    "name": "fp8",
-    "default": {
-        "forward": {"weight": "e4m3", "activation": "e4m3"},
-        "input_gradient": {"weight": "e4m3", "error": "e5m2"},
-        "weight_gradient": {"activation": "e4m3", "error": "e5m2"},
-        "accumulator": "fp32", "output": "bf16"},
-    "quantise": dict.fromkeys(("weight", "activation", "error"), "nearest"),
-}
+        dict(record.get("quantise", {})))

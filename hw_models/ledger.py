@@ -17,9 +17,16 @@ from hw_models.evaluation import forward_cost
 from hw_models.layer import Layer
 from hw_models.passes import Shapes, shapes
 from hw_models.pointwise import mask_draw
+from hw_models.record import near
 from hw_models.table import COMPONENTS, Cost
 from hw_models.toml_source import Number
 from hw_models.units import PJ, kwh, show_joules
+
+ENTRY = {  # what an entry may say, see `price`
+    "stage", "network", "precision", "epochs", "batch_size", "images_per_epoch", "steps_per_epoch", "eval_images",
+    "evaluations", "statistics_images", "mask_draws", "channels", "l1", "masked",
+    "images", "steps", "density", "measured_joules", "measured_source",  # recorded beside, not priced
+}
 
 
 @dataclass(frozen=True)
@@ -184,6 +191,8 @@ def _stage(i: int, e: Mapping[str, Any], tables: Mapping[str, Shapes], chip: Acc
             raise LedgerError(f"ledger entry {i}: {key} is {value!r}, must be a whole number from 0")
         return value
 
+    if strange := [key for key in e if key not in ENTRY]:
+        raise LedgerError(f"ledger entry {i}: {strange[0]}: is not a known key{near(str(strange[0]), sorted(ENTRY))}")
     network = str(e.get("network"))
     if network not in tables:
         raise LedgerError(f"ledger entry {i}: network {network!r} is not among {', '.join(tables) or 'none'}")

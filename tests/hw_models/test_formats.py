@@ -31,6 +31,12 @@ def test_a_record_says_which_operand_has_which_format_in_which_pass() -> None:
     assert p.quantised == {"weight": "nearest", "activation": "stochastic"}
 
 
+def test_a_layer_says_only_what_differs() -> None:
+    partly = parse_precision({**RECORD, "layers": {"conv0.0": {"forward": {"weight": "fp32"}, "output": "e4m3"}}})
+    assert [f.name for f in partly.rule("conv0.0").operands[0]] == ["odd8", "fp32"]
+    assert partly.rule("conv0.0").output.name == "e4m3" and partly.rule("conv0.0").accumulator.name == "fp32"
+
+
 def test_a_blocks_scale_is_part_of_the_stored_bits() -> None:
     assert parse_precision(RECORD).default.operands[0][1].bits == 4 + 8 / 32
     assert FORMATS["bfp8"].bits == 8  # one exponent per row is not worth counting
@@ -51,8 +57,8 @@ def test_a_format_is_known_by_its_multiplier_not_by_its_name() -> None:
 
 
 @pytest.mark.parametrize(("given", "name", "bits"), [
-    (None, "fp32", 32), (32, "fp32", 32), (8, "int8", 8), (4, "int4", 4), (12, "int12", 12), ("e4m3", "e4m3", 8),
-    ("bfp8", "bfp8", 8), ("fp32", "fp32", 32)])
+    (None, "fp32", 32), (32, "fp32", 32), (8, "all int8", 8), (4, "int4", 4), (12, "int12", 12),
+    ("e4m3", "e4m3", 8), ("all bfp8", "all bfp8", 8), ("fp32", "fp32", 32)])
 def test_short_names(given: object, name: str, bits: int) -> None:
     p = parse_precision(given)
     assert p.name == name and {f.bits for pair in p.default.operands for f in pair} == {bits}
@@ -74,14 +80,33 @@ def test_records_of_this_project_are_understood() -> None:
         assert cost.precision == backend and cost.total > 0
 
 
-@pytest.mark.parametrize("bad", [
-    "int8x", 0, -1, 65, True, 3.5, {"formats": 5}, {"schema": 2}, {"formats": {"x": {}}, "default": {"output": "x"}},
-    {"formats": {"x": {"bits": 8, "mac": "int:"}}, "default": {"output": "x"}},
-    {"formats": {"x": {"bits": 8, "mac": "fp:8"}}, "default": {"output": "x"}},
-    {"formats": {"x": {"bits": float("nan"), "mac": "int:8"}}, "default": {"output": "x"}},
-    {"formats": {"x": {"bits": 8, "mac": "posit:8"}}, "default": {"output": "x"}},
-    {"formats": {"x": {"bits": 1e9, "mac": "int:8"}}, "default": {"output": "x"}},
-    {"default": {"forward": {"weight": "nothing"}}}])
-def test_what_cannot_be_understood_is_named(bad: object) -> None:
-    with pytest.raises(FormatError):
+@pytest.mark.parametrize(("bad", "words"), [
+    ("int8x", "did you mean int8"), ("mxfp", "did you mean mxfp8"), (0, "unknown precision 0"), (-1, "-1"), (65, "65"),
+    (True, "True"), (3.5, "3.5"),
+    ({}, "default: is missing"), ({"a": 1}, "a: is not a known key"),
+    ({"forward": {"weight": "int8"}}, "forward: belongs under default"),
+    ({"forward": {"weigth": "int8"}}, "forward: belongs under default"),
+    ({"default": 8}, "default: is 8, must be a table"),
+    ({"default": {"forwrad": {"weight": "int8"}}}, "default.forwrad: .* did you mean forward"),
+    ({"default": {"forward": {"weigth": "int8"}}}, "default.forward.weigth: .* did you mean weight"),
+    ({"default": {"forward": {"error": "int8"}}}, "default.forward.error: is not a known key"),
+    ({"default": {"forward": {"weight": 8}}}, "default.forward.weight: is 8, must be the name"),
+    ({"default": {"forward": "int8"}}, "default.forward: is 'int8', must be a table"),
+    ({"default": {"forward": {"weight": "nothing"}}}, "no format 'nothing'"),
+    ({"default": {"output": "itn8"}}, "no format 'itn8'; did you mean int8"),
+    ({"default": {"output": "fp32"}, "layer": {}}, "layer: .* did you mean layers"),
+    ({"default": {"output": "fp32"}, "layers": {"conv1": {"ouput": "fp32"}}}, "layers.conv1.ouput: .* output"),
+    ({"default": {"output": "fp32"}, "update": {"stord": "int8"}}, "update.stord: .* did you mean stored"),
+    ({"default": {"output": "fp32"}, "quantise": {"weight": "up"}}, "quantise.weight: is 'up', must be nearest or"),
+    ({"formats": 5, "default": {"output": "fp32"}}, "formats: is 5"), ({"schema": 2}, "schema: is 2"),
+    ({"formats": {"x": {}}, "default": {"output": "x"}}, "format 'x'"),
+    ({"formats": {"x": 8}, "default": {"output": "x"}}, "format 'x': is 8"),
+    ({"formats": {"x": {"bit": 8, "mac": "int:8"}}, "default": {"output": "x"}}, "bit: .* did you mean bits"),
+    ({"formats": {"x": {"bits": 8, "mac": "int:"}}, "default": {"output": "x"}}, "format 'x'"),
+    ({"formats": {"x": {"bits": 8, "mac": "fp:8"}}, "default": {"output": "x"}}, "format 'x'"),
+    ({"formats": {"x": {"bits": float("nan"), "mac": "int:8"}}, "default": {"output": "x"}}, "format 'x'"),
+    ({"formats": {"x": {"bits": 8, "mac": "posit:8"}}, "default": {"output": "x"}}, "format 'x'"),
+    ({"formats": {"x": {"bits": 1e9, "mac": "int:8"}}, "default": {"output": "x"}}, "format 'x'")])
+def test_what_cannot_be_understood_is_named(bad: object, words: str) -> None:
+    with pytest.raises(FormatError, match=words):
         parse_precision(bad)

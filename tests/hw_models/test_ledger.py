@@ -64,7 +64,7 @@ def test_stages_add_up_and_each_has_its_own_precision() -> None:
     bill = price(entries, NETWORKS, "horowitz-45nm")
     single = [price([e], NETWORKS, "horowitz-45nm") for e in entries]
     assert bill.joules == pytest.approx(sum(b.joules for b in single))
-    assert [s.precision for s in bill.stages] == ["fp32", "int8"]
+    assert [s.precision for s in bill.stages] == ["fp32", "all int8"]
     for view in (bill.components, bill.constants):
         assert sum(view.values()) == pytest.approx(bill.joules, rel=1e-9)
     assert bill.low < bill.joules < bill.high
@@ -127,6 +127,8 @@ def test_a_missing_count_and_a_broken_network_are_named() -> None:
     del entry["epochs"]
     with pytest.raises(LedgerError, match="entry 0: epochs is None"):
         price([entry], NETWORKS, "horowitz-45nm")
+    with pytest.raises(LedgerError, match="entry 0: epoch: is not a known key; did you mean epochs"):
+        _price(epoch=7)
     with pytest.raises(LedgerError, match="network 'dense'"):
         price([ENTRY], {"dense": [{"kind": "conv"}]}, "horowitz-45nm")
     with pytest.raises(LedgerError, match="network 'dense'"):

@@ -1,0 +1,40 @@
+"""A precision that ebsim trains in and one that hw_models prices: one name, one meaning."""
+
+from __future__ import annotations
+
+import pytest
+
+from ebsim import models, precision
+from ebsim.precision.backends import PRESETS as TRAINED
+from hw_models import load, reference, trace, training_cost
+from hw_models.formats import FORMATS, parse_precision
+from hw_models.presets import PRESETS
+
+
+def test_every_training_has_its_record_here_and_no_other() -> None:
+    assert set(PRESETS) == set(TRAINED)
+
+
+@pytest.mark.parametrize("names", [["first", "middle", "last"], ["first", "last"], ["only"]])
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_name_prices_what_the_training_of_that_name_does(name: str, names: list[str]) -> None:
+    ours, trained = parse_precision(name).on(names), parse_precision(precision.record(name, names))
+    assert [ours.rule(layer) for layer in names] == [trained.rule(layer) for layer in names]
+    assert ours.default == trained.default and ours.quantised == trained.quantised
+    assert (ours.gradient, ours.momentum, ours.stored) == (trained.gradient, trained.momentum, trained.stored)
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_the_price_of_a_real_network_is_the_same_by_name_and_by_its_own_record(name: str) -> None:
+    network = models.build("preresnet", classes=10, input_shape=(3, 8, 8), depth=11)
+    layers = trace(network, (3, 8, 8), check=False)
+    record = precision.apply(network, name, seed=0).record() if name != "fp32" else precision.record("fp32")
+    by_record = training_cost(layers, "horowitz-45nm", record, 128)
+    assert training_cost(layers, "horowitz-45nm", name, 128).by_constant == by_record.by_constant
+
+
+def test_one_format_for_everything_has_a_spelling_of_its_own() -> None:
+    rows, chip = reference.vgg16(), load("horowitz-45nm")
+    eight = {training_cost(rows, chip, bits).total for bits in (8, "all int8", FORMATS["int8"])}
+    assert len(eight) == 1 and eight.pop() < training_cost(rows, chip, "int8").total
+    assert parse_precision(8).name == "all int8" and parse_precision("e4m3").name == "e4m3"
