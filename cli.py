@@ -261,8 +261,9 @@ def hw() -> None:
 
 
 bits_option = click.option(
-    "--format", "bits", metavar="NAME", help="Number format of all operands: fp32, bf16, fp8, int8, ... (default: the "
-    "widest that each accelerator has)."
+    "--format", "bits", metavar="NAME", help="A training's precision (fp32, bf16, fp8, int8, bfp8, mxfp8, "
+    "eb2020), priced as trained; or one format for all operands and outputs: a width such as 8, e4m3, 'all int8'. "
+    "Default: the widest format that each accelerator has."
 )  # fmt: skip
 batch_option = click.option(
     "--batch", default=256, show_default=True, type=click.IntRange(1, 10**7), help="Images per step."
@@ -361,7 +362,8 @@ def hw_compare(
     """Compare PROFILES on one training step, by component."""
     from hw_models import commands
 
-    _show_breakdowns(commands.compare(profiles, network, bits, batch, reuse, hypothetical), as_json, {})
+    wanted = int(bits) if bits is not None and bits.isdecimal() and len(bits) < 4 else bits
+    _show_breakdowns(commands.compare(profiles, network, wanted, batch, reuse, hypothetical), as_json, {})
 
 
 @hw.command("calibrate")
@@ -397,7 +399,7 @@ def _show_breakdowns(found: list[Any], as_json: bool, extra: dict[str, Any]) -> 
         shown = [what for what in columns[0] if any(column[what] != "0.0" for column in columns)]
         print_table(
             f"A training step on {found[0].batch} images, energies modelled",
-            ["", *(f"{item.accelerator}\n{item.network}\n{item.precision}" for item in group)],
+            ["", *(f"{b.accelerator}\n{b.network}\n{b.precision}\n({b.outputs} outputs)" for b in group)],
             [[what, *(column[what] for column in columns)] for what in shown],
         )
 

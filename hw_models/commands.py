@@ -18,7 +18,7 @@ from hw_models.accelerator import Accelerator, load
 from hw_models.calibrate import Fit, fit, profile_text, read_steps
 from hw_models.cost import training_cost
 from hw_models.errors import ProfileError
-from hw_models.formats import Bits
+from hw_models.formats import FORMATS, Bits, parse_precision
 from hw_models.laws import SRAM_LAWS
 from hw_models.reference import network
 from hw_models.table import COMPONENTS, Cost
@@ -133,6 +133,7 @@ class Breakdown:
     accelerator: str
     network: str
     precision: str
+    outputs: str  # format in which a layer's output is stored
     batch: int
     joules: float
     low: float
@@ -143,11 +144,12 @@ class Breakdown:
     compulsory: float
     shares: dict[str, float]
     dram_busy: float  # of that time
-    bound: str
+    bound: str  # what most of that time waits for: compute, buffer, dram
+    bound_share: float
 
     def row(self) -> dict[str, Any]:
         return {"accelerator": self.accelerator, "network": self.network, "precision": self.precision,
-                "batch": self.batch, "joules": self.joules, "low": self.low, "high": self.high,
+                "outputs": self.outputs, "batch": self.batch, "joules": self.joules, "low": self.low, "high": self.high,
                 "joules_macs_only": self.macs_only, "joules_compulsory": self.compulsory, "seconds": self.seconds,
                 "pj_per_mac": self.pj_per_mac, "dram_busy": self.dram_busy, "bound": self.bound, **self.shares}
 
@@ -158,6 +160,7 @@ class Breakdown:
                 "  macs only": show_joules(self.macs_only), "  + compulsory traffic": show_joules(self.compulsory),
                 "all in, pJ per MAC": f"{self.pj_per_mac:.3g}",
                 "time at least, ms": f"{ms:,.0f}" if ms >= 100 else f"{ms:.3g}",
+                "  limited by": f"{100 * self.bound_share:.0f} % {self.bound}",
                 "  DRAM busy, %": f"{100 * self.dram_busy:.0f}",
                 **{f"{name}, % of energy": f"{100 * share:.1f}" for name, share in self.shares.items()}}
 
@@ -166,19 +169,18 @@ def breakdown(profile: str | Accelerator, name: str = "resnet18", bits: Bits = N
               model: str = "closed", hypothetical: bool = False) -> Breakdown:
     """Energy of a training step by component, with the two simpler models as brackets."""
     chip = load(profile)
-    layers = network(name)
+    layers, precision = network(name), parse_precision(FORMATS[chip.widest] if bits is None else bits)
 
     def cost(which: str) -> Cost:
-        return training_cost(layers, chip, chip.widest if bits is None else bits, batch, which,
-                             hypothetical=hypothetical)
+        return training_cost(layers, chip, precision, batch, which, hypothetical=hypothetical)
 
     main = cost(model)
     low, high = cost_band(main)
     busy = float(main.dram_bits.sum()) / chip.dram_bits_per_s / main.seconds if main.seconds else 0.0
-    return Breakdown(chip.name, name, main.precision, batch, main.total, low, high, main.seconds,
-                     main.total / main.macs * 1e12, cost("macs").total, cost("compulsory").total,
-                     {c: main.components[c] / main.total for c in COMPONENTS}, busy,
-                     "dram" if busy > 0.5 else "compute")
+    return Breakdown(chip.name, name, main.precision, precision.default.output.name, batch, main.total, low, high,
+                     main.seconds, main.total / main.macs * 1e12, cost("macs").total, cost("compulsory").total,
+                     {c: main.components[c] / main.total for c in COMPONENTS}, busy, main.bound,
+                     main.bounds[main.bound] / main.seconds if main.seconds else 0.0)
 
 
 @dataclass(frozen=True)

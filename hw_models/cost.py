@@ -24,9 +24,10 @@ from hw_models.mapping import Capacities, Mapped, grid, map_passes, register_sha
 from hw_models.passes import Array, Passes, Shapes, passes, shapes
 from hw_models.pointwise import QUANTISE, UPDATE_ADD, UPDATE_MULTIPLY, pointwise
 from hw_models.reuse import Widths, steps
-from hw_models.table import STAGES, Cost, Part
+from hw_models.table import LIMITS, STAGES, Cost, Part
 from hw_models.units import PJ
 
+MATMUL = KINDS.index("matmul")  # kinds before it have weights
 MODELS = ("macs", "compulsory", "closed", "search")
 
 
@@ -35,7 +36,8 @@ def training_cost(layers: Sequence[Layer] | Shapes, chip: Accelerator | str, bit
                   l1: bool = False) -> Cost:
     """The cost of one training step (forward, two backward passes, update) on a batch of `batch` images.
 
-    `bits`: None, an integer width, a format name, or a precision record. `l1`: with the subgradient on the
+    `bits`: None, a training's precision ("fp8"), an integer width or other format for everything, or a precision
+    record; see `hw_models.formats`. `l1`: with the subgradient on the
     BatchNorm scales. Raises `FormatError` for formats that the accelerator lacks (unless `hypothetical`).
     """
     if model not in MODELS:
@@ -54,29 +56,31 @@ def assemble(table: Shapes, chip: Accelerator, precision: Precision, batch: floa
              hypothetical: bool = False, l1: bool = False, capacities: Capacities = None) -> Cost:
     """`training_cost` on prepared arguments: arrays may hold many candidates, `capacities` many buffer sizes."""
     p = passes(table, batch, chip.zero_skip)
+    if precision.layers:
+        precision = precision.on([table.names[i] for i in p.index if table.kind[i] < MATMUL])
     rules = _Rules([precision.rule(table.names[i]) for i in p.index] if precision.layers else
                    [precision.default], len(p.index))
     bits = _widths(p, precision, rules)
     parts = _mac_parts(p, chip, rules, hypothetical)
     shape = (len(STAGES), *table.columns.shape[1:])
     dram = np.zeros(shape)
-    seconds = np.zeros(shape)
-    cycles_s = np.zeros(p.macs.shape)
+    limits = np.zeros((len(LIMITS), *shape))
     if model != "macs":
         parts += _vector_parts(table, chip, precision, batch, l1, dram)
         mapped = map_passes(p, bits, chip, model, capacities)
         if model != "compulsory" and chip.kind == "array":  # a device's pJ per FLOP include its chip
             parts += _memory_parts(p, bits, chip, mapped)
         dram[:3, ..., p.index] += mapped.to_dram(chip).total
-        cycles_s = _times(p, chip, rules, mapped)
+        for limit, alone in zip(limits, _times(p, chip, rules, mapped), strict=False):
+            limit[:3, ..., p.index] = alone
         parts.append(Part("dram.pj_per_bit", "dram", chip.dram, dram, None))
-    seconds[:3, ..., p.index] = cycles_s
-    seconds = np.maximum(seconds, dram / chip.dram_bits_per_s) + chip.launch_s * (dram > 0)
+    limits[2] = dram / chip.dram_bits_per_s
+    seconds = limits.max(axis=0) + chip.launch_s * (dram > 0)
     if chip.static.value and model != "macs":
         parts.append(Part("static.watts", "static", chip.static, seconds / PJ, None))
     macs = np.zeros(shape)
     macs[:3, ..., p.index] = p.macs
-    return Cost(chip, table, precision.name, batch, model, tuple(parts), dram, seconds, macs)
+    return Cost(chip, table, precision.name, batch, model, tuple(parts), dram, limits, seconds, macs)
 
 
 class _Rules:
@@ -139,15 +143,15 @@ def _memory_parts(p: Passes, bits: Widths, chip: Accelerator, mapped: Mapped) ->
     return parts
 
 
-def _times(p: Passes, chip: Accelerator, rules: _Rules, mapped: Mapped) -> Array:
-    """Seconds of the array or of its buffers, whichever is slower (DRAM is added by the caller)."""
+def _times(p: Passes, chip: Accelerator, rules: _Rules, mapped: Mapped) -> tuple[Array, Array]:
+    """Seconds that the array alone would take, and its slowest buffer alone."""
     rate = rules.spread(p, [[chip.rate(*r.operands[i]) for r in rules.distinct] for i in range(3)])
     if chip.kind == "device":
-        return p.macs / rate
-    busy = steps(p, grid(p, chip)) / rate
+        return p.macs / rate, np.zeros_like(p.macs)
+    moving = np.zeros_like(p.macs)
     for memory, inner in zip(chip.memories, mapped.boundaries, strict=False):
-        busy = np.maximum(busy, inner.only(memory.holds).total / memory.bits_per_cycle)
-    return busy / chip.clock_hz
+        moving = np.maximum(moving, inner.only(memory.holds).total / memory.bits_per_cycle)
+    return steps(p, grid(p, chip)) / rate / chip.clock_hz, moving / chip.clock_hz
 
 
 def _vector_parts(table: Shapes, chip: Accelerator, precision: Precision, batch: float, l1: bool,

@@ -32,8 +32,8 @@ def forward_cost(layers: Sequence[Layer] | Shapes, chip: Accelerator | str, bits
     step = training_cost(table, chip, bits, batch, model, hypothetical=hypothetical)
     first = np.arange(len(step.row_macs)).reshape(-1, *[1] * (step.row_macs.ndim - 1)) == 0
     cost = replace(step, parts=tuple(replace(p, counts=p.counts[:1]) for p in step.parts),
-                   dram_bits=step.dram_bits * first, row_seconds=step.row_seconds * first,
-                   row_macs=step.row_macs * first)
+                   dram_bits=step.dram_bits * first, row_limits=step.row_limits * first,
+                   row_seconds=step.row_seconds * first, row_macs=step.row_macs * first)
     if table.columns.ndim == 2:
         cost.check()
     return cost

@@ -16,6 +16,7 @@ from hw_models.toml_source import Number
 from hw_models.units import PJ
 
 STAGES = (*PASSES, "update")  # the pass axis of a cost
+LIMITS = ("compute", "buffer", "dram")  # what a row can wait for
 COMPONENTS = ("mac", "register", "interconnect", "buffer", "dram", "vector", "quantiser", "static")
 
 
@@ -41,6 +42,7 @@ class Cost:
     model: str
     parts: tuple[Part, ...]
     dram_bits: Array  # [passes, ..., layers]
+    row_limits: Array  # [limits, passes, ..., layers], s that each would take alone
     row_seconds: Array
     row_macs: Array
 
@@ -119,17 +121,29 @@ class Cost:
         return float(self.row_seconds.sum())
 
     @property
+    def bounds(self) -> dict[str, float]:
+        """Seconds of the rows that wait for the array, a buffer or DRAM; sums to `seconds`."""
+        slowest = self.row_limits.argmax(axis=0)
+        return {name: float(self.row_seconds[slowest == i].sum()) for i, name in enumerate(LIMITS)}
+
+    @property
+    def bound(self) -> str:
+        """What most of the step's time waits for."""
+        return max(self.bounds.items(), key=lambda item: item[1])[0]
+
+    @property
     def rows(self) -> list[dict[str, Any]]:
         """One row per layer and pass that does anything; energies in J, `bound` = what limits its time."""
         out = []
-        energy = self.joules
+        energy, slowest = self.joules, self.row_limits.argmax(axis=0)
         for i, name in enumerate(self.table.names):
             for j, stage in enumerate(STAGES):
                 parts = energy[:, j, i]
                 if parts.any() or self.row_macs[j, i]:
                     out.append({"layer": name, "pass": stage, "macs": int(self.row_macs[j, i]),
                                 "dram_bytes": float(self.dram_bits[j, i]) / 8,
-                                "seconds": float(self.row_seconds[j, i]), "joules": float(parts.sum()),
+                                "seconds": float(self.row_seconds[j, i]), "bound": LIMITS[slowest[j, i]],
+                                "joules": float(parts.sum()),
                                 **{c: float(e) for c, e in zip(COMPONENTS, parts, strict=True)}})
         return out
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hw_models import FormatError, HardwareError, Layer, load, reference, training_cost
+from hw_models import FormatError, HardwareError, Layer, commands, load, reference, training_cost
 from hw_models.cost import MODELS
 from hw_models.counts import step_macs
 from hw_models.errors import ConservationError
@@ -196,3 +196,14 @@ def test_the_frozen_step() -> None:
             cost = training_cost(reference.vgg16(), profile, None if bits == "native" else bits, 256, model,
                                  hypothetical=True)
             assert cost.components == pytest.approx(parts, rel=1e-6), (profile, case)
+
+
+def test_time_waits_for_the_array_a_buffer_or_dram() -> None:
+    chip, rows = load("horowitz-45nm"), reference.vgg16()
+    wide, narrow = (replace(chip, memories=(replace(chip.memories[0], bits_per_cycle=n),)) for n in (1e9, 1.0))
+    for slow, name in ((replace(wide, clock_hz=1e3), "compute"), (replace(chip, dram_bits_per_s=1e6), "dram"),
+                       (replace(narrow, dram_bits_per_s=1e15), "buffer")):
+        cost = training_cost(rows, slow)
+        assert cost.bound == name and sum(cost.bounds.values()) == pytest.approx(cost.seconds)
+        assert {r["bound"] for r in cost.rows if r["macs"]} == {name}
+        assert commands.breakdown(slow, "vgg16").bound == name

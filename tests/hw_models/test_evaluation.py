@@ -80,7 +80,7 @@ def test_in_evaluation_a_batchnorm_is_a_scale_and_dropout_is_nothing() -> None:
 
 def test_only_the_quantisers_of_the_forward_pass_run() -> None:
     """Activations of both layers are; no weights, errors or updates."""
-    cost = forward_cost(_tiny(), CHIP, "fp8", N, "compulsory")
+    cost = forward_cost(_tiny(), CHIP, "all bfp8", N, "compulsory")
     elements = N * (3 * 25 + 4)
     ops = CHIP.ops
     assert cost.components["quantiser"] == pytest.approx(
