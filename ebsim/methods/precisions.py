@@ -14,7 +14,7 @@ from ebsim.config import Experiment
 from ebsim.data import catalogue
 from ebsim.errors import ConfigError
 from ebsim.methods import METHODS
-from ebsim.precision import backends, plugins
+from ebsim.precision import checking, plugins
 from ebsim.precision.formats import nearest_name, operand
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def mistakes(experiment: Experiment) -> Iterator[tuple[str, str]]:
         yield "precision.plugins", f": {problem}"
     broken = set()
     for name, table in section.backends.items():
-        for key, problem in backends.mistakes(table):
+        for key, problem in checking.mistakes(table):
             broken.add(name)
             yield f"precision.backends.{name}.{key}".rstrip("."), f"{_value(table, key)}: {problem}"
     for key in KEYS:
