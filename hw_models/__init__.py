@@ -3,7 +3,7 @@
     layers = hw_models.trace(model, (3, 32, 32))        # needs torch; everything else is numpy
     chip = hw_models.load("horowitz-45nm")              # or the path of your own TOML
     cost = hw_models.training_cost(layers, chip, bits=8, batch=256)
-    cost.total                                          # joules of one training step, modelled
+    cost.total, cost.band                               # joules of one training step, modelled, and their 90 % band
 
 Stands alone: it knows nothing of ebsim. Names are imported on first use; torch only by `trace`.
 """
@@ -17,14 +17,18 @@ _HOME = {
     "Layer": "layer", "trace": "workload", "load": "accelerator", "Accelerator": "accelerator",
     "training_cost": "cost", "Cost": "table", "price": "ledger", "price_all": "comparison", "Bill": "ledger",
     "ProfileError": "errors", "FormatError": "errors", "WorkloadError": "errors", "HardwareError": "errors",
-    "LedgerError": "errors",
+    "LedgerError": "errors", "band": "uncertainty", "ratio": "uncertainty", "sensitivity": "uncertainty",
 }
-__all__ = sorted(_HOME)
+_MODULES = ("commands", "counts", "evaluation", "grid", "measure", "presets", "reference", "shrink", "uncertainty",
+            "variants")
+__all__ = sorted([*_HOME, *_MODULES])
 
 
 def __getattr__(name: str) -> Any:
     if name in _HOME:
         return getattr(importlib.import_module(f"hw_models.{_HOME[name]}"), name)
+    if name in _MODULES:
+        return importlib.import_module(f"hw_models.{name}")
     raise AttributeError(f"module 'hw_models' has no attribute {name!r}")
 
 

@@ -23,7 +23,6 @@ from hw_models.laws import SRAM_LAWS
 from hw_models.reference import network
 from hw_models.table import COMPONENTS, Cost
 from hw_models.toml_source import SHIPPED, locate
-from hw_models.uncertainty import cost_band
 from hw_models.units import show_joules
 
 SHARE = (0.02, 0.90)  # a component outside this share of a training step deserves a second look
@@ -175,7 +174,7 @@ def breakdown(profile: str | Accelerator, name: str = "resnet18", bits: Bits = N
         return training_cost(layers, chip, precision, batch, which, hypothetical=hypothetical)
 
     main = cost(model)
-    low, high = cost_band(main)
+    low, high = main.band
     busy = float(main.dram_bits.sum()) / chip.dram_bits_per_s / main.seconds if main.seconds else 0.0
     return Breakdown(chip.name, name, main.precision, precision.default.output.name, batch, main.total, low, high,
                      main.seconds, main.total / main.macs * 1e12, cost("macs").total, cost("compulsory").total,

@@ -57,9 +57,17 @@ class Bill:
     stages: tuple[Stage, ...]
     numbers: dict[str, Number] = field(repr=False)
 
+    def __repr__(self) -> str:
+        return f"<Bill {self.statement}>"
+
     @property
     def joules(self) -> float:
         return sum(s.joules for s in self.stages)
+
+    @property
+    def total(self) -> float:
+        """`joules`, by the name that a `Cost` has for it."""
+        return self.joules
 
     @property
     def seconds(self) -> float:
@@ -88,34 +96,35 @@ class Bill:
         return _sum(s.brackets for s in self.stages)
 
     @property
-    def constants(self) -> dict[str, float]:
+    def by_constant(self) -> dict[str, float]:
         """Joules by constant of the profile; sums to `joules`."""
         return _sum(s.constants for s in self.stages)
 
     @property
     def low(self) -> float:
         """Lower end of the 90 % band of `joules`."""
-        return self._band[0]
+        return self.band[0]
 
     @property
     def high(self) -> float:
-        return self._band[1]
+        return self.band[1]
 
     @property
-    def _band(self) -> tuple[float, float]:
+    def band(self) -> tuple[float, float]:
+        """The 90 % band of `joules`."""
         from hw_models.uncertainty import band
         return band(self)
 
     @property
     def derived_share(self) -> float:
         """Share of the energy that rests on constants nobody has published as such."""
-        derived = sum(j for key, j in self.constants.items() if self.numbers[key].derived)
+        derived = sum(j for key, j in self.by_constant.items() if self.numbers[key].derived)
         return min(derived / self.joules, 1.0) if self.joules else 0.0  # two orders of summing: last bits differ
 
     @property
     def statement(self) -> str:
         """One line: the energy with its band, what it was modelled on, and how much of it is derived."""
-        return (f"{show_joules(self.joules, self.low, self.high)} modelled on {self.chip.name} ({self.model}); "
+        return (f"{show_joules(self.joules, *self.band)} modelled on {self.chip.name} ({self.model}); "
                 f"{self.derived_share:.0%} of it rests on derived constants")
 
     def gco2(self, grid: str = "world") -> float:
@@ -125,7 +134,7 @@ class Bill:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: total, band, time, stages and components."""
-        low, high = self._band
+        low, high = self.band
         return {"joules": self.joules, "low": low, "high": high, "kwh": self.kwh, "seconds": self.seconds,
                 "macs": self.macs, "bytes": self.bytes, "derived_share": self.derived_share,
                 "model": self.model, "brackets": self.brackets, "accelerator": self.chip.name,

@@ -13,7 +13,7 @@ from hw_models.errors import ConservationError
 from hw_models.formats import PASSES
 from hw_models.passes import Array, Shapes
 from hw_models.toml_source import Number
-from hw_models.units import PJ
+from hw_models.units import PJ, show_joules
 
 STAGES = (*PASSES, "update")  # the pass axis of a cost
 LIMITS = ("compute", "buffer", "dram")  # what a row can wait for
@@ -46,6 +46,12 @@ class Cost:
     row_seconds: Array
     row_macs: Array
 
+    def __repr__(self) -> str:
+        step = f"{self.precision}, {self.batch:g} images, modelled on {self.chip.name} ({self.model})"
+        if self.table.columns.ndim > 2:
+            return f"<Cost of {self.each.size} candidates: {step}>"
+        return f"<Cost {show_joules(self.total, *self.band)}: {step}>"
+
     @cached_property
     def uses(self) -> tuple[float, ...]:
         """How often each part's constant is used."""
@@ -60,7 +66,8 @@ class Cost:
         return out
 
     @cached_property
-    def constants(self) -> dict[str, Number]:
+    def numbers(self) -> dict[str, Number]:
+        """The constants in use, with their provenance."""
         return {p.key: p.constant for p in self.parts}
 
     @cached_property
@@ -80,6 +87,12 @@ class Cost:
     def total(self) -> float:
         """Joules of one training step."""
         return sum(self.by_constant.values())
+
+    @cached_property
+    def band(self) -> tuple[float, float]:
+        """The 90 % band of `total`."""
+        from hw_models.uncertainty import band
+        return band(self)
 
     @property
     def each(self) -> Array:

@@ -14,11 +14,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 from scipy.special import ndtri
 
+from hw_models.accelerator import Accelerator
+from hw_models.errors import HardwareError
 from hw_models.passes import Array
 from hw_models.toml_source import Number
 
@@ -27,6 +29,19 @@ RHO = 0.8  # share of a constant's variance that its group has in common
 MODEL = 1.15  # x/÷ of modelled traffic, from the comparison with an independent mapper
 RATIO_MODEL = 1.10  # what of it does not cancel between two networks or precisions
 Z90 = 1.645
+
+
+class Priced(Protocol):
+    """What has an energy: a step (`Cost`) or a whole ledger (`Bill`)."""
+
+    @property
+    def chip(self) -> Accelerator: ...
+    @property
+    def total(self) -> float: ...
+    @property
+    def by_constant(self) -> dict[str, float]: ...
+    @property
+    def numbers(self) -> dict[str, Number]: ...
 
 
 def _normal(key: str, draws: int) -> Array:
@@ -59,39 +74,35 @@ def draws(constants: Mapping[str, float], numbers: Mapping[str, Number], profile
     return total * _factor(absolute_band, _normal(f"{profile}/absolute", n))
 
 
-def bill_draws(bill: Any, n: int = DRAWS) -> Array:
-    return draws(bill.constants, bill.numbers, bill.chip.name, bill.chip.absolute_band, n)
+def energy_draws(priced: Priced, n: int = DRAWS) -> Array:
+    """`n` draws of the joules of a `Cost` or `Bill`."""
+    return draws(priced.by_constant, priced.numbers, priced.chip.name, priced.chip.absolute_band, n)
 
 
-def band(bill: Any) -> tuple[float, float]:
-    """The 90 % band of a bill's joules."""
-    low, high = np.quantile(bill_draws(bill), [0.05, 0.95])
-    return min(float(low), bill.joules), max(float(high), bill.joules)
+def band(priced: Priced) -> tuple[float, float]:
+    """The 90 % band of the joules of a `Cost` or `Bill`."""
+    low, high = np.quantile(energy_draws(priced), [0.05, 0.95])
+    return min(float(low), priced.total), max(float(high), priced.total)
 
 
-def cost_band(cost: Any) -> tuple[float, float]:
-    """The 90 % band of the joules of one training step (`Cost`)."""
-    sample = draws(cost.by_constant, cost.constants, cost.chip.name, cost.chip.absolute_band)
-    low, high = np.quantile(sample, [0.05, 0.95])
-    return min(float(low), cost.total), max(float(high), cost.total)
+def ratio(a: Priced, b: Priced) -> tuple[float, float, float]:
+    """(value, low, high) of energy a / energy b, two `Cost`s or `Bill`s on the same accelerator.
 
-
-def ratio(a: Any, b: Any) -> tuple[float, float, float]:
-    """(value, low, high) of energy a / energy b of two bills on the same accelerator.
-
-    Raises `ValueError` for two accelerators: their absolutes are not comparable that closely.
+    Raises `HardwareError` for two accelerators (their absolutes are not comparable that closely) and for b = 0.
     """
     if a.chip.digest != b.chip.digest:
-        raise ValueError(f"a ratio with a band needs one accelerator, not {a.chip.name} and {b.chip.name}")
-    if b.joules == 0:
-        raise ValueError("the second energy is zero")
-    value = a.joules / b.joules
+        raise HardwareError(f"a ratio with a band needs one accelerator, not {a.chip.name} and {b.chip.name}")
+    if b.total == 0:
+        raise HardwareError("the second energy is zero")
+    value = a.total / b.total
     residual = _factor(RATIO_MODEL, _normal("model.ratio", DRAWS))
-    low, high = np.quantile(bill_draws(a) / bill_draws(b) * residual, [0.05, 0.95])
+    low, high = np.quantile(energy_draws(a) / energy_draws(b) * residual, [0.05, 0.95])
     return value, min(float(low), value), max(float(high), value)
 
 
-def sensitivity(a: Any, b: Any) -> dict[str, float]:
-    """d ln(a / b) / d ln(constant) for each constant of two bills: what a 1 % error of it does, in %."""
-    keys = sorted({*a.constants, *b.constants})
-    return {k: a.constants.get(k, 0.0) / a.joules - b.constants.get(k, 0.0) / b.joules for k in keys}
+def sensitivity(a: Priced, b: Priced) -> dict[str, float]:
+    """d ln(a / b) / d ln(constant) for each constant of two `Cost`s or `Bill`s: what a 1 % error of it does, in %."""
+    if not (a.total and b.total):
+        raise HardwareError("one of the two energies is zero")
+    keys = sorted({*a.by_constant, *b.by_constant})
+    return {k: a.by_constant.get(k, 0.0) / a.total - b.by_constant.get(k, 0.0) / b.total for k in keys}

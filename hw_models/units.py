@@ -17,9 +17,10 @@ def kwh(joules: float) -> float:
 
 
 def show_joules(joules: float, low: float | None = None, high: float | None = None) -> str:
-    """`64.4 kJ [29, 140]`: three significant digits, the band in the unit of the value."""
+    """`64.4 kJ [29, 140]`: three significant digits, and two of the band (its sampling carries no more), in the unit
+    of the value."""
     scale, unit = next((s for s in _SCALES if abs(joules) >= s[0]), _SCALES[-1])
     text = f"{joules / scale:.3g} {unit}"
     if low is not None and high is not None:
-        text += f" [{low / scale:.3g}, {high / scale:.3g}]"
+        text += f" [{float(f'{low / scale:.2g}'):g}, {float(f'{high / scale:.2g}'):g}]"
     return text

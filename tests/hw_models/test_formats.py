@@ -45,9 +45,9 @@ def test_a_blocks_scale_is_part_of_the_stored_bits() -> None:
 def test_formats_from_outside_are_priced_by_the_law_of_their_class() -> None:
     chip = load("horowitz-45nm")
     cost = training_cost(reference.vgg16(), chip, RECORD)
-    assert {"mac.odd8*tiny", "mac.bf16*tiny", "mac.odd8*bf16", "mac.fp32"} <= set(cost.constants)
+    assert {"mac.odd8*tiny", "mac.bf16*tiny", "mac.odd8*bf16", "mac.fp32"} <= set(cost.numbers)
     tiny = parse_format("tiny", RECORD["formats"]["tiny"])
-    assert cost.constants["mac.odd8*tiny"].derived and chip.mac(tiny, tiny).value < chip.mac_points["int8"].value
+    assert cost.numbers["mac.odd8*tiny"].derived and chip.mac(tiny, tiny).value < chip.mac_points["int8"].value
 
 
 def test_a_format_is_known_by_its_multiplier_not_by_its_name() -> None:

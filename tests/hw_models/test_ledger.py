@@ -65,7 +65,7 @@ def test_stages_add_up_and_each_has_its_own_precision() -> None:
     single = [price([e], NETWORKS, "horowitz-45nm") for e in entries]
     assert bill.joules == pytest.approx(sum(b.joules for b in single))
     assert [s.precision for s in bill.stages] == ["fp32", "all int8"]
-    for view in (bill.components, bill.constants):
+    for view in (bill.components, bill.by_constant):
         assert sum(view.values()) == pytest.approx(bill.joules, rel=1e-9)
     assert bill.low < bill.joules < bill.high
 

@@ -7,9 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hw_models import load, price, reference
+import hw_models
+from hw_models import HardwareError, load, price, reference, training_cost
 from hw_models.toml_source import Number
-from hw_models.uncertainty import bill_draws, draws, ratio, sensitivity
+from hw_models.uncertainty import draws, energy_draws, ratio, sensitivity
+from hw_models.units import show_joules
 
 NETWORKS = {"vgg": reference.vgg16()}
 ENTRY = {"stage": "dense", "network": "vgg", "precision": "fp32", "epochs": 1, "batch_size": 256,
@@ -52,13 +54,36 @@ def test_less_sure_constants_widen_the_band() -> None:
 
 
 def test_the_same_bill_has_the_same_band_everywhere() -> None:
-    assert np.array_equal(bill_draws(_bill()), bill_draws(_bill()))
+    assert np.array_equal(energy_draws(_bill()), energy_draws(_bill()))
     assert (_bill().low, _bill().high) == (_bill().low, _bill().high)
 
 
 def test_the_band_scales_with_the_energy() -> None:
     one, many = _bill(), _bill(epochs=1000)
     assert many.low == pytest.approx(1000 * one.low) and many.high == pytest.approx(1000 * one.high)
+
+
+def test_steps_have_bands_and_ratios_as_bills_do() -> None:
+    full, eight = (training_cost(NETWORKS["vgg"], "horowitz-45nm", bits) for bits in (None, "int8"))
+    assert full.band[0] < full.total < full.band[1] and full.band == hw_models.band(full)
+    value, low, high = hw_models.ratio(eight, full)
+    assert value == eight.total / full.total and low < value < high and high / low < 1.7
+    assert sum(hw_models.sensitivity(eight, full).values()) == pytest.approx(0, abs=1e-9)
+    bill = _bill(eval_images=0, images_per_epoch=256)
+    assert bill.total == pytest.approx(full.total) and bill.band == pytest.approx(full.band)
+    with pytest.raises(HardwareError, match="zero"):
+        hw_models.ratio(full, _bill(epochs=0))
+
+
+def test_what_is_priced_is_shown_in_one_line() -> None:
+    cost, bill = training_cost(NETWORKS["vgg"], "horowitz-45nm", 8), _bill()
+    for shown in map(repr, (cost, bill)):
+        assert len(shown) < 160 and "\n" not in shown and "horowitz-45nm" in shown and "[" in shown
+    assert show_joules(cost.total, *cost.band) in repr(cost) and bill.statement in repr(bill)
+
+
+def test_a_band_has_two_digits() -> None:
+    assert show_joules(35.93, 12.34, 1061.0) == "35.9 J [12, 1100]"
 
 
 def test_two_accelerators_have_no_ratio() -> None:
@@ -68,7 +93,7 @@ def test_two_accelerators_have_no_ratio() -> None:
 
 def test_the_derived_share_counts_marked_constants() -> None:
     bill = _bill()
-    expected = sum(j for k, j in bill.constants.items() if k in ("registers.held", "op.random")) / bill.joules
+    expected = sum(j for k, j in bill.by_constant.items() if k in ("registers.held", "op.random")) / bill.joules
     assert bill.derived_share == pytest.approx(expected) and 0 < expected < 0.2
     assert _bill(precision="fp8").derived_share > bill.derived_share
 
