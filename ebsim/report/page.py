@@ -17,7 +17,7 @@ from pathlib import PurePath
 from typing import Any
 
 from ebsim.config import PROFILE_COPY, is_profile_path
-from ebsim.report import assumptions, layers, names, paper, precision, render, split, tables, text
+from ebsim.report import assumptions, backends, layers, names, paper, precision, render, split, tables, text
 from ebsim.report.assumptions import Assumptions
 from ebsim.report.figures import PLOTS, style
 from ebsim.report.load import Run
@@ -55,6 +55,7 @@ def content(run: Run, figures: Mapping[str, bytes], known: Assumptions) -> dict[
         "sensitivity": split.sensitivity(run),
         "sums": split.conservation(run),
         "plots": {plot.name: plot for plot in PLOTS if f"{plot.name}.svg" in figures},
+        "precisions": backends.table(run),
         "precision": precision.table(precision.observations(run)),
         "known": known,
         "constants": assumptions.table(known),

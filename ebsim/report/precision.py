@@ -1,6 +1,6 @@
 """What the quantisers saw: overflow, underflow and SQNR per role, where the run sampled them.
 
-The last sampled epoch of each training counts. Shares are of the elements that were quantised; SQNR is the power
+The page shows the last sampled epoch of each training, the CSV every one. Shares are of the elements that were quantised; SQNR is the power
 of the signal over that of the rounding error, in dB; a missing SQNR means that nothing was lost.
 """
 
@@ -38,11 +38,12 @@ class Observation:
         return min(found)[::-1] if found else None
 
 
-def observations(run: Run) -> list[Observation]:
+def observations(run: Run, *, every: bool = False) -> list[Observation]:
+    """Those of each training's last sampled epoch, or of every sampled one."""
     out = []
     for line in lines(run):
         sampled = [point for point in line.points if point.precision]
-        for point in sampled[-1:]:
+        for point in sampled if every else sampled[-1:]:
             roles = dict.fromkeys(role for roles in point.precision.values() for role in roles)
             for role in roles:
                 layers = {name: seen[role] for name, seen in point.precision.items() if role in seen}

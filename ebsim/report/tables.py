@@ -134,7 +134,7 @@ def summary(run: Run) -> Table:
         *_saving_bands(rows),
         *_measured(rows),
     ]
-    if len({names.precision(row) for row in rows}) > 1:
+    if {names.precision(row) for row in rows} != {"fp32"}:
         columns.insert(2, _text("Precision", rows, names.precision))
     if any(row.accuracy_top5 is not None for row in rows):
         headings = [column.heading for column in columns]

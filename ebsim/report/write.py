@@ -50,7 +50,7 @@ def build(run: Run) -> dict[str, bytes]:
         "energy_by_pass": split.pass_records(layers.passes(run)),
         "assumptions": assumptions.records(known),
     }
-    if seen := precision.observations(run):
+    if seen := precision.observations(run, every=True):
         sheets["precision"] = precision.records(seen)
     out |= {f"tables/{name}.csv": text.csv(*sheet).encode() for name, sheet in sheets.items()}
     shown = (

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 from pathlib import Path
 
 import pytest
 
-from ebsim.report import load_run, precision, text, write_report
+from ebsim.report import backends, load_run, precision, tables, text, write_report
 from tests.report import sample
 
 SEEN = {
@@ -67,6 +68,8 @@ def test_every_layer_is_in_the_csv_and_the_section_is_on_the_page(low: Path) -> 
         ("weight", "*"),
         ("weight", "layer1.0.conv1"),
     ]
+    sampled = precision.observations(load_run(low), every=True)
+    assert [one.epoch for one in sampled] == sorted(one.epoch for one in sampled) and len(sampled) == 3
     names = {path.name for path in write_report(low)}
     assert "precision.csv" in names
     page, markdown = (low / "report.html").read_text(), (low / "report.md").read_text()
@@ -77,3 +80,32 @@ def test_every_layer_is_in_the_csv_and_the_section_is_on_the_page(low: Path) -> 
 def test_a_run_without_samples_has_no_such_section(folder: Path) -> None:
     assert "What the quantisers saw" not in (folder / "report.html").read_text()
     assert not (folder / "tables" / "precision.csv").exists()
+
+
+def test_the_page_says_what_a_precision_is_made_of(tmp_path: Path) -> None:
+    """`mine` alone says nothing to a reader of the report."""
+    both = {"weight": "int6", "activation": "e4m3"}
+    default = {"forward": both, "input_gradient": {"weight": "int6", "error": "e5m2"}, "accumulator": "bf16"}
+    default |= {"weight_gradient": {"activation": "e4m3", "error": "e5m2"}, "output": "fp16"}
+    record = {
+        "name": "mine", "default": default, "layers": {f"layer{i}": default for i in range(5)},
+        "update": {"gradient": "fp32", "momentum": "bf16", "stored": "bf16"},
+        "quantise": {"error": "stochastic", "stored": "stochastic"},
+    }  # fmt: skip
+    files = sample.content(blocks=1)
+    for entry in files["results.json"]["rows"][3]["ledger"]:
+        entry["precision"] = record
+    folder = sample.write(tmp_path / "run", files)
+    table = backends.table(load_run(folder))
+    cells = {column.heading: column.cells[0][0] for column in table.columns}
+    assert cells == {
+        "Precision": "mine", "Weight": "int6", "Activation": "e4m3", "Error": "e5m2 stochastic", "Output": "fp16",
+        "Sums": "bf16", "Gradient, momentum, stored weight": "fp32, bf16, bf16 stochastic",
+        "Layers that differ": "layer0, layer1, layer2, layer3, … (5 in all)",
+    }  # fmt: skip
+
+
+def test_a_precision_shared_by_all_rows_has_a_column(low: Path) -> None:
+    run = load_run(low)
+    same = dataclasses.replace(run, record=run.record.model_copy(update={"rows": run.rows[3:4]}))
+    assert "Precision" in [column.heading for column in tables.summary(same).columns]
