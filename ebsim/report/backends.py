@@ -32,9 +32,8 @@ def table(run: Run) -> Table:
     """One row per precision."""
     made = records(run)
     columns = [Column("Precision", tuple((plain(one["name"]),) for one in made), numeric=False)]
-    columns += [
-        Column(heading, tuple(_format(one, *place) for one in made), numeric=False) for heading, place in _PLACES.items()
-    ]
+    for heading, place in _PLACES.items():
+        columns.append(Column(heading, tuple(_format(one, *place) for one in made), numeric=False))
     columns.append(Column("Gradient, momentum, stored weight", tuple(map(_update, made)), numeric=False))
     columns.append(Column("Layers that differ", tuple(map(_different, made)), numeric=False))
     return Table("precisions", "What the precisions are made of", tuple(columns))

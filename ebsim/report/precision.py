@@ -1,7 +1,7 @@
 """What the quantisers saw: overflow, underflow and SQNR per role, where the run sampled them.
 
-The page shows the last sampled epoch of each training, the CSV every one. Shares are of the elements that were quantised; SQNR is the power
-of the signal over that of the rounding error, in dB; a missing SQNR means that nothing was lost.
+The page shows the last sampled epoch of each training, the CSV every one. Shares are of the elements that were
+quantised; SQNR is the power of the signal over that of the rounding error, in dB; a missing one: nothing was lost.
 """
 
 from __future__ import annotations
