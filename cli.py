@@ -346,7 +346,7 @@ def hw_check(profile: str, as_json: bool) -> None:
 @click.argument("profiles", nargs=-1, required=True)
 @click.option(
     "--network", default="resnet50", show_default=True, metavar="NAME",
-    help="vgg16, resnet18, resnet50, alexnet or vgg16-imagenet."
+    help="vgg16, resnet18, resnet50, alexnet, vgg16-imagenet, preresnet101 (32 x 32) or preresnet101-digits (8 x 8)."
 )  # fmt: skip
 @bits_option
 @batch_option
@@ -355,15 +355,41 @@ def hw_check(profile: str, as_json: bool) -> None:
     help="How data reuse is modelled, from the simplest to an exhaustive search."
 )  # fmt: skip
 @click.option("--hypothetical", is_flag=True, help="Price formats that an accelerator does not have, as a what-if.")
+@click.option("--by", type=click.Choice(["pass", "layer"]), help="Break each step down by pass or by layer as well.")
 @json_option
 def hw_compare(
-    profiles: tuple[str, ...], network: str, bits: str | None, batch: int, reuse: str, hypothetical: bool, as_json: bool
+    profiles: tuple[str, ...], network: str, bits: str | None, batch: int, reuse: str, hypothetical: bool,
+    by: str | None, as_json: bool,
 ) -> None:
     """Compare PROFILES on one training step, by component."""
     from hw_models import commands
 
     wanted = int(bits) if bits is not None and bits.isdecimal() and len(bits) < 4 else bits
-    _show_breakdowns(commands.compare(profiles, network, wanted, batch, reuse, hypothetical), as_json, {})
+    found = commands.compare(profiles, network, wanted, batch, reuse, hypothetical)
+    split = {f"by_{by}": [commands.parts(item.cost, by) for item in found]} if by else {}
+    _show_breakdowns(found, as_json, split)
+    for item, rows in zip(found, split.get(f"by_{by}", []) if not as_json else [], strict=False):
+        _show_parts(f"{item.accelerator}, {network}, {item.precision}: % of the step's energy", rows)
+
+
+def _show_parts(caption: str, rows: list[dict[str, Any]]) -> None:
+    """A step by pass or layer; what takes less than half a percent is shown as one."""
+    from ebsim.terminal import print_table
+
+    what, *_, = rows[0]
+    figures = [name for name in rows[0] if name not in (what, "macs")]
+    total = {name: sum(row[name] for row in rows) for name in figures}
+    small = [row for row in rows if row["joules"] < 0.005 * total["joules"]]
+    shown = [row for row in rows if row not in small]
+    if small:
+        shown.append({what: f"{len(small)} others", **{name: sum(row[name] for row in small) for name in figures}})
+    used = [name for name in figures if total[name] and name not in ("joules", "seconds")]
+    print_table(
+        caption,
+        [what, "time (ms)", "energy (%)", *(f"{name} (%)" for name in used)],
+        [[row[what], f"{1e3 * row['seconds']:,.3g}",
+          *(f"{100 * row[name] / total['joules']:.1f}" for name in ("joules", *used))] for row in shown],
+    )  # fmt: skip
 
 
 @hw.command("calibrate")
@@ -384,6 +410,8 @@ def hw_calibrate(profile: str, measurements: str, out: str | None) -> None:
     click.echo(f"mean error on the fitted steps {fitted.fitted_error:.1%}", err=True)
     for name, error in fitted.held_out.items():
         click.echo(f"  {name}, left out of the fit: {error:.1%}", err=True)
+    for doubt in fitted.doubts:
+        click.echo(f"warning: {doubt}", err=True)
 
 
 def _show_breakdowns(found: list[Any], as_json: bool, extra: dict[str, Any]) -> None:

@@ -60,6 +60,23 @@ class Fit:
     gbytes_per_s: float  # the profile's, or more if a step moved its modelled bytes faster
     held_out: dict[str, float]
     fitted_error: float
+    steps: int
+
+    @property
+    def doubts(self) -> list[str]:
+        """Why the errors say less than they seem to."""
+        constants = len(self.pj_per_flop) + 2
+        found = []
+        if self.steps <= constants:
+            found.append(f"{self.steps} steps for {constants} constants: the fit goes through every step, its error "
+                         "says nothing; measure more batch sizes and networks")
+        if not self.held_out:
+            found.append("no network could be left out (the others must still fix all constants): the error on "
+                         "networks not measured is unknown")
+        if zero := [name for name, value in (("static.watts", self.static_w), ("dram.pj_per_bit", self.pj_per_bit), *(
+                (f"pj_per_flop.{f}", pj) for f, pj in self.pj_per_flop.items())) if value == 0]:
+            found.append(f"{', '.join(zero)} came out as zero: these steps cannot tell the constants apart")
+        return found
 
     @property
     def held_out_error(self) -> float:
@@ -127,7 +144,7 @@ def fit(steps: Sequence[Step], chip: Accelerator | str) -> Fit:
     pj = constants * 1e12
     return Fit(static_w=float(constants[0]), pj_per_flop=dict(zip(formats, pj[2:].tolist(), strict=True)),
                pj_per_bit=float(pj[1]), eta_compute=min(1.0, eta * chip.eta_compute), gbytes_per_s=bandwidth,
-               held_out=held_out, fitted_error=_error(steps, formats, constants))
+               held_out=held_out, fitted_error=_error(steps, formats, constants), steps=len(steps))
 
 
 def _matrix(steps: Sequence[Step], formats: Sequence[str]) -> Array:
@@ -153,7 +170,7 @@ def _error(steps: Sequence[Step], formats: Sequence[str], constants: Array) -> f
 def profile_text(fitted: Fit, chip: Accelerator, name: str, measured_on: str) -> str:
     """A TOML that extends `chip` with the fitted constants; loads as a profile of its own, from any folder."""
     error = f"{100 * fitted.held_out_error:.1f} % on left-out networks" if fitted.held_out else \
-        f"{100 * fitted.fitted_error:.1f} % on the fitted steps, nothing left out"
+        f"unknown, no network left out ({fitted.steps} steps fitted)"
     band = min(max(1.05, 1 + 2 * (fitted.held_out_error if fitted.held_out else 0.5)), 100.0)
     path = Path(chip.path).resolve()
     base = path.stem if path.parent == SHIPPED.resolve() else str(path)

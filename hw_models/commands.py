@@ -9,24 +9,20 @@ import difflib
 import os
 import re
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hw_models.accelerator import Accelerator, load
+from hw_models.accelerator import load
+from hw_models.breakdown import breakdown, compare, parts
 from hw_models.calibrate import Fit, fit, profile_text, read_steps
-from hw_models.cost import training_cost
+from hw_models.checking import check
 from hw_models.errors import ProfileError
-from hw_models.formats import FORMATS, Bits, parse_precision
 from hw_models.laws import SRAM_LAWS
-from hw_models.reference import network
-from hw_models.table import COMPONENTS, Cost
+from hw_models.profile import UNLIMITED
 from hw_models.toml_source import SHIPPED, locate
-from hw_models.units import show_joules
+from hw_models.units import BITS_PER_KIB
 
-SHARE = (0.02, 0.90)  # a component outside this share of a training step deserves a second look
-MAC_PJ = (0.01, 1000.0)
+__all__ = ["breakdown", "calibrate", "check", "compare", "describe", "list_profiles", "new", "parts", "show", "unit"]
 
 
 def list_profiles() -> list[dict[str, Any]]:
@@ -43,9 +39,14 @@ def show(profile: str) -> dict[str, Any]:
             "path": chip.path, "digest": chip.digest, "node_nm": chip.node_nm, "clock_ghz": chip.clock_hz / 1e9,
             "absolute_band": chip.absolute_band, "formats": list(chip.formats) or ["any"],
             "dims": list(chip.dims), "unroll": {p: list(names) for p, names in chip.unroll.items()},
-            "fused": list(chip.fused), "calibrated_on": chip.calibrated_on, "rails": chip.rails,
+            "zero_skip": chip.zero_skip, "speedup": dict(chip.speedup),
+            "registers": [{"name": name, "bits": r.bits, "shared_along": [d + 1 for d in r.shared_along]}
+                          for name, r in chip.registers.items()],
+            "fused": list(chip.fused), "eta_compute": chip.eta_compute, "launch_us": chip.launch_s * 1e6,
+            "calibrated_on": chip.calibrated_on, "rails": chip.rails,
             "tflops": {name: rate / 1e12 for name, rate in chip.peak.items()},
-            "memories": [{"name": m.name, "kib": m.bits / 8192, "holds": list(m.holds)} for m in chip.memories],
+            "memories": [{"name": m.name, "kib": m.bits / BITS_PER_KIB, "bits_per_cycle": m.bits_per_cycle,
+                          "holds": list(m.holds), "slides": m.slides} for m in chip.memories],
             "gbytes_per_s": chip.dram_bits_per_s / 8e9,
             "constants": [{"key": key, "value": n.value, "unit": unit(key), "band": n.band, "derived": n.derived,
                            "source": n.source} for key, n in chip.constants.items()]}
@@ -54,8 +55,13 @@ def show(profile: str) -> dict[str, Any]:
 def describe(facts: dict[str, Any]) -> list[tuple[str, str]]:
     """What `show` found, but for the constants, as (what, value with its unit)."""
     array = facts["kind"] == "array"
-    memories = [(f"memory {m['name']}", f"{m['kib']:,.10g} KiB, holds {', '.join(m['holds'])} operands")
+    memories = [(f"memory {m['name']}", f"{m['kib']:,.10g} KiB"
+                 + (f", {m['bits_per_cycle']:,.10g} bits per cycle" if m["bits_per_cycle"] < UNLIMITED else "")
+                 + f", holds {', '.join(m['holds'])} operands" + ("" if m["slides"] else "; tiles do not slide"))
                 for m in facts["memories"]]
+    registers = [(f"  {r['name']} register", f"{r['bits']:,.10g} bits per multiplier" + (
+        f", shared along dimension {', '.join(map(str, r['shared_along']))}" if r["shared_along"] else ""))
+        for r in facts["registers"]]
     lines = [
         ("name", facts["name"]), ("kind", facts["kind"]), ("summary", facts["summary"]), ("source", facts["source"]),
         ("file", facts["path"]), ("digest", f"sha256 {facts['digest']}"),
@@ -63,6 +69,9 @@ def describe(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("array", " x ".join(map(str, facts["dims"])) + " multipliers" if array else ""),
         *((f"  {p.replace('_', ' ')}", f"unrolls {', '.join(names)}")
           for p, names in facts["unroll"].items() if array),
+        ("  inserted zeros", ("skipped" if facts["zero_skip"] else "multiplied") if array else ""),
+        ("  faster formats", ", ".join(f"{f} x {n:g}" for f, n in facts["speedup"].items())), *registers,
+        ("of the peak", "" if array else f"{100 * facts['eta_compute']:g} % at most, {facts['launch_us']:g} µs a row"),
         ("reached at most", ", ".join(f"{f} {t:,.3g}" for f, t in facts["tflops"].items()) + " TFLOP/s"
          if facts["tflops"] else ""),
         ("formats", "any (priced by law)" if facts["formats"] == ["any"] else ", ".join(facts["formats"])),
@@ -123,107 +132,6 @@ def _write(target: Path, text: str) -> None:
     except BaseException:
         target.unlink(missing_ok=True)
         raise
-
-
-@dataclass(frozen=True)
-class Breakdown:
-    """One training step of a network on an accelerator. Energies in J (modelled), band of 90 %."""
-
-    accelerator: str
-    network: str
-    precision: str
-    outputs: str  # format in which a layer's output is stored
-    batch: int
-    joules: float
-    low: float
-    high: float
-    seconds: float
-    pj_per_mac: float
-    macs_only: float
-    compulsory: float
-    shares: dict[str, float]
-    dram_busy: float  # of that time
-    bound: str  # what most of that time waits for: compute, buffer, dram
-    bound_share: float
-
-    def row(self) -> dict[str, Any]:
-        return {"accelerator": self.accelerator, "network": self.network, "precision": self.precision,
-                "outputs": self.outputs, "batch": self.batch, "joules": self.joules, "low": self.low, "high": self.high,
-                "joules_macs_only": self.macs_only, "joules_compulsory": self.compulsory, "seconds": self.seconds,
-                "pj_per_mac": self.pj_per_mac, "dram_busy": self.dram_busy, "bound": self.bound, **self.shares}
-
-    def column(self) -> dict[str, str]:
-        """What -> value of a table with a column per accelerator; the unit stands with what or with the value."""
-        ms = 1e3 * self.seconds
-        return {"energy [90 % band]": show_joules(self.joules, self.low, self.high),
-                "  macs only": show_joules(self.macs_only), "  + compulsory traffic": show_joules(self.compulsory),
-                "all in, pJ per MAC": f"{self.pj_per_mac:.3g}",
-                "time at least, ms": f"{ms:,.0f}" if ms >= 100 else f"{ms:.3g}",
-                "  limited by": f"{100 * self.bound_share:.0f} % {self.bound}",
-                "  DRAM busy, %": f"{100 * self.dram_busy:.0f}",
-                **{f"{name}, % of energy": f"{100 * share:.1f}" for name, share in self.shares.items()}}
-
-
-def breakdown(profile: str | Accelerator, name: str = "resnet18", bits: Bits = None, batch: int = 256,
-              model: str = "closed", hypothetical: bool = False) -> Breakdown:
-    """Energy of a training step by component, with the two simpler models as brackets."""
-    chip = load(profile)
-    layers, precision = network(name), parse_precision(FORMATS[chip.widest] if bits is None else bits)
-
-    def cost(which: str) -> Cost:
-        return training_cost(layers, chip, precision, batch, which, hypothetical=hypothetical)
-
-    main = cost(model)
-    low, high = main.band
-    busy = float(main.dram_bits.sum()) / chip.dram_bits_per_s / main.seconds if main.seconds else 0.0
-    return Breakdown(chip.name, name, main.precision, precision.default.output.name, batch, main.total, low, high,
-                     main.seconds, main.total / main.macs * 1e12, cost("macs").total, cost("compulsory").total,
-                     {c: main.components[c] / main.total for c in COMPONENTS}, busy, main.bound,
-                     main.bounds[main.bound] / main.seconds if main.seconds else 0.0)
-
-
-@dataclass(frozen=True)
-class Check:
-    """A profile that loads, what it gives on two networks beside the shipped ones, and what looks odd."""
-
-    profile: str
-    rows: list[Breakdown]
-    beside: list[Breakdown]
-    warnings: list[str]
-
-
-def check(profile: str, networks: Sequence[str] = ("resnet18", "vgg16")) -> Check:
-    """Validate a profile and look at it: shares on two networks, the shipped profiles beside it, warnings.
-
-    Raises `ProfileError` with every problem of the file.
-    """
-    chip = load(profile)
-    rows = [breakdown(chip, name) for name in networks]
-    beside = [breakdown(path.stem, networks[0]) for path in sorted(SHIPPED.glob("*.toml"))
-              if path.stem != chip.name and load(path.stem).kind == chip.kind]
-    found = []
-    for row in rows:
-        for part in ("mac", "register", "buffer", "dram") if chip.kind == "array" else ("mac", "dram"):
-            share = row.shares[part]
-            if not SHARE[0] <= share <= SHARE[1]:
-                found.append(f"{row.network}: {part} takes {share:.1%} of the energy, outside "
-                             f"{SHARE[0]:.0%} to {SHARE[1]:.0%}; look at its constants once more")
-    for key, number in chip.constants.items():
-        if key.startswith("mac.") and not MAC_PJ[0] <= number.value <= MAC_PJ[1]:
-            found.append(f"{key}: {number.value:g} pJ per MAC, outside {MAC_PJ[0]:g} to {MAC_PJ[1]:g}; is the unit pJ?")
-    if beside:
-        costs = sorted(b.pj_per_mac for b in beside)
-        for row in rows[:1]:
-            if not costs[0] / 10 <= row.pj_per_mac <= costs[-1] * 10:
-                found.append(f"{row.network}: {row.pj_per_mac:.3g} pJ per MAC all in, far from the shipped profiles' "
-                             f"{costs[0]:.3g} to {costs[-1]:.3g}")
-    return Check(chip.name, rows, beside, found)
-
-
-def compare(profiles: Sequence[str], name: str = "resnet50", bits: Bits = None, batch: int = 256,
-            model: str = "closed", hypothetical: bool = False) -> list[Breakdown]:
-    """One network's training step on several accelerators (each in its widest format unless `bits` is given)."""
-    return [breakdown(p, name, bits, batch, model, hypothetical) for p in profiles]
 
 
 def calibrate(profile: str, measurements: str | Path, out: str | Path | None = None) -> tuple[Fit, str]:

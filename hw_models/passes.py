@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from hw_models.errors import WorkloadError
 from hw_models.layer import CONTRACTIONS, KINDS, Layer
 
 Array = NDArray[np.float64]
@@ -51,6 +52,9 @@ def shapes(layers: Sequence[Layer] | Shapes) -> Shapes:
     """The array form of a layer table (0.2 ms for 170 rows)."""
     if isinstance(layers, Shapes):
         return layers
+    if not isinstance(layers, Sequence) or not all(isinstance(layer, Layer) for layer in layers):
+        raise WorkloadError(f"layers: a {type(layers).__name__} is no list of layers; pass hw_models.trace(model, "
+                            "input_shape), or hw_models.reference.network(name)")
     data = np.array([layer.numbers for layer in layers], dtype=np.float64).reshape(-1, len(COLUMNS)).T
     return Shapes(tuple(layer.name for layer in layers), data[0].astype(np.int64), data)
 

@@ -18,6 +18,7 @@ from hw_models.units import BITS_PER_KIB
 
 UNROLLS = ("K", "C", "pixels")
 MOST_DIMS = 4
+UNLIMITED = 1e9  # bits per cycle of a memory that says nothing
 
 
 def build(s: Source) -> Accelerator:
@@ -53,7 +54,7 @@ def build(s: Source) -> Accelerator:
     zero_skip = s.flag("array.zero_skip", True) if kind == "array" else True
     for table in ("array", "mac", "pj_per_flop", "op", "registers", "network", "dram", "static", "device", "speedup",
                   *(f"memory.{m.name}" for m in memories)):
-        s.seen |= {f"{table}.source", f"{table}.band"}  # any table may say where its numbers come from
+        s.seen |= {f"{table}.{name}" for name in ("source", "band", "derived")}  # any table may say it for its numbers
     if not s.problems:  # values that stand for refused ones compare wrongly
         _order(s, points, memories, dram, kind)
     s.refuse_unknown()
@@ -74,7 +75,7 @@ def _needed(s: Source, key: str, low: float, high: float) -> Number:
 
 def _formats_of(s: Source, table: str) -> list[str]:
     """The keys of a table that are number formats; a problem for every other one."""
-    names = [n for n in s.keys(table) if n not in ("source", "band")]
+    names = [n for n in s.keys(table) if n not in ("source", "band", "derived")]
     for name in names:
         if name not in FORMATS:
             s.problem(f"{table}.{name}", f"is not a number format; known: {', '.join(FORMATS)}")
@@ -91,7 +92,7 @@ def _points(s: Source, kind: str) -> dict[str, Number]:
         if number:
             found[fmt] = replace(number, value=number.value * scale)
     if not found:
-        s.problem(table, "no energy given; at least one format (fp32 or int8) is needed")
+        s.problem(table, "no energy given; at least one number format is needed, such as int8, int16 or fp32")
         found = {"fp32": Number(1.0, 1.0, "")}
     return found
 
@@ -144,14 +145,14 @@ def _memory(s: Source, name: str) -> Memory:
     law_name = s.text(f"{key}.sram_law", choices=tuple(SRAM_LAWS), required=False)
     explicit = s.number(f"{key}.read_pj_per_bit", 0, 1000), s.number(f"{key}.write_pj_per_bit", 0, 1000)
     if law_name and not any(explicit):
-        s.data["memory"][name]["_law"] = sram_pj_per_bit(law_name, kib, width)
-        number = s.number(f"{key}._law", 0, 1000) or Number(0.0, 1.0, "")
-        del s.data["memory"][name]["_law"]
-        explicit = number, number
+        number = s.constant(f"{key}.sram_law", {"value": sram_pj_per_bit(law_name, kib, width)}, 0, 1000)
+        if number:
+            at = f"{law_name} at {kib:g} KiB and {width:g} bits per access"
+            explicit = (replace(number, source=f"{at}; {number.source}"),) * 2
     elif law_name or not all(explicit):
         s.problem(key, "needs either sram_law, or read_pj_per_bit and write_pj_per_bit, and not both")
     holds = _texts(s, f"{key}.holds", REGISTERS) or REGISTERS
-    rate = s.plain(f"{key}.bits_per_cycle", 1, 1e9, 1e9)
+    rate = s.plain(f"{key}.bits_per_cycle", 1, UNLIMITED, UNLIMITED)
     zero = Number(0.0, 1.0, "")
     return Memory(name, kib * BITS_PER_KIB, explicit[0] or zero, explicit[1] or zero, rate, holds,
                   s.flag(f"{key}.slides", True))

@@ -6,7 +6,9 @@ Used by the profile tools (`hw check`, `hw compare`), the docs and the silicon c
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable
+from functools import partial
 
 from hw_models.errors import HardwareError
 from hw_models.layer import INPUT, Layer, conv_macs
@@ -122,6 +124,34 @@ def resnet50() -> list[Layer]:
     return _residual((64, 128, 256, 512), True, (3, 4, 6, 3))
 
 
+def preresnet(depth: int = 101, classes: int = 10, size: int = 32) -> list[Layer]:
+    """PreResNet of depth 9n + 2 on CIFAR-sized images, as ebsim trains it: 154.06 M MACs at depth 101 and 32 x 32."""
+    b = _Builder(3, size)
+    b.conv("conv1", 16, 3)
+    for stage, width in enumerate((16, 32, 64), 1):
+        for block in range((depth - 2) // 9):
+            _pre_block(b, f"layer{stage}.{block}", width, 2 if stage > 1 and block == 0 else 1)
+    b.bn("bn")
+    b.relu("relu")
+    b.row("mean", "avgpool", b.channels, 1, kernel=(b.size,) * 2, stride=(b.size,) * 2, op="mean", adaptive=True)
+    b.linear("fc", classes)
+    return b.done()
+
+
+def _pre_block(b: _Builder, name: str, width: int, stride: int) -> None:
+    start, channels, size = b.at, b.channels, b.size
+    for i, (kernel, step, k) in enumerate(((1, 1, width), (3, stride, width), (1, 1, 4 * width)), 1):
+        b.bn(f"{name}.bn{i}")
+        b.relu(f"{name}.relu{i}")
+        b.conv(f"{name}.conv{i}", k, kernel, step)
+    end, k, out = b.at, b.channels, b.size
+    if stride != 1 or channels != k:
+        b.at, b.channels, b.size = start, channels, size
+        start = b.conv(f"{name}.downsample", k, 1, stride)
+    b.at, b.channels, b.size = end, k, out
+    b.add(f"{name}.add", start)
+
+
 def alexnet() -> list[Layer]:
     """The five convolutions of AlexNet with its groups, as measured on the Eyeriss chip."""
     b = _Builder(3, 227)
@@ -148,12 +178,14 @@ def vgg16_imagenet() -> list[Layer]:
 
 NETWORKS: dict[str, Callable[[], list[Layer]]] = {
     "vgg16": vgg16, "resnet18": resnet18, "resnet50": resnet50, "alexnet": alexnet,
-    "vgg16-imagenet": vgg16_imagenet,
+    "vgg16-imagenet": vgg16_imagenet, "preresnet101": preresnet, "preresnet101-digits": partial(preresnet, size=8),
 }
 
 
 def network(name: str) -> list[Layer]:
     """The reference network called `name`; raises `HardwareError` with the known names."""
     if name not in NETWORKS:
-        raise HardwareError(f"no reference network {name!r}; known: {', '.join(NETWORKS)}")
+        near = difflib.get_close_matches(name.lower().replace("-", ""), NETWORKS, 1)
+        raise HardwareError(f"no reference network {name!r}{f'; did you mean {near[0]}?' if near else ''} "
+                            f"(known: {', '.join(NETWORKS)})")
     return NETWORKS[name]()

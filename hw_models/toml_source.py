@@ -113,17 +113,21 @@ class Source:
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             self.problem(key, f"is {value!r}, must be a finite number from {low:g} to {high:g}")
         elif not low <= value <= high:
-            self.problem(key, f"is {value:g}, must be from {low:g} to {high:g}")
+            wanted = f"{low:g}" if low == high else f"from {low:g} to {high:g}"
+            self.problem(key, f"is {value:g}, must be {wanted}")
         else:
             return float(value)
         return low
 
     def number(self, key: str, low: float, high: float) -> Number | None:
-        """A constant: a float, or {value, band, source, derived}; source and band may stand in its table."""
+        """A constant: a float, or {value, band, source, derived}; all but the value may stand in its table."""
         raw = self.get(key)
         if raw is None:
             return None
-        own = raw if isinstance(raw, dict) else {"value": raw}
+        return self.constant(key, raw if isinstance(raw, dict) else {"value": raw}, low, high)
+
+    def constant(self, key: str, own: dict[str, Any], low: float, high: float) -> Number | None:
+        """The constant that `own` describes, standing at `key`."""
         for name in own:
             self.seen.add(f"{key}.{name}")
             if name not in ("value", "band", "source", "derived"):
@@ -135,29 +139,47 @@ class Source:
         band = self._ranged(f"{key}.band", own.get("band", self._inherited(key, "band", 1.5)), 1.0, 100.0)
         source = own.get("source", self._inherited(key, "source", None))
         if not isinstance(source, str) or not source.strip():
-            self.problem(key, "has no source; add source = \"where the number comes from\" to it or to its table")
+            table = next((t for t in _around(key) if self.get(f"{t}.source") is not None), "")
+            if source is None or "source" in own or not table:
+                self.problem(key, 'has no source; add source = "where the number comes from" to it or to its table')
+            else:
+                self.problem(f"{table}.source", f"is empty; say where the number comes from (it is that of {key})")
             source = ""
-        derived = own.get("derived", False)
+        derived = own.get("derived", self._inherited(key, "derived", False))
         if not isinstance(derived, bool):
             self.problem(f"{key}.derived", "must be true or false")
         return Number(value, band, source, bool(derived))
 
     def _inherited(self, key: str, name: str, default: Any) -> Any:
-        """`name` (source or band) of the nearest table around `key`; the top of the file does not count."""
-        while "." in key:
-            key = key.rpartition(".")[0]
-            value = self.get(f"{key}.{name}")
-            if value is not None:
-                return value
-        return default
+        """`name` (source, band, derived) of the nearest table around `key`; the top of the file does not count."""
+        found = (self.get(f"{table}.{name}") for table in _around(key))
+        return next((value for value in found if value is not None), default)
 
     def refuse_unknown(self) -> None:
         """A problem for every key that nobody asked for, with the nearest valid one."""
+        known: dict[str, set[str]] = {}  # table -> its keys
+        for key in self.seen:
+            while key:
+                table, _, name = key.rpartition(".")
+                known.setdefault(table, set()).add(name)
+                key = table
+        told = set()
         for path in _paths(self.data):
-            if path not in self.seen and not any(s.startswith(path + ".") for s in self.seen):
-                siblings = [s.rpartition(".")[2] for s in self.seen
-                            if s.rpartition(".")[0] == path.rpartition(".")[0]]
-                self.problem(path, _unknown(path.rpartition(".")[2], siblings))
+            table = ""
+            for name in path.split("."):
+                here = f"{table}.{name}" if table else name
+                if here not in self.seen and here not in known and here not in told:
+                    told.add(here)
+                    self.problem(here, _unknown(name, sorted(known.get(table, set()))))
+                if here not in known:
+                    break
+                table = here
+
+
+def _around(key: str) -> list[str]:
+    """The tables around a key, the nearest first."""
+    parts = key.split(".")
+    return [".".join(parts[:n]) for n in range(len(parts) - 1, 0, -1)]
 
 
 def _unknown(name: str, valid: list[str]) -> str:
@@ -194,9 +216,18 @@ def locate(name_or_path: str | Path, base: Path) -> Path:
     if folder:
         raise ProfileError(f"{path}: is a directory; name the TOML file in it")
     shown = text if text.isprintable() and len(text) < 200 else f"{text[:60]!a}..."
-    near = difflib.get_close_matches(text[:200], names, 1)
-    raise ProfileError(f"{shown}: no such accelerator profile{f'; did you mean {near[0]}?' if near else ''} "
+    raise ProfileError(f"{shown}: no such accelerator profile{_meant(text[:200], names, path)} "
                        f"(shipped: {', '.join(names)}; or the path of a TOML file)")
+
+
+def _meant(text: str, shipped: list[str], path: Path) -> str:
+    """The shipped profile, or the file in the same folder, that was perhaps meant."""
+    files = []
+    with contextlib.suppress(OSError, ValueError):
+        files = [str(path.with_name(p.name)) for p in path.parent.glob("*.toml") if p.name.isprintable()]
+    starts = [name for name in shipped if len(text) > 2 and name.startswith(text.lower()[:5])]
+    near = difflib.get_close_matches(text, [*files, *shipped], 1) or starts
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _read(path: Path, chain: list[Path]) -> Source:
@@ -216,7 +247,9 @@ def _read(path: Path, chain: list[Path]) -> Source:
         raise ProfileError(f"{path}:1: is not UTF-8 text") from error
     except ValueError as error:  # TOMLDecodeError, and Python's own limit on the digits of a number
         line = re.search(r"line (\d+)", str(error))
-        raise ProfileError(f"{path}:{line[1] if line else 1}: not valid TOML: {error}") from error
+        last = text.count("\n") + 1 if "end of document" in str(error) else 1
+        twice = "; a key or table that stands twice?" if "overwrite" in str(error) or "twice" in str(error) else ""
+        raise ProfileError(f"{path}:{line[1] if line else last}: not valid TOML: {error}{twice}") from error
     except RecursionError as error:
         raise ProfileError(f"{path}:1: nested too deeply") from error
     except OSError as error:

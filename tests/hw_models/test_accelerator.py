@@ -149,7 +149,7 @@ def _line(text: str, start: str) -> int:
     ('sram_law = "cacti-45hp"', "read_pj_per_bit = 50\nwrite_pj_per_bit = 50", "[memory.buffer]",
      "dearer than the outer dram"),
     ("gbytes_per_s = 25.6", "gbytes_per_s = 0", "gbytes_per_s", "dram.gbytes_per_s"),
-    ("schema = 1", "schema = 2", "schema", "must be from 1 to 1"),
+    ("schema = 1", "schema = 2", "schema", "is 2, must be 1"),
 ])
 def test_a_mistake_names_file_line_key_and_cure(tmp_path: Path, old: str, new: str, at: str, words: str) -> None:
     assert old in BASE
@@ -166,7 +166,7 @@ def test_a_missing_source_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ProfileError, match=r"op\.add: has no source"):
         load(_write(tmp_path, text))
     empty = BASE.replace('source = "Horowitz, ISSCC 2014, 45 nm"', 'source = " "', 1)
-    with pytest.raises(ProfileError, match=r"op\.add: has no source"):
+    with pytest.raises(ProfileError, match=r"op\.source: is empty.*that of op\.add"):
         load(_write(tmp_path, empty))
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from hw_models import HardwareError, ProfileError, commands, load, reference, training_cost
 from hw_models.calibrate import fit, read_steps
+from hw_models.table import COMPONENTS
 from hw_models.units import show_joules
 
 
@@ -68,6 +69,38 @@ def test_check_points_at_what_looks_odd(tmp_path: Path) -> None:
         assert commands.check(name).warnings == []
 
 
+@pytest.mark.parametrize(("old", "new", "words"), [
+    ("pj_per_bit = { value = 20, band = 2.0", "pj_per_bit = { value = 20, band = 30", "dram.pj_per_bit: a band of"),
+    ('source = "Horowitz, ISSCC 2014, 45 nm"', 'source = "TODO"', "op.add: its source is 'TODO'"),
+    ("kib = 2048", "kib = 65536", "64 KiB on chip per multiplier"),
+    ("int8 = {", "#", None), ("fp32 = {", "#", None)])
+def test_check_points_at_what_is_hardly_meant(tmp_path: Path, old: str, new: str, words: str | None) -> None:
+    path = commands.new(tmp_path / "odd.toml")
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+    found = commands.check(str(path)).warnings
+    assert any(words in w for w in found) if words else not any("MAC energy" in w for w in found)
+
+
+def test_check_says_when_a_class_of_formats_has_no_energy(tmp_path: Path) -> None:
+    path = commands.new(tmp_path / "ints.toml")
+    lines = [line for line in path.read_text().splitlines() if not line.startswith(("fp", "bf16", "e5m2", "e4m3"))]
+    path.write_text("\n".join(lines))
+    assert any('no float MAC energy' in w and 'formats = ["int"]' in w for w in commands.check(str(path)).warnings)
+    path.write_text("\n".join(['formats = ["int"]', *lines]))
+    assert not any("MAC energy" in w for w in commands.check(str(path)).warnings)
+
+
+def test_a_step_is_broken_down_by_pass_and_layer() -> None:
+    (row,) = commands.compare(["horowitz-45nm"], "vgg16")
+    for by, whole in (("pass", row.cost.passes), ("layer", row.cost.layers)):
+        rows = commands.parts(row.cost, by)
+        assert sum(r["joules"] for r in rows) == pytest.approx(row.joules)
+        assert sum(r["seconds"] for r in rows) == pytest.approx(row.seconds)
+        assert {r[by]: r["joules"] for r in rows} == pytest.approx(whole)
+        assert all(sum(r[c] for c in COMPONENTS) == pytest.approx(r["joules"]) for r in rows)
+
+
 def test_compare_uses_each_chips_widest_format_unless_told() -> None:
     wide = commands.compare(["bitfusion-45nm", "horowitz-45nm"], "vgg16")
     assert [row.precision for row in wide] == ["int16", "fp32"]
@@ -102,6 +135,17 @@ def test_calibration_finds_the_constants_of_a_known_device(tmp_path: Path) -> No
     assert set(found.held_out) == {"vgg16", "resnet18", "resnet50", "vgg16-imagenet"}
     assert found.held_out_error < 1e-3
     assert found.eta_compute < 0.40  # slower than the data sheet's guess
+
+
+def test_a_fit_through_every_step_says_that_its_error_says_nothing(tmp_path: Path) -> None:
+    full = _measurements(tmp_path / "m.csv").read_text().splitlines()
+    assert fit(read_steps(tmp_path / "m.csv", "h100"), "h100").doubts == []
+    few = tmp_path / "few.csv"
+    few.write_text("\n".join([full[0], *(line for line in full if ",fp32," in line)][:4]) + "\n")
+    found = fit(read_steps(few, "h100"), "h100")
+    assert found.steps == 3 and found.fitted_error < 1e-6
+    assert "3 steps for 3 constants" in found.doubts[0] and "unknown" in found.doubts[1]
+    assert "unknown, no network left out" in commands.calibrate("h100", few)[1]
 
 
 def test_calibration_reports_its_error_on_networks_left_out(tmp_path: Path) -> None:

@@ -20,6 +20,10 @@ NET = reference.vgg16(10)[:4]
 @pytest.mark.parametrize(("text", "words"), [
     (START + '[array]\nfused = ["foo"]', r":4: array.fused: 'foo' is not one of bn,"),
     (START + 'formats = ["int9"]', r":3: formats: 'int9' is not one of fp32"),
+    (START + "[dramm]\npj_per_bit = 3", r":3: dramm: is not a known key; did you mean dram"),
+    (START + "kib = 3\nkib = 4", r":4: not valid TOML: .* stands twice"),
+    ('extends = "eyeris"', r"no such accelerator profile; did you mean eyeriss-like-65nm"),
+    (START + '[memory.buffer]\nsource = ""', r":4: memory.buffer.source: is empty; .*memory.buffer.sram_law"),
     (START + "clock_ghz = " + "9" * 5000, r":1: not valid TOML: .*digits"),
     (START + ".".join("a" * 3000) + " = 1", r":1: nested too deeply"),
     (START + '"k\\u001b[31m" = 3', r":1: 'k\\x1b\[31m'\.\.\.: is not a known key"),
@@ -46,9 +50,25 @@ def test_what_is_no_file_is_named(tmp_path: Path) -> None:
     for name in ("a" * 5000, "a\0b", "", str(tmp_path / "none.toml")):
         with pytest.raises(ProfileError, match=r"no such accelerator|is a directory"):
             load(name)
+    (tmp_path / "diannao.toml").write_text(START)
+    with pytest.raises(ProfileError, match=r"dianao.toml: no such .* did you mean .*diannao.toml"):
+        load(tmp_path / "dianao.toml")
     (tmp_path / "binary.toml").write_bytes(random.Random(1).randbytes(5000))
     with pytest.raises(ProfileError, match=r"binary\.toml:1: is not UTF-8"):
         load(tmp_path / "binary.toml")
+
+
+def test_a_table_may_say_that_all_its_numbers_are_derived(tmp_path: Path) -> None:
+    (tmp_path / "p.toml").write_text(START + "[memory.buffer]\nderived = true\n[op]\nderived = true\n")
+    chip = load(tmp_path / "p.toml")
+    assert chip.memories[0].read.derived and chip.ops["add"].derived and not chip.dram.derived
+
+
+def test_what_is_no_list_of_layers_is_named() -> None:
+    with pytest.raises(HardwareError, match=r"pass hw_models\.trace"):
+        training_cost(object(), "horowitz-45nm")
+    with pytest.raises(HardwareError, match="no reference network 'ResNet-18'; did you mean resnet18"):
+        reference.network("ResNet-18")
 
 
 VALUES = ("-1", "0", "nan", "inf", "1e308", "1e-308", "true", '"text"', "[]", "[1, 2]", "{}", "[[1]]", "9" * 40)

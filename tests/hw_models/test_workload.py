@@ -216,6 +216,14 @@ def test_reference_vgg16_equals_the_traced_network() -> None:
         r.numbers for r in traced if r.kind in strip]
 
 
+@pytest.mark.parametrize(("name", "size"), [("preresnet101", 32), ("preresnet101-digits", 8)])
+def test_reference_preresnet_equals_the_traced_network(name: str, size: int) -> None:
+    traced = hw_models.trace(build("preresnet", classes=10, depth=101), (3, size, size), check=False)
+    assert [r.numbers for r in reference.network(name)] == [r.numbers for r in traced]
+    convolutions = {r.name for r in traced if r.kind in ("conv", "linear")}
+    assert convolutions == {r.name for r in reference.network(name) if r.kind in ("conv", "linear")}
+
+
 def test_published_sizes() -> None:
     pre = hw_models.trace(build("preresnet", classes=10, depth=101), (3, 32, 32), check=False)
     assert round(total_macs(pre) / 1e6, 2) == 154.06
