@@ -77,6 +77,9 @@ class Accelerator:
     rails: str
     speedup: dict[str, float]
 
+    def __repr__(self) -> str:
+        return f"<Accelerator {self.name}: {self.summary}>"
+
     @property
     def constants(self) -> dict[str, Number]:
         """Every constant with its provenance, by the key that costs, bands and sensitivities use."""

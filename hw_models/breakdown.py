@@ -40,13 +40,15 @@ class Breakdown:
         return {"accelerator": self.accelerator, "network": self.network, "precision": self.precision,
                 "outputs": self.outputs, "batch": self.batch, "joules": self.joules, "low": self.low, "high": self.high,
                 "joules_macs_only": self.macs_only, "joules_compulsory": self.compulsory, "seconds": self.seconds,
-                "pj_per_mac": self.pj_per_mac, "dram_busy": self.dram_busy, "bound": self.bound, **self.shares}
+                "pj_per_mac": self.pj_per_mac, "dram_busy": self.dram_busy, "bound": self.bound,
+                "derived_share": self.cost.derived_share, **self.shares}
 
     def column(self) -> dict[str, str]:
         """What -> value of a table with a column per accelerator; the unit stands with what or with the value."""
         ms = 1e3 * self.seconds
         return {"energy [90 % band]": show_joules(self.joules, self.low, self.high),
                 "  macs only": show_joules(self.macs_only), "  + compulsory traffic": show_joules(self.compulsory),
+                "on derived constants, %": f"{100 * self.cost.derived_share:.0f}",
                 "all in, pJ per MAC": f"{self.pj_per_mac:.3g}",
                 "time at least, ms": f"{ms:,.0f}" if ms >= 100 else f"{ms:.3g}",
                 "  limited by": f"{100 * self.bound_share:.0f} % {self.bound}",

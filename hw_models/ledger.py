@@ -118,8 +118,8 @@ class Bill:
     @property
     def derived_share(self) -> float:
         """Share of the energy that rests on constants nobody has published as such."""
-        derived = sum(j for key, j in self.by_constant.items() if self.numbers[key].derived)
-        return min(derived / self.joules, 1.0) if self.joules else 0.0  # two orders of summing: last bits differ
+        from hw_models.uncertainty import derived_share
+        return derived_share(self)
 
     @property
     def statement(self) -> str:

@@ -95,6 +95,12 @@ class Cost:
         return band(self)
 
     @property
+    def derived_share(self) -> float:
+        """Share of the energy that rests on constants nobody has published as such."""
+        from hw_models.uncertainty import derived_share
+        return derived_share(self)
+
+    @property
     def each(self) -> Array:
         """Joules of every candidate of a batched table, [...]."""
         return sum((p.counts.sum(axis=(0, -1)) * (p.constant.value * PJ) for p in self.parts), np.zeros(()))

@@ -85,6 +85,12 @@ def band(priced: Priced) -> tuple[float, float]:
     return min(float(low), priced.total), max(float(high), priced.total)
 
 
+def derived_share(priced: Priced) -> float:
+    """Share of the energy that rests on constants nobody has published as such."""
+    derived = sum(j for key, j in priced.by_constant.items() if priced.numbers[key].derived)
+    return min(derived / priced.total, 1.0) if priced.total else 0.0  # two orders of summing: last bits differ
+
+
 def ratio(a: Priced, b: Priced) -> tuple[float, float, float]:
     """(value, low, high) of energy a / energy b, two `Cost`s or `Bill`s on the same accelerator.
 
