@@ -369,7 +369,7 @@ def hw_compare(
     split = {f"by_{by}": [commands.parts(item.cost, by) for item in found]} if by else {}
     _show_breakdowns(found, as_json, split)
     for item, rows in zip(found, split.get(f"by_{by}", []) if not as_json else [], strict=False):
-        _show_parts(f"{item.accelerator}, {network}, {item.precision}: % of the step's energy", rows)
+        _show_parts(f"{item.accelerator}, {network}, {item.precision}: time, and energy in % of the step's", rows)
 
 
 def _show_parts(caption: str, rows: list[dict[str, Any]]) -> None:
@@ -383,12 +383,12 @@ def _show_parts(caption: str, rows: list[dict[str, Any]]) -> None:
     shown = [row for row in rows if row not in small]
     if small:
         shown.append({what: f"{len(small)} others", **{name: sum(row[name] for row in small) for name in figures}})
-    used = [name for name in figures if total[name] and name not in ("joules", "seconds")]
+    used = [name for name in figures if name != "seconds" and any(row[name] >= 5e-4 * total["joules"] for row in shown)]
     print_table(
         caption,
-        [what, "time (ms)", "energy (%)", *(f"{name} (%)" for name in used)],
-        [[row[what], f"{1e3 * row['seconds']:,.3g}",
-          *(f"{100 * row[name] / total['joules']:.1f}" for name in ("joules", *used))] for row in shown],
+        [what, "ms", *(name.replace("joules", "all") for name in used)],
+        [[row[what], f"{1e3 * row['seconds']:,.3g}", *(f"{100 * row[name] / total['joules']:.1f}" for name in used)]
+         for row in shown],
     )  # fmt: skip
 
 

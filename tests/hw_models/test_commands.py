@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+import cli
 from hw_models import HardwareError, ProfileError, commands, load, reference, training_cost
 from hw_models.calibrate import fit, read_steps
 from hw_models.table import COMPONENTS
@@ -207,3 +210,23 @@ def test_a_profile_is_described_with_units() -> None:
     assert array["  forward"].startswith("unrolls ") and "x/÷ 2.5" in array["absolute band"]
     assert device["reached at most"].endswith(" TFLOP/s") and device["memory l2"].startswith("51,200 KiB")
     assert "array" not in device and "[" not in "".join(device.values())
+
+
+@pytest.mark.parametrize("columns", ["60", "80", "100"])
+def test_a_narrow_terminal_loses_nothing(columns: str) -> None:
+    profiles = ["horowitz-45nm", "eyeriss-like-65nm", "bitfusion-45nm", "tpu-like-7nm"]
+    words = ["hw", "compare", *profiles, "--network", "vgg16", "--format", "all int8", "--by", "layer"]
+    shown = CliRunner(env={"COLUMNS": columns}).invoke(cli.main, words)
+    assert shown.exit_code == 0 and max(map(len, shown.output.splitlines())) <= max(int(columns), 80)
+    text = " ".join(shown.output.split())
+    for word in profiles:
+        assert text.count(word) == 2  # in the comparison and above its own layers
+    assert text.count("limited by") == text.count("A training step") and text.count("conv0.1") == 4
+
+
+def test_the_same_as_json() -> None:
+    words = ["hw", "compare", "horowitz-45nm", "--network", "vgg16", "--format", "int8", "--by", "pass", "--json"]
+    found = json.loads(CliRunner().invoke(cli.main, words).output)
+    (row,), (passes,) = found["modelled"], found["by_pass"]
+    assert (row["precision"], row["outputs"], row["bound"]) == ("int8", "bf16", "compute")
+    assert sum(p["joules"] for p in passes) == pytest.approx(row["joules"])
