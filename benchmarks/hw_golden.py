@@ -1,11 +1,14 @@
-"""Rewrite the frozen step energies that tests/hw_models/test_cost.py holds:  python benchmarks/hw_golden.py"""
+"""Rewrite the frozen step energies that tests/hw_models/test_cost.py holds:  python benchmarks/hw_golden.py
+
+Other numbers need another `hw_models.REVISION`, which makes finished runs be priced again.
+"""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
-from hw_models import reference, training_cost
+from hw_models import REVISION, reference, training_cost
 from hw_models.toml_source import SHIPPED
 
 GOLDEN = Path(__file__).parents[1] / "tests" / "golden" / "hw_vgg16_step.json"
@@ -16,8 +19,11 @@ def main() -> None:
         reference.vgg16(), path.stem, None if bits == "native" else bits, 256, model, hypothetical=True).components
         for bits in ("native", "all int8", "fp8") for model in ("closed", "search")}
         for path in sorted(SHIPPED.glob("*.toml"))}
-    GOLDEN.parent.mkdir(exist_ok=True)
-    GOLDEN.write_text(json.dumps(table, indent=1) + "\n")
+    content = {"revision": REVISION, "components": table}
+    frozen = json.loads(GOLDEN.read_text())
+    if frozen["components"] != table and frozen["revision"] == REVISION:
+        raise SystemExit("the numbers have changed: count hw_models.REVISION up first")
+    GOLDEN.write_text(json.dumps(content, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -92,7 +92,7 @@ def run_experiment(experiment: Experiment, runs_dir: Path, progress: Progress | 
     folder = run_folder(experiment, runs_dir, lab.data.digest)
     if folders.is_done(folder):
         folders.verify(folder)
-        if pricing.priced_on(folder) == wanted.digest:
+        if pricing.priced_by(folder) == pricing.made_by(wanted.digest):
             return Run(folder, read_json(folder / "results.json"), reused=True)
         with exclusive(folder):
             content, why = pricing.price_again(folder, experiment, wanted)
@@ -181,7 +181,7 @@ def pick_device(name: str) -> Any:
 
 def _finish(folder: Path, lab: Lab, rows: list[Row], chip: Accelerator, started: float) -> Run:
     """Price the ledgers, write the run's files and its report, then the manifest."""
-    from ebsim.methods import outcome
+    from ebsim.methods import outcome, pricing
     from ebsim.runs import provenance
 
     trained = sum(trajectory.trained for trajectory in lab.trajectories.values())
@@ -200,7 +200,7 @@ def _finish(folder: Path, lab: Lab, rows: list[Row], chip: Accelerator, started:
             **provenance.collect(str(lab.device)),
             "dataset_digest": lab.data.digest,
             "precision_plugins": precisions.outsiders(lab.experiment),
-            "hardware_digest": chip.digest,
+            **pricing.made_by(chip.digest),
             "folder": folder.as_posix(),
             "finished": provenance.now(),
         },

@@ -193,6 +193,7 @@ def _quantiser_parts(table: Shapes, chip: Accelerator, precision: Precision, bat
         "activation": (0, table.inputs * batch, out_bits, lambda r: r.operands[0][0]),
         "weight": (3, table.weights, np.array(precision.stored.bits), lambda r: r.operands[0][1]),
         "error": (1, table.outputs * batch, out_bits, lambda r: r.operands[1][0]),
+        "output": (0, table.outputs * batch, out_bits, lambda r: r.output),  # on its way out: no pass of its own
     }
     for role, (stage, n, before, after) in sources.items():
         if how := precision.quantised.get(role):
@@ -203,8 +204,8 @@ def _quantiser_parts(table: Shapes, chip: Accelerator, precision: Precision, bat
             dram[stage] += n * (before + bits) * (before != bits)
     for role in ("gradient", "momentum", "stored"):  # inside the update, which moves them anyway
         if how := precision.quantised.get(role):
-            elements[3] += table.weights
-            random[3] += table.weights * (how == "stochastic")
+            elements[3] += table.weights * on
+            random[3] += table.weights * on * (how == "stochastic")
     parts = [Part(f"op.{op}", "quantiser", chip.ops[op], elements * times, None)
              for op, times in QUANTISE.items()]
     return [*parts, Part("op.random", "quantiser", chip.ops["random"], random, None)]

@@ -104,7 +104,7 @@ def look(board: Board, retry_failed: bool = False) -> Board:
         if folders.is_done(run):
             try:
                 folders.verify(run)
-                if pricing.priced_on(run) == digests[cell.experiment.hardware.profile]:
+                if pricing.priced_by(run) == pricing.made_by(digests[cell.experiment.hardware.profile]):
                     board.states[number] = DONE
                 else:
                     board.stale.add(number)

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import hw_models
 from ebsim import precision
 from ebsim.config import PROFILE_COPY, Experiment
 from ebsim.errors import ConfigError
@@ -45,9 +46,15 @@ def _refuse(experiment: Experiment, chip: Accelerator, missing: Mapping[str, Ite
         )
 
 
-def priced_on(folder: Path) -> str | None:
-    """Digest of the accelerator profile that priced a finished run; None where the run keeps no copy of it."""
-    return read_json(folder / "provenance.json").get("hardware_digest") if (folder / PROFILE_COPY).exists() else None
+def made_by(digest: str) -> dict[str, Any]:
+    """What decides how a ledger is priced: the content of the profile, and the revision of the model."""
+    return {"hardware_digest": digest, "hardware_model": hw_models.REVISION}
+
+
+def priced_by(folder: Path) -> dict[str, Any]:
+    """The same of a finished run; empty where the run keeps no copy of its profile."""
+    made = read_json(folder / "provenance.json") if (folder / PROFILE_COPY).exists() else {}
+    return {key: made.get(key) for key in made_by("") if key in made}
 
 
 def price_again(folder: Path, experiment: Experiment, wanted: profile.Profile) -> tuple[dict[str, Any], str]:
@@ -55,7 +62,7 @@ def price_again(folder: Path, experiment: Experiment, wanted: profile.Profile) -
 
     Without its manifest from then on: the caller writes report and manifest.
     """
-    hardware, before = experiment.hardware, priced_on(folder)
+    hardware, before = experiment.hardware, priced_by(folder)
     results, networks, made = (read_json(folder / f"{name}.json") for name in ("results", "networks", "provenance"))
     lacking = profile.lacking_in(wanted.chip, (row["ledger"] for row in results["rows"]), networks)
     _refuse(experiment, wanted.chip, {"the run": lacking} if lacking else {})
@@ -63,9 +70,11 @@ def price_again(folder: Path, experiment: Experiment, wanted: profile.Profile) -
     (folder / folders.MANIFEST).unlink()  # first of all, so that a half-written folder never counts as finished
     write_atomic(folder / PROFILE_COPY, wanted.text)
     write_json(folder / "results.json", content)
-    again = {"hardware_digest": wanted.digest, "folder": folder.as_posix(), "priced_again": provenance.now()}
+    again = {**made_by(wanted.digest), "folder": folder.as_posix(), "priced_again": provenance.now()}
     write_json(folder / "provenance.json", {**made, **again})
     why = f"this run kept no copy of {hardware.profile}"
-    if before:
-        why = f"{hardware.profile} has changed since this run was priced ({before[:12]} -> {wanted.digest[:12]})"
+    if old := before.get("hardware_digest"):
+        why = f"{hardware.profile} has changed since this run was priced ({old[:12]} -> {wanted.digest[:12]})"
+        if old == wanted.digest:
+            why = f"the hardware model has changed since this run was priced (now revision {hw_models.REVISION})"
     return content, f"{why}: priced again, nothing trained"

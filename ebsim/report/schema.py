@@ -200,5 +200,7 @@ class Provenance(BaseModel):
     argv: tuple[str, ...] = ()
     hardware_digest: str | None = None
     """Of the content of the accelerator profile that priced the run."""
+    hardware_model: int | None = None
+    """Revision of the hardware model that priced the run."""
     folder: str | None = None
     """The run folder as seen from where the run was started."""

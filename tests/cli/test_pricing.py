@@ -119,6 +119,21 @@ def test_an_edited_profile_prices_the_run_again_and_trains_nothing(place: Place)
     assert place.trained() == trained
 
 
+def test_another_revision_of_the_model_prices_a_finished_run_again(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.own.write_text(OWN)
+    done, _ = place.run()
+    monkeypatch.setattr(hw_models, "REVISION", hw_models.REVISION + 1)
+    again, notes = place.run()
+    assert again.path == done.path and not again.reused and again.results == done.results
+    assert notes == [
+        f"the hardware model has changed since this run was priced (now revision {hw_models.REVISION}): "
+        "priced again, nothing trained"
+    ]
+    assert place.run()[0].reused
+
+
 def test_the_printed_command_gives_the_same_numbers_whatever_became_of_the_profile(place: Place) -> None:
     place.own.write_text(OWN)
     done, _ = place.run()
