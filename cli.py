@@ -183,8 +183,11 @@ def report(folders: tuple[str, ...], as_json: bool) -> None:
 @click.option("--hw", "profiles", multiple=True, help="A shipped name or the path of a TOML. Default: that of the run.")
 @click.option("--reuse", help="Reuse model: macs, compulsory, closed, search. Default: that of the run.")
 @click.option("--hypothetical", is_flag=True, help="Price formats that the device does not have.")
+@click.option("--split", is_flag=True, help="Also: energies by stage and component, and what the savings rest on.")
 @json_option
-def energy(folder: str, profiles: tuple[str, ...], reuse: str | None, hypothetical: bool, as_json: bool) -> None:
+def energy(
+    folder: str, profiles: tuple[str, ...], reuse: str | None, hypothetical: bool, split: bool, as_json: bool
+) -> None:
     """Price the finished run in FOLDER again, without training: on other accelerators, or by another reuse model."""
     from ebsim import report as reports
 
@@ -194,7 +197,7 @@ def energy(folder: str, profiles: tuple[str, ...], reuse: str | None, hypothetic
         _print_json([item.results for item in priced])
     else:
         for item in priced:
-            reports.print_summary(item)
+            reports.print_summary(item, split=split)
 
 
 @main.group()

@@ -7,6 +7,7 @@ from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from ebsim.report.load import Run
+from ebsim.report.split import energy_split, sensitivity
 from ebsim.report.tables import Cell, Column, Table, summary
 from ebsim.report.text import latex, markdown, plain
 
@@ -60,9 +61,14 @@ def terminal(table: Table, width: int) -> Group:
     return Group(Text(plain(table.caption), style="bold"), out, *notes)
 
 
-def print_summary(run: Run) -> None:
-    """The results table on stdout."""
-    print_table(summary(run))
+def print_summary(run: Run, *, split: bool = False) -> None:
+    """The results table on stdout; `split`: then the energies by stage and component, and what the savings rest on."""
+    tables = [summary(run)]
+    if split:
+        tables += [energy_split(run, "stage"), energy_split(run, "component")]
+        tables += [found] if (found := sensitivity(run)) else []
+    for table in tables:
+        print_table(table)
 
 
 def print_table(table: Table) -> None:

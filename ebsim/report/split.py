@@ -85,9 +85,9 @@ def sensitivity(run: Run) -> Table | None:
     every = dict.fromkeys(key for _, moves in found for key in moves)
     keys = sorted(every, key=lambda key: -max(abs(moves.get(key, 0.0)) for _, moves in found))
     columns = [Column("Row", tuple((name,) for name, _ in found), numeric=False)]
-    for key in keys:
+    for place, key in enumerate(keys, 1):
         cells = tuple((Value(m[key], f"{m[key]:+.3f}"),) if key in m else (NONE,) for _, m in found)
-        columns.append(Column(plain(key), cells))
+        columns.append(Column(plain(key), cells, priority=place))
     note = (
         "Change of (energy / dense energy) in percent for a constant that is 1 % larger; the strongest few per row, "
         "those that move any row most first."
