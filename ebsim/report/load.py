@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from ebsim.config import PROFILE_COPY
+from ebsim.config import PROFILE_COPY, is_profile_path
 from ebsim.errors import DamagedError
 from ebsim.report.schema import Masks, Point, Provenance, Results, Row
 
@@ -64,8 +65,14 @@ class Run:
     @property
     def hardware(self) -> str:
         """What the accelerator is called, and what it is made to do that it cannot."""
+        import hw_models
+
+        name = self.record.hardware
+        if is_profile_path(name):  # a user's own: by the name that it gives itself
+            with suppress(DamagedError, hw_models.HardwareError):
+                name = self.chip.name
         missing = ", ".join(self.record.hypothetical)
-        return f"{self.record.hardware} (hypothetical: it has no {missing})" if missing else self.record.hardware
+        return f"{name} (hypothetical: it has no {missing})" if missing else name
 
     @property
     def rows(self) -> tuple[Row, ...]:
