@@ -88,9 +88,10 @@ def _settings(runs: Sequence[Run], differing: dict[str, list[Any]]) -> list[dict
 
 
 def _experiment(run: Run) -> dict[str, Any]:
-    """Every key that defines a run, dotted, and the digests of its data and of the accelerator that priced it."""
+    """Every key that defines a run, dotted, and the digests of its data, its accelerator and its outside formats."""
     experiment = config.validate(config.read(run.path / "experiment.toml"))
     digests = {"data digest": run.record.dataset.digest, "profile digest": run.provenance.hardware_digest}
+    digests |= {f"{plugin['name']} digest": plugin["digest"] for plugin in run.provenance.precision_plugins}
     return dict(_leaves(experiment.identity())) | {key: value[:12] for key, value in digests.items() if value}
 
 

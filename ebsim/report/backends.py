@@ -36,7 +36,15 @@ def table(run: Run) -> Table:
         columns.append(Column(heading, tuple(_format(one, *place) for one in made), numeric=False))
     columns.append(Column("Gradient, momentum, stored weight", tuple(map(_update, made)), numeric=False))
     columns.append(Column("Layers that differ", tuple(map(_different, made)), numeric=False))
-    return Table("precisions", "What the precisions are made of", tuple(columns))
+    return Table("precisions", "What the precisions are made of", tuple(columns), _notes(made))
+
+
+def _notes(made: list[Mapping[str, Any]]) -> tuple[Cell, ...]:
+    """How wide each format is and as what it is multiplied."""
+    formats = {name: fmt for record in made for name, fmt in record.get("formats", {}).items()}
+    return tuple(
+        (f"{plain(name)}: {fmt['bits']} bits, multiplied as {plain(fmt['mac'])}.",) for name, fmt in formats.items()
+    )
 
 
 def _rounded(record: Mapping[str, Any], name: str, role: str) -> str:

@@ -202,5 +202,7 @@ class Provenance(BaseModel):
     """Of the content of the accelerator profile that priced the run."""
     hardware_model: int | None = None
     """Revision of the hardware model that priced the run."""
+    precision_plugins: tuple[dict[str, str], ...] = ()
+    """Formats and backends that are not built in: kind, name, origin, digest."""
     folder: str | None = None
     """The run folder as seen from where the run was started."""

@@ -57,6 +57,16 @@ def test_versions_of_a_profile_are_told_apart(tmp_path: Path) -> None:
     assert found.differing == {"profile digest": ["ab" * 6, "cd" * 6]} and len(found.entries) == 2
 
 
+def test_versions_of_an_outside_format_are_told_apart(tmp_path: Path) -> None:
+    paths = [write(tmp_path / name, 1, [row("dense", accuracy, 10.0)]) for name, accuracy in (("a", 0.9), ("b", 0.8))]
+    for path, digest in zip(paths, ("ab" * 32, "cd" * 32), strict=True):
+        plugin = {"kind": "formats", "name": "int4", "origin": "somewhere 1.0", "digest": digest}
+        made = json.loads((path / "provenance.json").read_text()) | {"precision_plugins": [plugin]}
+        (path / "provenance.json").write_text(json.dumps(made))
+        (path / "MANIFEST.json").unlink()
+    assert compare.compare(paths).differing == {"int4 digest": ["ab" * 6, "cd" * 6]}
+
+
 def test_made_under_other_conditions_is_told(tmp_path: Path) -> None:
     paths = [write(tmp_path / f"t{n}", n, [row("dense", 0.9, 10.0)], threads=n) for n in (1, 2)]
     assert "threads (1, 2)" in to_markdown(compare.compare(paths).table())
