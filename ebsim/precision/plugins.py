@@ -59,7 +59,8 @@ def refused(specs: tuple[str, ...] | list[str]) -> Iterator[str]:
         try:
             kind, name = _kind_and_name(spec)
             if name in (*formats.BUILTIN, *backends.PRESETS, *found(kind)):
-                raise ConfigError(f"{spec} is called {name!r}, which exists already: rename it")
+                owner = whence(kind, name) or "ebsim"
+                raise ConfigError(f"{spec} is called {name!r}, which exists already (from {owner}): rename it")
             if made.setdefault((kind, name), spec) != spec:
                 raise ConfigError(f"{spec} and {made[kind, name]} are both called {name!r}: rename one")
         except ConfigError as error:
