@@ -358,39 +358,56 @@ def hw_check(profile: str, as_json: bool) -> None:
     help="How data reuse is modelled, from the simplest to an exhaustive search."
 )  # fmt: skip
 @click.option("--hypothetical", is_flag=True, help="Price formats that an accelerator does not have, as a what-if.")
-@click.option("--by", type=click.Choice(["pass", "layer"]), help="Break each step down by pass or by layer as well.")
+@click.option(
+    "--by", multiple=True, type=click.Choice(["pass", "layer"]),
+    help="Break each step down by pass or by layer as well; given twice, by both."
+)  # fmt: skip
 @json_option
 def hw_compare(
     profiles: tuple[str, ...], network: str, bits: str | None, batch: int, reuse: str, hypothetical: bool,
-    by: str | None, as_json: bool,
+    by: tuple[str, ...], as_json: bool,
 ) -> None:
     """Compare PROFILES on one training step, by component."""
     from hw_models import commands
 
     wanted = int(bits) if bits is not None and bits.isdecimal() and len(bits) < 4 else bits
     found = commands.compare(profiles, network, wanted, batch, reuse, hypothetical)
-    split = {f"by_{by}": [commands.parts(item.cost, by) for item in found]} if by else {}
-    _show_breakdowns(found, as_json, split)
-    for item, rows in zip(found, split.get(f"by_{by}", []) if not as_json else [], strict=False):
-        _show_parts(f"{item.accelerator}, {network}, {item.precision}: time, and energy in % of the step's", rows)
+    axes = sorted(set(by))  # layer before pass
+    parts = [commands.parts(item.cost, *axes) for item in found] if axes else []
+    _show_breakdowns(found, as_json, {f"by_{'_'.join(axes)}": parts} if axes else {})
+    if as_json:
+        return
+    for item, rows in zip(found, parts, strict=False):
+        unreal = f" (hypothetical: it has no {', '.join(item.hypothetical)})" if item.hypothetical else ""
+        _show_parts(f"{item.accelerator}, {network}, {item.precision}: time, and energy in % of the step's{unreal}",
+                    axes, rows)  # fmt: skip
+    if axes:
+        click.echo("others: what takes less than 0.5 % of the energy; --json has all", err=True)
 
 
-def _show_parts(caption: str, rows: list[dict[str, Any]]) -> None:
-    """A step by pass or layer; what takes less than half a percent is shown as one."""
+def _show_parts(caption: str, axes: list[str], rows: list[dict[str, Any]]) -> None:
+    """A step by pass, layer or both; what takes less than half a percent is shown as one."""
     from ebsim.terminal import print_table
+    from hw_models.units import show_joules
 
-    what, *_, = rows[0]
-    figures = [name for name in rows[0] if name not in (what, "macs")]
+    what = ", ".join(axes)
+    figures = [name for name in rows[0] if name not in (*axes, "macs")]
+    rows = [{**row, what: ", ".join(row[axis] for axis in axes)} for row in rows]
+
+    def ms(seconds: float) -> str:
+        return f"{1e3 * seconds:,.0f}" if seconds >= 0.1 else f"{1e3 * seconds:.3g}"
+
     total = {name: sum(row[name] for row in rows) for name in figures}
     small = [row for row in rows if row["joules"] < 0.005 * total["joules"]]
     shown = [row for row in rows if row not in small]
     if small:
         shown.append({what: f"{len(small)} others", **{name: sum(row[name] for row in small) for name in figures}})
     used = [name for name in figures if name != "seconds" and any(row[name] >= 5e-4 * total["joules"] for row in shown)]
+    shown.append({what: f"total {show_joules(total['joules'])}", **total})
     print_table(
         caption,
         [what, "ms", *(name.replace("joules", "all") for name in used)],
-        [[row[what], f"{1e3 * row['seconds']:,.3g}", *(f"{100 * row[name] / total['joules']:.1f}" for name in used)]
+        [[row[what], ms(row['seconds']), *(f"{100 * row[name] / total['joules']:.1f}" for name in used)]
          for row in shown],
     )  # fmt: skip
 
@@ -430,7 +447,9 @@ def _show_breakdowns(found: list[Any], as_json: bool, extra: dict[str, Any]) -> 
         shown = [what for what in columns[0] if any(column[what] != "0.0" for column in columns)]
         print_table(
             f"A training step on {found[0].batch} images, energies modelled",
-            ["", *(f"{b.accelerator}\n{b.network}\n{b.precision}\n({b.outputs} outputs)" for b in group)],
+            ["", *(f"{b.accelerator}\n{b.network}\n{b.precision}\n({b.outputs} outputs)"
+                   + (f"\nhypothetical:\nit has no {', '.join(b.hypothetical)}" if b.hypothetical else "")
+                   for b in group)],
             [[what, *(column[what] for column in columns)] for what in shown],
         )
 

@@ -114,23 +114,31 @@ class Accelerator:
             if not hypothetical and not self.supports(fmt):
                 raise FormatError(
                     f"{self.name} has no {fmt.name}; it has {', '.join(self.formats)}. Price it as a what-if with "
-                    "hypothetical=True (--hypothetical), or choose another accelerator, or one format for all layers "
-                    "(bits=8, --format 8; most trainings keep the first and last layer in fp32)")
+                    "hypothetical=True (--hypothetical), or choose another accelerator, or one format that it has for "
+                    "all layers (most trainings keep the first and last layer in fp32)")
         return mac_energy(self.mac_points, x, y)
 
     def supports(self, fmt: Format) -> bool:
-        """Whether the hardware multiplies this format; a class name ("int", "fp") allows all of it."""
-        cls = "int" if fmt.integer else "fp"
-        return not self.formats or fmt.hardware in self.formats or cls in self.formats
+        """Whether the hardware multiplies this format; a class name ("int", "fp", "bfp") allows all of it.
+
+        Integer units have block floats of their width too: those multiply mantissas, and add exponents beside.
+        """
+        return not self.formats or not {fmt.kind, fmt.hardware, *_integer_unit(fmt)}.isdisjoint(self.formats)
 
     def rate(self, x: Format, y: Format) -> float:
         """Peak MACs per second relative to fp32's on the whole machine (arrays: relative to one per PE)."""
         if self.kind == "device":
-            wide = max((x, y), key=lambda f: f.bits).hardware
-            return self.peak.get(wide, self.peak[max(self.peak, key=lambda n: FORMATS[n].bits)]) / 2
+            wide = max((x, y), key=lambda f: f.bits)
+            widest = max(self.peak, key=lambda n: FORMATS[n].bits)
+            return self.peak[next((n for n in (wide.hardware, *_integer_unit(wide)) if n in self.peak), widest)] / 2
         bits = max(x.significand if x.integer else x.bits, y.significand if y.integer else y.bits)
         fits = [v for n, v in self.speedup.items() if FORMATS[n].bits >= bits]
         return max(fits, default=1.0)
+
+
+def _integer_unit(fmt: Format) -> tuple[str, ...]:
+    """What integer units that multiply a block float's mantissas are called, as a class and by their width."""
+    return ("int", f"int{fmt.significand}") if fmt.kind == "bfp" else ()
 
 
 def load(name_or_path: str | Path | Accelerator) -> Accelerator:

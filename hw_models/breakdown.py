@@ -34,6 +34,7 @@ class Breakdown:
     dram_busy: float  # of that time
     bound: str  # what most of that time waits for: compute, buffer, dram
     bound_share: float
+    hypothetical: tuple[str, ...]  # formats that the accelerator lacks: the whole is a what-if then
     cost: Cost = field(repr=False)
 
     def row(self) -> dict[str, Any]:
@@ -41,7 +42,7 @@ class Breakdown:
                 "outputs": self.outputs, "batch": self.batch, "joules": self.joules, "low": self.low, "high": self.high,
                 "joules_macs_only": self.macs_only, "joules_compulsory": self.compulsory, "seconds": self.seconds,
                 "pj_per_mac": self.pj_per_mac, "dram_busy": self.dram_busy, "bound": self.bound,
-                "derived_share": self.cost.derived_share, **self.shares}
+                "derived_share": self.cost.derived_share, "hypothetical": list(self.hypothetical), **self.shares}
 
     def column(self) -> dict[str, str]:
         """What -> value of a table with a column per accelerator; the unit stands with what or with the value."""
@@ -71,11 +72,15 @@ def breakdown(profile: str | Accelerator, name: str = "resnet18", bits: Bits = N
     return Breakdown(chip.name, name, main.precision, precision.default.output.name, batch, main.total, low, high,
                      main.seconds, main.total / main.macs * 1e12, cost("macs").total, cost("compulsory").total,
                      {c: main.components[c] / main.total for c in COMPONENTS}, busy, main.bound,
-                     main.bounds[main.bound] / main.seconds if main.seconds else 0.0, main)
+                     main.bounds[main.bound] / main.seconds if main.seconds else 0.0, main.hypothetical, main)
 
 
-def parts(cost: Cost, by: str) -> list[dict[str, Any]]:
-    """A step by "pass" or by "layer": joules (whole and by component), seconds and MACs of each; sums to the step."""
+def parts(cost: Cost, by: str, *more: str) -> list[dict[str, Any]]:
+    """A step by "pass", by "layer" or by both: joules (whole and by component), seconds and MACs of each; sums to
+    the step."""
+    if {by, *more} == {"layer", "pass"}:
+        keys = ("layer", "pass", "joules", "seconds", "macs", *COMPONENTS)
+        return [{key: row[key] for key in keys} for row in cost.rows]
     axis, names = (2, STAGES) if by == "pass" else (1, cost.table.names)
     energy, seconds, macs = cost.joules.sum(axis=axis), cost.row_seconds, cost.row_macs
     return [{by: name, "joules": float(whole.sum()), "seconds": float(s), "macs": int(m),

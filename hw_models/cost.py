@@ -80,7 +80,9 @@ def assemble(table: Shapes, chip: Accelerator, precision: Precision, batch: floa
         parts.append(Part("static.watts", "static", chip.static, seconds / PJ, None))
     macs = np.zeros(shape)
     macs[:3, ..., p.index] = p.macs
-    return Cost(chip, table, precision.name, batch, model, tuple(parts), dram, limits, seconds, macs)
+    multiplied = {f.name: f for rule in rules.distinct for pair in rule.operands for f in pair}
+    lacking = tuple(sorted(name for name, f in multiplied.items() if not chip.supports(f)))
+    return Cost(chip, table, precision.name, batch, model, tuple(parts), dram, limits, seconds, macs, lacking)
 
 
 class _Rules:

@@ -45,9 +45,12 @@ class Cost:
     row_limits: Array  # [limits, passes, ..., layers], s that each would take alone
     row_seconds: Array
     row_macs: Array
+    hypothetical: tuple[str, ...] = ()  # formats that were multiplied although the accelerator lacks them
 
     def __repr__(self) -> str:
         step = f"{self.precision}, {self.batch:g} images, modelled on {self.chip.name} ({self.model})"
+        if self.hypothetical:
+            step += f", hypothetical: it has no {', '.join(self.hypothetical)}"
         if self.table.columns.ndim > 2:
             return f"<Cost of {self.each.size} candidates: {step}>"
         return f"<Cost {show_joules(self.total, *self.band)}: {step}>"

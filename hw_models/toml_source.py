@@ -220,13 +220,21 @@ def locate(name_or_path: str | Path, base: Path) -> Path:
                        f"(shipped: {', '.join(names)}; or the path of a TOML file)")
 
 
+def _like_a_profile(path: Path) -> bool:
+    """Whether a TOML file may be meant as a profile: it has a clock, or starts from another profile."""
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        return bool(re.search(rb"(?m)^\s*(clock_ghz|extends)\s*=", file.read(MAX_BYTES)))
+    return False
+
+
 def _meant(text: str, shipped: list[str], path: Path) -> str:
     """The shipped profile, or the file in the same folder, that was perhaps meant."""
     files = []
     with contextlib.suppress(OSError, ValueError):
-        files = [str(path.with_name(p.name)) for p in path.parent.glob("*.toml") if p.name.isprintable()]
+        files = [p.name for p in path.parent.glob("*.toml") if p.name.isprintable() and _like_a_profile(p)]
     starts = [name for name in shipped if len(text) > 2 and name.startswith(text.lower()[:5])]
-    near = difflib.get_close_matches(text, [*files, *shipped], 1) or starts
+    beside = [str(path.with_name(name)) for name in difflib.get_close_matches(path.name, files, 1)]
+    near = beside or difflib.get_close_matches(text, shipped, 1) or starts
     return f"; did you mean {near[0]}?" if near else ""
 
 

@@ -96,8 +96,7 @@ def ratio(a: Priced, b: Priced) -> tuple[float, float, float]:
 
     Raises `HardwareError` for two accelerators (their absolutes are not comparable that closely) and for b = 0.
     """
-    if a.chip.digest != b.chip.digest:
-        raise HardwareError(f"a ratio with a band needs one accelerator, not {a.chip.name} and {b.chip.name}")
+    _same_chip(a, b, "a ratio with a band")
     if b.total == 0:
         raise HardwareError("the second energy is zero")
     value = a.total / b.total
@@ -107,8 +106,17 @@ def ratio(a: Priced, b: Priced) -> tuple[float, float, float]:
 
 
 def sensitivity(a: Priced, b: Priced) -> dict[str, float]:
-    """d ln(a / b) / d ln(constant) for each constant of two `Cost`s or `Bill`s: what a 1 % error of it does, in %."""
+    """d ln(a / b) / d ln(constant) for each constant of two `Cost`s or `Bill`s: what a 1 % error of it does, in %.
+
+    Refuses what `ratio` refuses: constants of one name on two accelerators are not the same constant.
+    """
+    _same_chip(a, b, "a sensitivity")
     if not (a.total and b.total):
         raise HardwareError("one of the two energies is zero")
     keys = sorted({*a.by_constant, *b.by_constant})
     return {k: a.by_constant.get(k, 0.0) / a.total - b.by_constant.get(k, 0.0) / b.total for k in keys}
+
+
+def _same_chip(a: Priced, b: Priced, what: str) -> None:
+    if a.chip.digest != b.chip.digest:
+        raise HardwareError(f"{what} needs one accelerator, not {a.chip.name} and {b.chip.name}")

@@ -104,7 +104,7 @@ def test_sram_energy_grows_with_size_and_falls_with_width() -> None:
 
 
 @pytest.mark.parametrize(("device", "has", "lacks"), [
-    ("jetson-tx2", "fp16", "int8"), ("jetson-tx2", "fp32", "e4m3"), ("h100", "e4m3", "bfp8"),
+    ("jetson-tx2", "fp16", "int8"), ("jetson-tx2", "fp32", "e4m3"), ("h100", "bfp8", "int4"),
     ("bitfusion-45nm", "int4", "fp32"), ("eyeriss-like-65nm", "int16", "bf16")])
 def test_formats_that_the_hardware_lacks_are_refused_unless_hypothetical(device: str, has: str, lacks: str) -> None:
     chip = load(device)

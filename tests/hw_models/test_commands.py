@@ -104,6 +104,28 @@ def test_a_step_is_broken_down_by_pass_and_layer() -> None:
         assert all(sum(r[c] for c in COMPONENTS) == pytest.approx(r["joules"]) for r in rows)
 
 
+def test_a_step_is_broken_down_by_both_at_once() -> None:
+    words = ["hw", "compare", "horowitz-45nm", "--network", "vgg16", "--by", "pass", "--by", "layer"]
+    found = json.loads(CliRunner().invoke(cli.main, [*words, "--json"]).output)
+    (rows,) = found["by_layer_pass"]
+    assert {(r["layer"], r["pass"]) for r in rows} > {("conv0.1", "forward"), ("conv0.1", "update")}
+    assert sum(r["joules"] for r in rows) == pytest.approx(found["modelled"][0]["joules"])
+    shown = " ".join(CliRunner().invoke(cli.main, words).output.split())
+    assert "conv0.1, forward" in shown and "--json has all" in shown
+    assert f"total {show_joules(found['modelled'][0]['joules'])}" in shown
+
+
+def test_a_what_if_is_marked_wherever_it_is_shown() -> None:
+    profiles = ["bitfusion-45nm", "horowitz-45nm"]
+    words = ["hw", "compare", *profiles, "--network", "vgg16", "--format", "fp8", "--hypothetical"]
+    what_if, real = json.loads(CliRunner().invoke(cli.main, [*words, "--json"]).output)["modelled"]
+    assert (what_if["hypothetical"], real["hypothetical"]) == (["e4m3", "e5m2", "fp32"], [])
+    shown = " ".join(CliRunner().invoke(cli.main, [*words, "--by", "pass"]).output.split())
+    assert shown.count("hypothetical:") == 2  # in the comparison and above its own passes
+    cost = training_cost(reference.vgg16(), "bitfusion-45nm", "fp8", hypothetical=True)
+    assert "hypothetical: it has no e4m3, e5m2, fp32" in repr(cost)
+
+
 def test_compare_uses_each_chips_widest_format_unless_told() -> None:
     wide = commands.compare(["bitfusion-45nm", "horowitz-45nm"], "vgg16")
     assert [row.precision for row in wide] == ["int16", "fp32"]

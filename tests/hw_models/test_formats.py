@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from hw_models import FormatError, load, reference, training_cost
@@ -54,6 +56,21 @@ def test_a_format_is_known_by_its_multiplier_not_by_its_name() -> None:
     per_row = parse_format("int8/row", {"bits": 8, "mac": "int:8", "scale_bits": 32, "block": "row"})
     assert load("horowitz-45nm").mac(per_row, per_row).value == 0.30
     assert load("h100").supports(per_row)
+
+
+@pytest.mark.parametrize(("formats", "has"), [
+    (("int",), {"int8", "int16", "bfp8", "bfp4"}), (("int8",), {"int8", "bfp8"}), (("bfp",), {"bfp8", "bfp4"}),
+    (("bfp8",), {"bfp8"}), (("fp",), {"fp32", "e4m3"}), (("fp16",), set()), ((), {*FORMATS})])
+def test_integer_units_have_the_block_floats_of_their_width(formats: tuple[str, ...], has: set[str]) -> None:
+    chip = replace(load("horowitz-45nm"), formats=formats)
+    asked = ["int8", "int16", "bfp8", "bfp4", "fp32", "e4m3", *(FORMATS if not formats else ())]
+    assert {name for name in asked if chip.supports(FORMATS[name])} == has
+
+
+def test_a_block_float_on_a_device_is_as_fast_as_its_integers() -> None:
+    rate = load("h100").rate
+    assert rate(FORMATS["bfp8"], FORMATS["bfp8"]) == rate(FORMATS["int8"], FORMATS["int8"])
+    assert rate(FORMATS["bfp4"], FORMATS["bfp4"]) == rate(FORMATS["fp32"], FORMATS["fp32"])  # no peak named: the widest
 
 
 @pytest.mark.parametrize(("given", "name", "bits"), [

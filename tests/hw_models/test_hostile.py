@@ -53,6 +53,9 @@ def test_what_is_no_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "diannao.toml").write_text(START)
     with pytest.raises(ProfileError, match=r"dianao.toml: no such .* did you mean .*diannao.toml"):
         load(tmp_path / "dianao.toml")
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "x"\n')
+    with pytest.raises(ProfileError, match=r"pyprojec.toml: no such accelerator profile \(shipped"):
+        load(tmp_path / "pyprojec.toml")
     (tmp_path / "binary.toml").write_bytes(random.Random(1).randbytes(5000))
     with pytest.raises(ProfileError, match=r"binary\.toml:1: is not UTF-8"):
         load(tmp_path / "binary.toml")

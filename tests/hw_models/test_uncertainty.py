@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -86,9 +87,10 @@ def test_a_band_has_two_digits() -> None:
     assert show_joules(35.93, 12.34, 1061.0) == "35.9 J [12, 1100]"
 
 
-def test_two_accelerators_have_no_ratio() -> None:
-    with pytest.raises(ValueError, match="horowitz-45nm and tpu-like-7nm"):
-        ratio(_bill(), _bill("tpu-like-7nm"))
+@pytest.mark.parametrize("compared", [ratio, sensitivity])
+def test_two_accelerators_have_no_ratio(compared: Callable[..., object]) -> None:
+    with pytest.raises(HardwareError, match="horowitz-45nm and tpu-like-7nm"):
+        compared(_bill(), _bill("tpu-like-7nm"))
 
 
 def test_the_derived_share_counts_marked_constants() -> None:
