@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -72,7 +73,34 @@ def test_check_points_at_what_looks_odd(tmp_path: Path) -> None:
         assert commands.check(name).warnings == []
 
 
+def test_check_tells_the_cause_and_not_its_shadows(tmp_path: Path) -> None:
+    path = commands.new(tmp_path / "fj.toml")
+    lines = [re.sub(r"(?<=value = )[0-9.]+", lambda m: f"{float(m[0]) * 200:g}", line)
+             if line.startswith(("fp", "bf16", "e4m3", "e5m2", "int8", "int16")) else line
+             for line in path.read_text().splitlines()]
+    path.write_text("\n".join(lines))
+    found = commands.check(str(path)).warnings
+    assert "mac.int8: 60 pJ per MAC; the law at 45 nm gives about 0.2: is it in fJ?" in found
+    assert any("mac takes 9" in w and "outside 0.5% to 90%" in w for w in found)
+    assert not any(f"{part} takes" in w for w in found for part in ("register", "buffer", "dram"))
+
+
+def test_check_compares_in_one_format_and_warns_of_a_default_without_energy(tmp_path: Path) -> None:
+    path = commands.new(tmp_path / "eight.toml")
+    lines = [line for line in path.read_text().splitlines()
+             if not line.startswith(("fp", "bf16", "e5m2", "e4m3", "int16"))]
+    path.write_text("\n".join(['formats = ["int"]', *lines]))
+    checked = commands.check(str(path))
+    assert {row.precision for row in (*checked.rows, *checked.beside)} == {"int16"}
+    assert any('priced in int16' in w and 'formats = ["int8"]' in w for w in checked.warnings)
+    path.write_text("\n".join(['formats = ["int8"]', *lines]))
+    checked = commands.check(str(path))
+    assert {row.precision for row in (*checked.rows, *checked.beside)} == {"all int8"} and checked.warnings == []
+
+
 @pytest.mark.parametrize(("old", "new", "words"), [
+    ("gbytes_per_s = 25.6", "gbytes_per_s = 25600", "is more than any chip's DRAM"),
+    ("bits_per_cycle = 2048", "bits_per_cycle = 256", "is its bits_per_cycle in bytes"),
     ("pj_per_bit = { value = 20, band = 2.0", "pj_per_bit = { value = 20, band = 30", "dram.pj_per_bit: a band of"),
     ('source = "Horowitz, ISSCC 2014, 45 nm"', 'source = "TODO"', "op.add: its source is 'TODO'"),
     ("kib = 2048", "kib = 65536", "64 KiB on chip per multiplier"),
