@@ -50,12 +50,17 @@ def mac_energy(points: Mapping[str, Number], x: Format, y: Format) -> Number:
     integer = x.integer and y.integer
     # a chip with points of the other class only: those, through the ratio of the two laws
     usable = [n for n in points if FORMATS[n].integer == integer] or list(points)
-    anchors = sorted(((math.log(law(FORMATS[n], FORMATS[n])), points[n]) for n in usable), key=lambda pair: pair[0])
-    at, xs = math.log(law(x, y)), [place for place, _ in anchors]
-    inside = float(np.interp(at, xs, [math.log(number.value) for _, number in anchors]))
+    anchors = sorted(((math.log(law(FORMATS[n], FORMATS[n])), points[n], n) for n in usable),
+                     key=lambda anchor: anchor[0])
+    at, xs = math.log(law(x, y)), [place for place, *_ in anchors]
+    inside = float(np.interp(at, xs, [math.log(number.value) for _, number, _ in anchors]))
     outside = max(at - xs[-1], 0.0) + min(at - xs[0], 0.0)
-    distance, nearest = min(((abs(at - place), number) for place, number in anchors), key=lambda pair: pair[0])
+    distance, nearest = min(((abs(at - place), number) for place, number, _ in anchors),
+                            key=lambda pair: pair[0])
     exact = distance < 1e-12
     kind = "integer c0 + c1 b + c2 b^2" if integer else "float a m^2 + b (m + e)"
+    around = [name for place, _, name in anchors if abs(at - place) < 1e-12] or [
+        *[name for place, _, name in anchors if place < at][-1:],
+        *[name for place, _, name in anchors if place > at][:1]]
     return Number(math.exp(inside + outside), nearest.band * (1.0 if exact else LAW_BAND),
-                  f"law ({kind}) through the profile's points", nearest.derived or not exact)
+                  f"by the law ({kind}) from {' and '.join(around[:2])}", nearest.derived or not exact)

@@ -1,5 +1,6 @@
-"""The constants of the accelerator that priced a run, each with unit, band and source, as the report lists them.
+"""The constants that priced a run, each with unit, band and source, as the report lists them.
 
+Those of the accelerator, and those of the multiplications of the rows that it does not state: the law gives these.
 Keys are those of the costs and sensitivities. Degrades with grace: a copy that this version of `hw_models` does not
 accept any more costs the section, not the report, and the reason is shown in its place.
 """
@@ -8,11 +9,17 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from ebsim.errors import DamagedError
 from ebsim.report.load import Run
+from ebsim.report.profile import CONTRACTIONS
 from ebsim.report.tables import Column, Table
 from ebsim.report.text import plain
 from ebsim.report.units import Value
+
+if TYPE_CHECKING:
+    from hw_models.toml_source import Number
 
 _UNITS = {
     "mac": "pJ/MAC",
@@ -49,13 +56,35 @@ class Assumptions:
 def read(run: Run) -> Assumptions:
     try:
         chip = run.chip
+        numbers = chip.constants | _multiplied(run)
     except (ValueError, OSError) as error:
         return Assumptions(problem=plain(error))
     found = tuple(
         Constant(plain(key), number.value, _UNITS[key.split(".")[0]], number.band, number.derived, plain(number.source))
-        for key, number in chip.constants.items()
+        for key, number in numbers.items()
     )
     return Assumptions(found, plain(f"{chip.summary}. {chip.source}"), chip.digest)
+
+
+def _multiplied(run: Run) -> dict[str, Number]:
+    """Energies of the multiplications in the ledgers, by the keys of the costs."""
+    from hw_models.formats import parse_precision
+
+    found: dict[str, Number] = {}
+    for entry in (entry for row in run.rows for entry in row.ledger):
+        try:
+            layers = [layer for layer in run.networks[entry.network] if layer["kind"] in CONTRACTIONS]
+            names = [layer["name"] for layer in layers]
+            weighted = [layer["name"] for layer in layers if layer["kind"] != "matmul"]
+        except (KeyError, TypeError) as error:
+            where = f"{run.path / 'networks.json'}: {entry.network}"
+            raise DamagedError(f"{where}: not a layer table ({error}).") from error
+        precision = parse_precision(entry.precision).on(weighted)
+        rules = {id(rule): rule for rule in map(precision.rule, names)}.values()
+        for x, y in dict.fromkeys(pair for rule in rules for pair in rule.operands):
+            key = f"mac.{x.name}" if x.name == y.name else f"mac.{x.name}*{y.name}"
+            found.setdefault(key, run.chip.mac(x, y, hypothetical=True))
+    return found
 
 
 def table(assumptions: Assumptions) -> Table:

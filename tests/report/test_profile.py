@@ -10,7 +10,7 @@ import pytest
 import hw_models
 from ebsim import report
 from ebsim.errors import DamagedError
-from ebsim.report import load_run, profile, reprice, split, write_report
+from ebsim.report import assumptions, load_run, profile, reprice, split, write_report
 from ebsim.report.schema import Results
 from hw_models import toml_source
 from tests.report import sample
@@ -59,6 +59,19 @@ def test_a_run_priced_on_any_shipped_profile_is_a_run(tmp_path: Path, name: str)
     files["results.json"] = json.loads(json.dumps(priced.results))
     files["hardware.toml"] = profile.read(name).text
     assert load_run(sample.write(tmp_path / "again", files)).chip.constants == hw_models.load(name).constants
+
+
+def test_the_assumptions_hold_what_the_law_gave(tmp_path: Path) -> None:
+    """fp32 on integer units is no constant of the profile, and the rows used it all the same."""
+    run = load_run(sample.write(tmp_path / "run", sample.content(blocks=1)))
+    priced = reprice(run, "eyeriss-like-65nm", hypothetical=True)
+    listed = {one.key: one for one in assumptions.read(priced).constants}
+    assert listed.keys() > hw_models.load("eyeriss-like-65nm").constants.keys()
+    one = listed["mac.fp32"]
+    assert one.derived and one.source == "by the law (float a m^2 + b (m + e)) from int16" and one.unit == "pJ/MAC"
+    assert one.value > listed["mac.int16"].value
+    for row in priced.record.rows:
+        assert row.energy.saving is None or row.energy.saving.sensitivity.keys() <= listed.keys()
 
 
 def test_a_share_is_never_more_than_the_whole(tmp_path: Path) -> None:
