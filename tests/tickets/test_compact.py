@@ -228,8 +228,8 @@ def test_a_network_in_a_low_precision_shrinks_as_the_plain_one(backend):
 
     from ebsim import precision
 
-    model = randomise(models.build("preresnet", classes=5, input_shape=(3, 8, 8), depth=11))
-    mask, x = channel_mask(model, 0.5), images()
+    model = randomise(models.build("preresnet", classes=5, input_shape=(3, 8, 8), depth=11)).float()
+    mask, x = channel_mask(model, 0.5), images().float()
     plain = compact(model, mask, x)
     placement = precision.apply(model, backend, compile=False)
     placement.attach(torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9))

@@ -46,3 +46,18 @@ def test_it_has_nothing_to_save_or_to_train_and_its_gradient_has_a_gradient():
     assert not pick.state_dict() and not list(pick.parameters())
     x = torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(pick, x) and torch.autograd.gradgradcheck(pick, x)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_other_types_are_picked_bit_for_bit(dtype: torch.dtype) -> None:
+    x = torch.randn(2, 5, 3, 3).to(dtype).contiguous(memory_format=torch.channels_last)
+    x[0, 3, 0, 0], x[0, 3, 0, 1] = float("nan"), -0.0
+    leaf = x.clone(memory_format=torch.preserve_format).requires_grad_()
+    y = Select([3, -1, 0], 5)(leaf)
+    assert y.dtype == dtype and y.is_contiguous(memory_format=torch.channels_last)
+    for channel, source in ((0, 3), (2, 0)):
+        assert torch.equal(y[:, channel].signbit(), x[:, source].signbit())
+        assert torch.equal(y[:, channel].nan_to_num(7.0), x[:, source].nan_to_num(7.0))
+    assert not y[:, 1].any()
+    y.backward(torch.ones_like(y))
+    assert leaf.grad is not None and leaf.grad.sum((0, 2, 3)).tolist() == [18, 0, 0, 18, 0]

@@ -44,13 +44,14 @@ class Select(nn.Module):
 class _Pick(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, index: Tensor, fills: bool, inverse: Tensor, drops: bool) -> Tensor:
-        ctx.save_for_backward(inverse)
-        ctx.drops = drops
+        ctx.save_for_backward(index, inverse)
+        ctx.fills, ctx.drops = fills, drops
         return _pick(x, index, fills)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        return _pick(gradient, ctx.saved_tensors[0], ctx.drops), None, None, None, None
+        index, inverse = ctx.saved_tensors
+        return _Pick.apply(gradient, inverse, ctx.drops, index, ctx.fills), None, None, None, None
 
 
 def _zero_last(index: Tensor, width: int) -> Tensor:
@@ -66,4 +67,8 @@ def _pick(x: Tensor, index: Tensor, zero: bool) -> Tensor:
         return rows.view(n, *x.shape[2:], len(index)).permute(0, 3, 1, 2)
     if zero:
         x = F.pad(x, [0, 0] * (x.ndim - 2) + [0, 1])
+    if x.ndim == 2 and x.device.type == "cpu" and x.dtype != torch.float32:
+        # there index_select is quick for float32 alone; bits are gathered up to five times faster
+        bits = x.view(torch.int16) if x.element_size() == 2 else x
+        return bits.gather(1, index.expand(len(x), len(index))).view(x.dtype)
     return x.index_select(1, index)
