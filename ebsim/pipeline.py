@@ -139,8 +139,10 @@ def precision_plans(experiment: Experiment, backend: str | None = None) -> list[
     network = lab.dense_network()
     if backend:
         return [str(precision.plan(network, lab.backend(backend)))]
-    plans = {name: precision.plan(network, lab.backend(name)) for name in _users(lab)}
-    return [f"{', '.join(methods)}: {plans[name]}\n" for name, methods in _users(lab).items()]
+    return [
+        f"{', '.join(methods)}: {precision.plan(network, lab.backend(name))}\n"
+        for name, methods in _users(lab).items()
+    ]
 
 
 def _users(lab: Lab) -> dict[str, list[str]]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from hw_models.errors import FormatError
 from hw_models.formats import FORMATS, Format
 from hw_models.laws import mac_energy
-from hw_models.toml_source import Number, read
+from hw_models.toml_source import SHIPPED, Number, read
 
 OPS = ("add", "multiply", "compare", "integer", "random")
 REGISTERS = ("streaming", "held", "sums")  # of the operands X, Y and Z of a contraction
@@ -139,6 +139,11 @@ class Accelerator:
 def _integer_unit(fmt: Format) -> tuple[str, ...]:
     """What integer units that multiply a block float's mantissas are called, as a class and by their width."""
     return ("int", f"int{fmt.significand}") if fmt.kind == "bfp" else ()
+
+
+def shipped() -> list[Accelerator]:
+    """Every profile that comes with the package, by name."""
+    return [load(path.stem) for path in sorted(SHIPPED.glob("*.toml"))]
 
 
 def load(name_or_path: str | Path | Accelerator) -> Accelerator:

@@ -7,11 +7,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hw_models.accelerator import Accelerator, load
+from hw_models.accelerator import Accelerator, load, shipped
 from hw_models.breakdown import Breakdown, breakdown
 from hw_models.formats import FORMATS
 from hw_models.laws import law
-from hw_models.toml_source import SHIPPED
 from hw_models.units import BITS_PER_KIB
 
 SHARE = (0.005, 0.90)  # a component outside this share of a training step deserves a second look
@@ -41,9 +40,8 @@ def check(profile: str, networks: Sequence[str] = ("resnet18", "vgg16")) -> Chec
     """
     chip = load(profile)
     rows = [breakdown(chip, name) for name in networks]
-    beside = [breakdown(path.stem, networks[0], FORMATS[chip.widest], hypothetical=True)
-              for path in sorted(SHIPPED.glob("*.toml"))
-              if path.stem != chip.name and load(path.stem).kind == chip.kind]
+    beside = [breakdown(other, networks[0], FORMATS[chip.widest], hypothetical=True)
+              for other in shipped() if other.name != chip.name and other.kind == chip.kind]
     found = _macs(chip)
     suspects = bool(found)
     for row in rows:

@@ -12,14 +12,14 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from hw_models.accelerator import load
+from hw_models.accelerator import load, shipped
 from hw_models.breakdown import breakdown, compare, parts
 from hw_models.calibrate import Fit, fit, profile_text, read_steps
 from hw_models.checking import check
 from hw_models.errors import ProfileError
 from hw_models.laws import SRAM_LAWS
 from hw_models.profile import UNLIMITED
-from hw_models.toml_source import SHIPPED, locate
+from hw_models.toml_source import locate
 from hw_models.units import BITS_PER_KIB
 
 __all__ = ["breakdown", "calibrate", "check", "compare", "describe", "list_profiles", "new", "parts", "show", "unit"]
@@ -27,9 +27,8 @@ __all__ = ["breakdown", "calibrate", "check", "compare", "describe", "list_profi
 
 def list_profiles() -> list[dict[str, Any]]:
     """Name, kind, node, native format, absolute band and summary of every shipped profile."""
-    chips = [load(path.stem) for path in sorted(SHIPPED.glob("*.toml"))]
     return [{"name": c.name, "kind": c.kind, "node_nm": c.node_nm, "format": c.widest, "band": c.absolute_band,
-             "summary": c.summary} for c in chips]
+             "summary": c.summary} for c in shipped()]
 
 
 def show(profile: str) -> dict[str, Any]:

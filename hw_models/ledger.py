@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from hw_models.accelerator import Accelerator, load
@@ -109,7 +110,7 @@ class Bill:
     def high(self) -> float:
         return self.band[1]
 
-    @property
+    @cached_property
     def band(self) -> tuple[float, float]:
         """The 90 % band of `joules`."""
         from hw_models.uncertainty import band

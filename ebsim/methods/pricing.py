@@ -26,11 +26,12 @@ if TYPE_CHECKING:
 
 def check_formats(lab: Lab, chip: Accelerator, users: Mapping[str, Iterable[str]]) -> None:
     """`ConfigError` if a layer will multiply formats that the accelerator does not have. users: backend -> methods."""
-    network = lab.dense_network()
+    from ebsim.precision.layers import layers
+
+    names = list(layers(lab.dense_network()))
     missing = {}
     for backend, methods in users.items():
-        placed = precision.apply(network, lab.backend(backend), compile=False)
-        if formats := profile.lacking(chip, placed.record(), placed.modules):
+        if formats := profile.lacking(chip, precision.record(lab.backend(backend), names), names):
             missing[f"precision {backend} of {', '.join(methods)}"] = formats
     _refuse(lab.experiment, chip, missing)
 
@@ -54,7 +55,7 @@ def made_by(digest: str) -> dict[str, Any]:
 def priced_by(folder: Path) -> dict[str, Any]:
     """The same of a finished run; empty where the run keeps no copy of its profile."""
     made = read_json(folder / "provenance.json") if (folder / PROFILE_COPY).exists() else {}
-    return {key: made.get(key) for key in made_by("") if key in made}
+    return {key: made[key] for key in made_by("") if key in made}
 
 
 def price_again(folder: Path, experiment: Experiment, wanted: profile.Profile) -> tuple[dict[str, Any], str]:

@@ -19,9 +19,10 @@ import hashlib
 import torch
 from torch import Tensor
 
+from ebsim.precision.rounding import POSITIVE
+
 _MASK64 = (1 << 64) - 1
 _M1, _M2 = 0x7FEB352D, 0x846CA68B - (1 << 32)
-_POSITIVE = 0x7FFFFFFF
 
 
 @functools.lru_cache(maxsize=65536)
@@ -43,12 +44,12 @@ def mixed(index: Tensor) -> Tensor:
     """int32 -> int32 in [0, 2^31): a hash of every element."""
     h = (index ^ ((index >> 16) & 0xFFFF)) * _M1
     h = (h ^ ((h >> 15) & 0x1FFFF)) * _M2
-    return (h ^ ((h >> 16) & 0xFFFF)) & _POSITIVE
+    return (h ^ ((h >> 16) & 0xFFFF)) & POSITIVE
 
 
 def keyed(rows: Tensor, key: tuple[int, int]) -> Tensor:
     """The hashes of rows for one quantisation."""
-    return (rows * key[0]).add_(key[1]).bitwise_and_(_POSITIVE)
+    return (rows * key[0]).add_(key[1]).bitwise_and_(POSITIVE)
 
 
 def uniform(rows: Tensor, cols: Tensor) -> Tensor:

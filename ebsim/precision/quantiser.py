@@ -23,10 +23,9 @@ from ebsim.precision import compilation
 from ebsim.precision.formats import ROUNDINGS, NumberFormat, find_format
 from ebsim.precision.layout import as_matrix
 from ebsim.precision.noise import keyed, keys, uniform
-from ebsim.precision.rounding import EXPONENT, MANTISSA, ONE
+from ebsim.precision.rounding import EXPONENT, MANTISSA, ONE, POSITIVE
 
 _INF = float("inf")
-_POSITIVE = 0x7FFFFFFF
 _SMALLEST = (127 - 100) << 23
 _PIECE = 1 << 17  # elements per thread that an eager chain works on at once: a few temporaries fit a core's cache
 
@@ -37,7 +36,7 @@ def absmax(x: Tensor) -> Tensor:
     Magnitudes sort like their bits. And an integer here lets a C++ compiler know that no store of a float changes it:
     it then works out a row's scale once and not for each vector, which halves the time of a compiled kernel.
     """
-    bits = x.view(torch.int32) & _POSITIVE
+    bits = x.view(torch.int32) & POSITIVE
     return torch.where(bits < EXPONENT, bits, 0).amax(1, keepdim=True)
 
 
