@@ -74,7 +74,7 @@ def run(experiment: str, settings: tuple[str, ...], runs_dir: str, as_json: bool
 
     # Read and check the experiment before torch is loaded: a typo is answered at once.
     loaded = pipeline.load(experiment, config.parse_settings(settings))
-    from ebsim.terminal import Terminal
+    from ebsim.commands.progress import Terminal
     from ebsim.training import stop
 
     with stop.on_signals():
@@ -126,7 +126,7 @@ def ablate(
         if as_json:
             _print_json(plan.as_json())
         return
-    from ebsim.grid.show import Lines
+    from ebsim.grid.progress import Lines
     from ebsim.report import print_table
     from ebsim.training import stop
 
@@ -152,9 +152,9 @@ def compare(folders: tuple[str, ...], baseline: tuple[str, ...], assert_equal: b
 
     Runs that differ in the seed alone become one line with its spread.
     """
-    from ebsim import compare as comparing
     from ebsim import grid
     from ebsim.report import print_table
+    from ebsim.report.comparison import runs as comparing
 
     found = comparing.compare(folders, grid.parse_baseline(baseline) if baseline else None)
     if as_json:
@@ -277,13 +277,13 @@ batch_option = click.option(
 @json_option
 def hw_list(as_json: bool) -> None:
     """List the shipped accelerators."""
-    from hw_models import commands
+    from hw_models.analysis import commands
 
     found = commands.list_profiles()
     if as_json:
         _print_json(found)
         return
-    from ebsim.terminal import print_table
+    from ebsim.commands.progress import print_table
 
     headings = ["Name", "Kind", "Node (nm)", "Widest format", "Band x/÷", "Summary"]
     print_table(
@@ -297,13 +297,13 @@ def hw_list(as_json: bool) -> None:
 @json_option
 def hw_show(profile: str, as_json: bool) -> None:
     """Show what PROFILE assumes: each constant with its source."""
-    from hw_models import commands
+    from hw_models.analysis import commands
 
     facts = commands.show(profile)
     if as_json:
         _print_json(facts)
         return
-    from ebsim.terminal import print_table
+    from ebsim.commands.progress import print_table
 
     constants = facts.pop("constants")
     _show_facts(dict(commands.describe(facts)), False)
@@ -322,7 +322,7 @@ def hw_show(profile: str, as_json: bool) -> None:
 @click.option("--sram-law", metavar="LAW", help="Fill buffer energies in by a CACTI fit, such as cacti-22lop.")
 def hw_new(path: str, start: str, sram_law: str | None) -> None:
     """Write a commented profile to PATH (a new .toml), to edit."""
-    from hw_models import commands
+    from hw_models.analysis import commands
 
     written = commands.new(path, start, sram_law=sram_law)
     click.echo(f"{written}: edit it, then  python cli.py hw check {path}", err=True)
@@ -336,7 +336,7 @@ def hw_check(profile: str, as_json: bool) -> None:
 
     Exit code 0 if it is accepted, with warnings for what looks odd; 2 with every problem, file and line, if not.
     """
-    from hw_models import commands
+    from hw_models.analysis import commands
 
     checked = commands.check(profile)
     _show_breakdowns([*checked.rows, *checked.beside], as_json, {"warnings": checked.warnings})
@@ -364,11 +364,17 @@ def hw_check(profile: str, as_json: bool) -> None:
 )  # fmt: skip
 @json_option
 def hw_compare(
-    profiles: tuple[str, ...], network: str, bits: str | None, batch: int, reuse: str, hypothetical: bool,
-    by: tuple[str, ...], as_json: bool,
+    profiles: tuple[str, ...],
+    network: str,
+    bits: str | None,
+    batch: int,
+    reuse: str,
+    hypothetical: bool,
+    by: tuple[str, ...],
+    as_json: bool,
 ) -> None:
     """Compare PROFILES on one training step, by component."""
-    from hw_models import commands
+    from hw_models.analysis import commands
 
     wanted = int(bits) if bits is not None and bits.isdecimal() and len(bits) < 4 else bits
     found = commands.compare(profiles, network, wanted, batch, reuse, hypothetical)
@@ -387,7 +393,7 @@ def hw_compare(
 
 def _show_parts(caption: str, axes: list[str], rows: list[dict[str, Any]]) -> None:
     """A step by pass, layer or both; what takes less than half a percent is shown as one."""
-    from ebsim.terminal import print_table
+    from ebsim.commands.progress import print_table
     from hw_models.units import show_joules
 
     what = ", ".join(axes)
@@ -422,7 +428,7 @@ def hw_calibrate(profile: str, measurements: str, out: str | None) -> None:
     Columns: network, precision, batch (images), joules (J per step), seconds (s per step); a line per measured case.
     The error on networks left out of the fit is reported with it.
     """
-    from hw_models import commands
+    from hw_models.analysis import commands
 
     fitted, text = commands.calibrate(profile, measurements, out)
     if out is None:
@@ -439,7 +445,7 @@ def _show_breakdowns(found: list[Any], as_json: bool, extra: dict[str, Any]) -> 
     if as_json:
         _print_json({"modelled": [item.row() for item in found], **extra})
         return
-    from ebsim.terminal import print_table
+    from ebsim.commands.progress import print_table
 
     fit = max(1, (shutil.get_terminal_size().columns - 28) // 21)  # accelerators side by side
     for group in (found[i : i + fit] for i in range(0, len(found), fit)):
@@ -447,9 +453,14 @@ def _show_breakdowns(found: list[Any], as_json: bool, extra: dict[str, Any]) -> 
         shown = [what for what in columns[0] if any(column[what] != "0.0" for column in columns)]
         print_table(
             f"A training step on {found[0].batch} images, energies modelled",
-            ["", *(f"{b.accelerator}\n{b.network}\n{b.precision}\n({b.outputs} outputs)"
-                   + (f"\nhypothetical:\nit has no {', '.join(b.hypothetical)}" if b.hypothetical else "")
-                   for b in group)],
+            [
+                "",
+                *(
+                    f"{b.accelerator}\n{b.network}\n{b.precision}\n({b.outputs} outputs)"
+                    + (f"\nhypothetical:\nit has no {', '.join(b.hypothetical)}" if b.hypothetical else "")
+                    for b in group
+                ),
+            ],
             [[what, *(column[what] for column in columns)] for what in shown],
         )
 

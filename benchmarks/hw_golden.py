@@ -8,17 +8,24 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from hw_models import REVISION, reference, training_cost
-from hw_models.toml_source import SHIPPED
+from hw_models import REVISION, training_cost
+from hw_models.accelerator.toml_reader import SHIPPED
+from hw_models.workload import reference_networks
 
 GOLDEN = Path(__file__).parents[1] / "tests" / "golden" / "hw_vgg16_step.json"
 
 
 def main() -> None:
-    table = {path.stem: {f"{bits}/{model}": training_cost(
-        reference.vgg16(), path.stem, None if bits == "native" else bits, 256, model, hypothetical=True).components
-        for bits in ("native", "all int8", "fp8") for model in ("closed", "search")}
-        for path in sorted(SHIPPED.glob("*.toml"))}
+    table = {
+        path.stem: {
+            f"{bits}/{model}": training_cost(
+                reference_networks.vgg16(), path.stem, None if bits == "native" else bits, 256, model, hypothetical=True
+            ).components
+            for bits in ("native", "all int8", "fp8")
+            for model in ("closed", "search")
+        }
+        for path in sorted(SHIPPED.glob("*.toml"))
+    }
     content = {"revision": REVISION, "components": table}
     frozen = json.loads(GOLDEN.read_text())
     if frozen["components"] != table and frozen["revision"] == REVISION:

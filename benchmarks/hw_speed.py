@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from hw_models import load, reference, training_cost
-from hw_models.shrink import candidate_shapes
-from hw_models.variants import each, sweep
+from hw_models import load, training_cost
+from hw_models.analysis.design_sweep import each, sweep
+from hw_models.workload import reference_networks
+from hw_models.workload.pruned_shapes import candidate_shapes
 
 
 def best(work: Callable[[], Any], repeat: int = 7) -> float:
@@ -27,19 +28,24 @@ def best(work: Callable[[], Any], repeat: int = 7) -> float:
 
 
 def main() -> None:
-    chip, rows = load("horowitz-45nm"), reference.resnet50()
+    chip, rows = load("horowitz-45nm"), reference_networks.resnet50()
     rng = np.random.default_rng(0)
     masks = {r.name: rng.random((1000, r.channels[1])) < 0.5 for r in rows if r.kind == "bn"}
     closed = best(lambda: training_cost(rows, chip).total, 30)
     found = {
         "closed, one accelerator": (closed, 2.0),
         "search, one accelerator": (best(lambda: training_cost(rows, chip, model="search").total), 200.0),
-        "1,000 accelerators (constants)": (best(lambda: sweep(
-            rows, chip, {"dram.pj_per_bit": np.linspace(4, 70, 1000)})), 1000.0),
-        "1,000 accelerators (buffer sizes)": (best(lambda: sweep(
-            rows, chip, {"memory.buffer.kib": np.geomspace(16, 16384, 1000)}), 3), 1000.0),
+        "1,000 accelerators (constants)": (
+            best(lambda: sweep(rows, chip, {"dram.pj_per_bit": np.linspace(4, 70, 1000)})),
+            1000.0,
+        ),
+        "1,000 accelerators (buffer sizes)": (
+            best(lambda: sweep(rows, chip, {"memory.buffer.kib": np.geomspace(16, 16384, 1000)}), 3),
+            1000.0,
+        ),
         "1,000 candidate widths, shapes given": (best(lambda: each(shapes, chip), 3), 1000.0)
-        if (shapes := candidate_shapes(rows, masks)) else (0.0, 0.0),
+        if (shapes := candidate_shapes(rows, masks))
+        else (0.0, 0.0),
         "1,000 channel masks to shapes": (best(lambda: candidate_shapes(rows, masks), 3), 1000.0),
     }
     print(f"{'ResNet-50, all passes':40} {'ms':>9} {'target':>8} {'per case / closed':>18}")

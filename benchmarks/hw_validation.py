@@ -16,39 +16,50 @@ import numpy as np
 from scipy.optimize import brentq
 
 from benchmarks.hw_zigzag import GOLDEN, table
-from hw_models import load, reference, training_cost
-from hw_models.accelerator import Accelerator
-from hw_models.counts import paper_gflops, paper_pflops, training_count
-from hw_models.layer import CONTRACTIONS, Layer
-from hw_models.record import OPERANDS
-from hw_models.shrink import shrink
-from hw_models.table import COMPONENTS, Cost
+from hw_models import load, training_cost
+from hw_models.accelerator.description import Accelerator
+from hw_models.cost.step_cost import COMPONENTS, Cost
+from hw_models.precision.record_schema import OPERANDS
+from hw_models.workload import reference_networks
+from hw_models.workload.layer import CONTRACTIONS, Layer
+from hw_models.workload.op_counts import paper_gflops, paper_pflops, training_count
+from hw_models.workload.pruned_shapes import shrink
 
 PAGE = Path(__file__).parents[1] / "docs" / "hardware-validation.md"
 IMAGENET, CIFAR = 1_281_167, 50_000
 
-CHIP_16 = {"name": "16 bit", "default": {**{p: dict.fromkeys(roles, "int16") for p, roles in OPERANDS.items()},
-                                         "accumulator": "int16", "output": "int16"}}
+CHIP_16 = {
+    "name": "16 bit",
+    "default": {
+        **{p: dict.fromkeys(roles, "int16") for p, roles in OPERANDS.items()},
+        "accumulator": "int16",
+        "output": "int16",
+    },
+}
 EYERISS = {"alexnet": (4, 0.0029), "vgg16-imagenet": (3, 0.0035)}  # batch, DRAM accesses per MAC (JSSC 2017)
 STEP_TO_7NM = 2.6  # Jouppi's real units, 45 to 7 nm, geometric mean
 PAPER_LL_LF = {"mean": 0.219, "spread": 0.015}  # six cells of Table 2
 # Table 2, VGG16: (dataset, p): kJ of re-init, kJ of FF, kJ dense, FLOPs ratio f / F
-TABLE2 = {("CIFAR-100", 0.1): (345.3, 287.7, 370.6, 0.921), ("CIFAR-100", 0.3): (300.0, 262.2, 370.6, 0.778),
-          ("CIFAR-100", 0.5): (246.8, 221.7, 370.6, 0.619), ("CIFAR-10", 0.3): (290.4, 256.4, 373.1, 0.810),
-          ("CIFAR-10", 0.5): (237.3, 213.4, 373.1, 0.667)}
+TABLE2 = {
+    ("CIFAR-100", 0.1): (345.3, 287.7, 370.6, 0.921),
+    ("CIFAR-100", 0.3): (300.0, 262.2, 370.6, 0.778),
+    ("CIFAR-100", 0.5): (246.8, 221.7, 370.6, 0.619),
+    ("CIFAR-10", 0.3): (290.4, 256.4, 373.1, 0.810),
+    ("CIFAR-10", 0.5): (237.3, 213.4, 373.1, 0.667),
+}
 
 
 def dram_accesses_per_mac(name: str, model: str) -> float:
     """16-bit DRAM accesses per MAC of the convolutions, forward, on the Eyeriss-like profile."""
     batch, _ = EYERISS[name]
-    rows = [r for r in reference.network(name) if r.kind == "conv"]
+    rows = [r for r in reference_networks.network(name) if r.kind == "conv"]
     cost = training_cost(rows, "eyeriss-like-65nm", CHIP_16, batch, model)
     return float(cost.dram_bits[0].sum() / 16 / cost.row_macs[0].sum())
 
 
 def pj_per_mac_on_eyeriss(name: str) -> float:
     batch, _ = EYERISS[name]
-    rows = [r for r in reference.network(name) if r.kind == "conv"]
+    rows = [r for r in reference_networks.network(name) if r.kind == "conv"]
     cost = training_cost(rows, "eyeriss-like-65nm", CHIP_16, batch)
     chip_only = float(cost.joules[:, 0].sum() - cost.joules[COMPONENTS.index("dram"), 0].sum())
     return chip_only / float(cost.row_macs[0].sum()) * 1e12
@@ -58,10 +69,20 @@ def array_at_7nm() -> Accelerator:
     """The 45 nm profile's array and buffer with Jouppi's 7 nm constants: only the technology differs."""
     old, new = load("horowitz-45nm"), load("tpu-like-7nm")
     memory = replace(old.memories[0], read=new.memories[0].read, write=new.memories[0].write)
-    registers = {n: replace(r, pj_per_bit=replace(r.pj_per_bit, value=r.pj_per_bit.value / STEP_TO_7NM))
-                 for n, r in old.registers.items()}
-    return replace(old, name="the same array at 7 nm", mac_points=new.mac_points, ops=new.ops, memories=(memory,),
-                   registers=registers, network=new.network, dram=new.dram)
+    registers = {
+        n: replace(r, pj_per_bit=replace(r.pj_per_bit, value=r.pj_per_bit.value / STEP_TO_7NM))
+        for n, r in old.registers.items()
+    }
+    return replace(
+        old,
+        name="the same array at 7 nm",
+        mac_points=new.mac_points,
+        ops=new.ops,
+        memories=(memory,),
+        registers=registers,
+        network=new.network,
+        dram=new.dram,
+    )
 
 
 def layers_only(cost: Cost) -> dict[str, float]:
@@ -83,11 +104,18 @@ class LowPrecision(NamedTuple):
 
 
 def low_precision(chip: Accelerator, batch: int = 256, model: str = "search") -> LowPrecision:
-    rows = reference.vgg16()
+    rows = reference_networks.vgg16()
     full, eight = (training_cost(rows, chip, bits, batch, model) for bits in (None, "all bfp8"))
     a, b = layers_only(full), layers_only(eight)
-    return LowPrecision(chip.name, batch, model, sum(b.values()) / sum(a.values()), eight.total / full.total,
-                        {c: v / sum(a.values()) for c, v in a.items()}, {c: v / sum(b.values()) for c, v in b.items()})
+    return LowPrecision(
+        chip.name,
+        batch,
+        model,
+        sum(b.values()) / sum(a.values()),
+        eight.total / full.total,
+        {c: v / sum(a.values()) for c, v in a.items()},
+        {c: v / sum(b.values()) for c, v in b.items()},
+    )
 
 
 def search_epochs(reinit: float, ff: float, dense: float, epochs: int = 160) -> tuple[float, float]:
@@ -104,7 +132,7 @@ def search_epochs(reinit: float, ff: float, dense: float, epochs: int = 160) -> 
 
 def thinned_vgg(p: float, flops_ratio: float) -> list[Layer]:
     """VGG16 that keeps (1 - p) of its channels and `flops_ratio` of its MACs: early layers full, late ones thin."""
-    rows = reference.vgg16()
+    rows = reference_networks.vgg16()
     norms = [r for r in rows if r.kind == "bn"]
     total, dense = sum(r.channels[1] for r in norms), sum(r.macs for r in rows)
 
@@ -124,12 +152,12 @@ def thinned_vgg(p: float, flops_ratio: float) -> list[Layer]:
 
 
 def pruned_over_dense(p: float, flops_ratio: float, chip: str) -> float:
-    ticket, dense = thinned_vgg(p, flops_ratio), reference.vgg16()
+    ticket, dense = thinned_vgg(p, flops_ratio), reference_networks.vgg16()
     return training_cost(ticket, chip).total / training_cost(dense, chip).total
 
 
 def tx2_dense_kj() -> float:
-    return training_cost(reference.vgg16(), "jetson-tx2").total / 256 * CIFAR * 160 / 1e3
+    return training_cost(reference_networks.vgg16(), "jetson-tx2").total / 256 * CIFAR * 160 / 1e3
 
 
 def _table(head: str, rows: list[list[object]]) -> str:
@@ -138,14 +166,20 @@ def _table(head: str, rows: list[list[object]]) -> str:
 
 
 def counts_table() -> str:
-    dense = paper_gflops(reference.resnet18())
-    vgg = [training_count(reference.vgg16(), runs * 160 * CIFAR, "paper") / 5e13 for runs in (1, 2)]
-    rows: list[list[object]] = [["VGG16, CIFAR, 160 epochs, x 0.05 P", f"{vgg[0]:.1f}", 302],
-                                ["two such runs", f"{vgg[1]:.1f}", 605]]
+    dense = paper_gflops(reference_networks.resnet18())
+    vgg = [training_count(reference_networks.vgg16(), runs * 160 * CIFAR, "paper") / 5e13 for runs in (1, 2)]
+    rows: list[list[object]] = [
+        ["VGG16, CIFAR, 160 epochs, x 0.05 P", f"{vgg[0]:.1f}", 302],
+        ["two such runs", f"{vgg[1]:.1f}", 605],
+    ]
     for label, printed, phases in (
-            ("dense", 1259.13, [(90, dense)]), ("NS 10 %", 2424.86, [(90, dense), (90, 3.37)]),
-            ("NS 30 %", 2168.89, [(90, dense), (90, 2.63)]), ("SFP 30 %", 1991.94, [(90, dense), (90, dense * 0.582)]),
-            ("EB 10 %", 1177.15, [(11, dense), (79, 3.37)]), ("EB 30 %", 952.46, [(11, dense), (79, 2.63)])):
+        ("dense", 1259.13, [(90, dense)]),
+        ("NS 10 %", 2424.86, [(90, dense), (90, 3.37)]),
+        ("NS 30 %", 2168.89, [(90, dense), (90, 2.63)]),
+        ("SFP 30 %", 1991.94, [(90, dense), (90, dense * 0.582)]),
+        ("EB 10 %", 1177.15, [(11, dense), (79, 3.37)]),
+        ("EB 30 %", 952.46, [(11, dense), (79, 2.63)]),
+    ):
         rows.append([f"ResNet18, ImageNet, {label}, P", f"{paper_pflops(phases, IMAGENET):.3f}", printed])
     return _table("| quantity | computed | printed |", rows)
 
@@ -154,9 +188,17 @@ def eyeriss_table() -> str:
     rows: list[list[object]] = []
     for name, (batch, measured) in EYERISS.items():
         closed, search, least = (dram_accesses_per_mac(name, m) for m in ("closed", "search", "compulsory"))
-        rows.append([name, batch, measured, f"{closed:.5f} ({closed / measured - 1:+.0%})",
-                     f"{search:.5f} ({search / measured - 1:+.0%})", f"{least:.5f}",
-                     f"{pj_per_mac_on_eyeriss(name):.1f}"])
+        rows.append(
+            [
+                name,
+                batch,
+                measured,
+                f"{closed:.5f} ({closed / measured - 1:+.0%})",
+                f"{search:.5f} ({search / measured - 1:+.0%})",
+                f"{least:.5f}",
+                f"{pj_per_mac_on_eyeriss(name):.1f}",
+            ]
+        )
     return _table("| network | batch | measured | closed | search | compulsory | chip pJ/MAC, modelled |", rows)
 
 
@@ -164,11 +206,15 @@ def ratio_tables() -> tuple[str, str]:
     """LL over LF by array and batch; the shares of the components at batch 256."""
     chips = load("horowitz-45nm"), array_at_7nm(), load("tpu-like-7nm")
     cases = [low_precision(chip, batch) for chip in chips for batch in (32, 256)]
-    ratios = _table("| array | batch | matrix products | whole step |",
-                    [[c.chip, c.batch, f"{c.products:.3f}", f"{c.whole:.3f}"] for c in cases])
+    ratios = _table(
+        "| array | batch | matrix products | whole step |",
+        [[c.chip, c.batch, f"{c.products:.3f}", f"{c.whole:.3f}"] for c in cases],
+    )
     shown = [n for n in COMPONENTS if any(c.shares32[n] > 0.005 for c in cases)]
-    shares = _table("| array, fp32 / bfp8 | " + " | ".join(shown) + " |", [
-        [c.chip, *(f"{c.shares32[n]:.0%} / {c.shares8[n]:.0%}" for n in shown)] for c in cases if c.batch == 256])
+    shares = _table(
+        "| array, fp32 / bfp8 | " + " | ".join(shown) + " |",
+        [[c.chip, *(f"{c.shares32[n]:.0%} / {c.shares8[n]:.0%}" for n in shown)] for c in cases if c.batch == 256],
+    )
     return ratios, shares
 
 
@@ -177,8 +223,15 @@ def law_table() -> str:
     for (data, p), (reinit, ff, full, flops) in TABLE2.items():
         epochs, quotient = search_epochs(reinit, ff, full)
         mine = (pruned_over_dense(p, flops, chip) for chip in ("horowitz-45nm", "jetson-tx2"))
-        rows.append([f"{data} {p:.0%}", f"{epochs:.1f}", f"{quotient:.3f}", flops,
-                     *(f"{m:.3f} ({m / quotient - 1:+.0%})" for m in mine)])
+        rows.append(
+            [
+                f"{data} {p:.0%}",
+                f"{epochs:.1f}",
+                f"{quotient:.3f}",
+                flops,
+                *(f"{m:.3f} ({m / quotient - 1:+.0%})" for m in mine),
+            ]
+        )
     return _table("| cell | E | e_pruned / e_dense | FLOPs ratio | ours, horowitz-45nm | ours, jetson-tx2 |", rows)
 
 
@@ -186,15 +239,26 @@ def tables() -> dict[str, str]:
     """Every computed block of the page, by the name of its marker."""
     ratios, shares = ratio_tables()
     calibration = f"Dense VGG16 on `jetson-tx2`: {tx2_dense_kj():.1f} kJ, 370.6 kJ printed."
-    return {"counts": counts_table(), "zigzag": table([GOLDEN]), "eyeriss": eyeriss_table(), "ratio": ratios,
-            "shares": shares, "law": law_table(), "calibration": calibration}
+    return {
+        "counts": counts_table(),
+        "zigzag": table([GOLDEN]),
+        "eyeriss": eyeriss_table(),
+        "ratio": ratios,
+        "shares": shares,
+        "law": law_table(),
+        "calibration": calibration,
+    }
 
 
 def filled(text: str) -> str:
     """The page with each block between <!-- name --> and <!-- end --> computed again."""
     blocks = tables()
-    return re.sub(r"<!-- (\w+) -->\n.*?\n<!-- end -->",
-                  lambda m: f"<!-- {m[1]} -->\n{blocks[m[1]]}\n<!-- end -->", text, flags=re.DOTALL)
+    return re.sub(
+        r"<!-- (\w+) -->\n.*?\n<!-- end -->",
+        lambda m: f"<!-- {m[1]} -->\n{blocks[m[1]]}\n<!-- end -->",
+        text,
+        flags=re.DOTALL,
+    )
 
 
 def main() -> int:

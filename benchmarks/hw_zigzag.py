@@ -21,19 +21,25 @@ from scipy.stats import spearmanr
 
 from benchmarks.hw_zigzag_reference import LAYERS
 from hw_models import Layer, load, training_cost
-from hw_models.accelerator import Accelerator
-from hw_models.cost import MODELS
-from hw_models.passes import passes, shapes
-from hw_models.record import OPERANDS
-from hw_models.reuse import Widths
-from hw_models.search import best_tiles
-from hw_models.table import STAGES
+from hw_models.accelerator.description import Accelerator
+from hw_models.cost.step_cost import STAGES
+from hw_models.cost.training_step import MODELS
+from hw_models.mapping.closed_form import Widths
+from hw_models.mapping.exhaustive import best_tiles
+from hw_models.precision.record_schema import OPERANDS
+from hw_models.workload.training_passes import passes, shapes
 
 HERE = Path(__file__).parent
 GOLDEN = HERE.parent / "tests" / "golden" / "hw_zigzag.jsonl"
-RECORD = {"name": "zigzag", "default": {  # 8-bit operands and results, 16-bit sums, as in the reference
-    **{p: dict.fromkeys(roles, "int8") for p, roles in OPERANDS.items()}, "accumulator": "int16", "output": "int8"},
-    "update": dict.fromkeys(("gradient", "momentum", "stored"), "int8")}
+RECORD = {
+    "name": "zigzag",
+    "default": {  # 8-bit operands and results, 16-bit sums, as in the reference
+        **{p: dict.fromkeys(roles, "int8") for p, roles in OPERANDS.items()},
+        "accumulator": "int16",
+        "output": "int8",
+    },
+    "update": dict.fromkeys(("gradient", "momentum", "stored"), "int8"),
+}
 
 
 class Agreement(NamedTuple):
@@ -62,8 +68,18 @@ def layer_of(row: Mapping[str, Any]) -> Layer:
         size, out = p, p + r - 1
     else:
         size, out = (p - 1) * stride + r, p
-    return Layer(row["layer"], "conv", macs=k * c * p * p * r * r, inputs=c * size**2, outputs=k * out**2,
-                 channels=(c, k), size=(size, size), out=(out, out), kernel=(r, r), stride=(stride, stride))
+    return Layer(
+        row["layer"],
+        "conv",
+        macs=k * c * p * p * r * r,
+        inputs=c * size**2,
+        outputs=k * out**2,
+        channels=(c, k),
+        size=(size, size),
+        out=(out, out),
+        kernel=(r, r),
+        stride=(stride, stride),
+    )
 
 
 def ours(row: Mapping[str, Any], chip: Accelerator, model: str) -> float:
@@ -91,8 +107,14 @@ def compare(rows: Iterable[Mapping[str, Any]], model: str) -> Agreement:
     mine = np.array([ours(r, chip, model) for r in rows])
     theirs = np.array([r["energy"] for r in rows])
     quotient = mine / theirs
-    return Agreement(len(rows), float(spearmanr(mine, theirs).statistic), float(mine.sum() / theirs.sum()),
-                     float(np.mean(np.abs(quotient - 1))), float(quotient.min()), float(quotient.max()))
+    return Agreement(
+        len(rows),
+        float(spearmanr(mine, theirs).statistic),
+        float(mine.sum() / theirs.sum()),
+        float(np.mean(np.abs(quotient - 1))),
+        float(quotient.min()),
+        float(quotient.max()),
+    )
 
 
 def read(path: Path) -> dict[str, list[dict[str, Any]]]:
@@ -105,16 +127,23 @@ def read(path: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def table(paths: Iterable[Path]) -> str:
-    lines = ["| architecture | model | layer-passes | rank correlation | total, ours / theirs | MAPE | worst |",
-             "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| architecture | model | layer-passes | rank correlation | total, ours / theirs | MAPE | worst |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for path in paths:
         for chip, rows in read(path).items():
-            references = {chip: rows} if "our_tiles" not in rows[0] else {
-                f"{chip}, its own best": rows, f"{chip}, the cheaper": cheaper(rows)}
+            references = (
+                {chip: rows}
+                if "our_tiles" not in rows[0]
+                else {f"{chip}, its own best": rows, f"{chip}, the cheaper": cheaper(rows)}
+            )
             for (name, some), model in itertools.product(references.items(), MODELS):
                 a = compare(some, model)
-                lines.append(f"| {name} | {model} | {a.cases} | {a.rank:.3f} | {a.ratio:.3f} | {a.mape:.1%} | "
-                             f"{a.least:.2f} to {a.most:.2f} |")
+                lines.append(
+                    f"| {name} | {model} | {a.cases} | {a.rank:.3f} | {a.ratio:.3f} | {a.mape:.1%} | "
+                    f"{a.least:.2f} to {a.most:.2f} |"
+                )
     return "\n".join(lines)
 
 
@@ -125,8 +154,12 @@ def main(arguments: list[str]) -> None:
     for name in arguments[1:]:
         chip = chip_of(name)
         for layer, which in itertools.product(LAYERS, STAGES[:3]):
-            row = {"chip": name, **dict(zip(("layer", "c", "k", "p", "r", "stride"), layer, strict=True)),
-                   "pass": which, "batch": 1}
+            row = {
+                "chip": name,
+                **dict(zip(("layer", "c", "k", "p", "r", "stride"), layer, strict=True)),
+                "pass": which,
+                "batch": 1,
+            }
             print(json.dumps({**row, "pieces": pieces(row, chip)}))
 
 

@@ -1,11 +1,11 @@
-"""What simulating a precision costs: quantisers as a ratio to `copy_`, training steps as a ratio to fp32.
+"""What simulating a precision costs: quantizers as a ratio to `copy_`, training steps as a ratio to fp32.
 
     python benchmarks/precision.py [--quick] [--threads 2] [--out benchmarks/results/precision.json]
 
 Every ratio is taken side by side: the two things alternate in one process. `wall` is the median of the rounds' ratios
 of wall time with its quartiles, `cpu` that of CPU time, `best` the ratio of the fastest rounds' CPU times: the figure
 that a busy machine disturbs least (its load is recorded too). Milliseconds, of CPU time, are shown for scale only.
-The allocator keeps freed memory, as in a training (`ebsim.allocator`): else page faults of fresh tensors dominate.
+The allocator keeps freed memory, as in a training (`ebsim.training.allocator`): else fresh pages dominate.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def ratios(cases: dict[str, Callable[[], Any]], rounds: int) -> dict[str, dict[s
     return found
 
 
-def quantisers(rounds: int) -> dict[str, Any]:
+def quantizers(rounds: int) -> dict[str, Any]:
     """One convolution's activation, 128 x 64 x 32 x 32 (8.4 million floats)."""
     import torch
 
@@ -122,7 +122,7 @@ def main() -> None:
     import torch
 
     import ebsim
-    from ebsim.allocator import keep_freed_memory
+    from ebsim.training.allocator import keep_freed_memory
 
     keep_freed_memory()
 
@@ -138,7 +138,7 @@ def main() -> None:
         "threads": options.threads,
         "load_average": os.getloadavg(),
         "baseline": "copy_ into a ready buffer / the fp32 step, alternating in one process; medians and quartiles",
-        "quantiser": quantisers(rounds),
+        "quantiser": quantizers(rounds),
         "step": {},
     }
     for network, depth, batch, last in networks[: 1 if options.quick else None]:

@@ -16,13 +16,36 @@ from typing import Any
 REVISION = 3  # counts up whenever the model gives another number: finished runs are then priced again
 
 _HOME = {
-    "Layer": "layer", "trace": "workload", "load": "accelerator", "Accelerator": "accelerator",
-    "training_cost": "cost", "Cost": "table", "price": "ledger", "price_all": "comparison", "Bill": "ledger",
-    "ProfileError": "errors", "FormatError": "errors", "WorkloadError": "errors", "HardwareError": "errors",
-    "LedgerError": "errors", "band": "uncertainty", "ratio": "uncertainty", "sensitivity": "uncertainty",
+    "Layer": "workload.layer",
+    "trace": "workload.trace",
+    "load": "accelerator.description",
+    "Accelerator": "accelerator.description",
+    "training_cost": "cost.training_step",
+    "Cost": "cost.step_cost",
+    "price": "cost.ledger",
+    "price_all": "cost.savings",
+    "Bill": "cost.ledger",
+    "ProfileError": "errors",
+    "FormatError": "errors",
+    "WorkloadError": "errors",
+    "HardwareError": "errors",
+    "LedgerError": "errors",
+    "band": "cost.uncertainty",
+    "ratio": "cost.uncertainty",
+    "sensitivity": "cost.uncertainty",
 }
-_MODULES = ("commands", "counts", "evaluation", "grid", "measure", "presets", "reference", "shrink", "uncertainty",
-            "variants")
+_MODULES = {
+    "commands": "analysis.commands",
+    "counts": "workload.op_counts",
+    "evaluation": "cost.inference",
+    "grid": "carbon",
+    "measure": "sensors",
+    "presets": "precision.presets",
+    "reference": "workload.reference_networks",
+    "shrink": "workload.pruned_shapes",
+    "uncertainty": "cost.uncertainty",
+    "variants": "analysis.design_sweep",
+}
 __all__ = sorted(["REVISION", *_HOME, *_MODULES])
 
 
@@ -30,7 +53,7 @@ def __getattr__(name: str) -> Any:
     if name in _HOME:
         return getattr(importlib.import_module(f"hw_models.{_HOME[name]}"), name)
     if name in _MODULES:
-        return importlib.import_module(f"hw_models.{name}")
+        return importlib.import_module(f"hw_models.{_MODULES[name]}")
     raise AttributeError(f"module 'hw_models' has no attribute {name!r}")
 
 

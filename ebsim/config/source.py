@@ -120,9 +120,7 @@ def parse_value(text: str, where: str) -> Any:
     except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
         if _BARE.match(text.strip()):
             return text.strip()
-        raise ConfigError(
-            f"{where}: {text!r} is not a TOML value (a number, true, [1, 2] or \"text\")."
-        ) from error
+        raise ConfigError(f'{where}: {text!r} is not a TOML value (a number, true, [1, 2] or "text").') from error
 
 
 def override(source: Source, settings: dict[str, Any]) -> None:

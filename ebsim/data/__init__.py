@@ -16,12 +16,12 @@ _HOME = {
     "DATASETS": ".catalogue",
     "Entry": ".catalogue",
     "list_datasets": ".catalogue",
-    "load": ".loading",
-    "fetch": ".loading",
-    "verify": ".loading",
+    "load": ".registry",
+    "fetch": ".registry",
+    "verify": ".registry",
     "Dataset": ".dataset",
     "TensorDataset": ".tensors",
-    "StreamedDataset": ".stream",
+    "StreamedDataset": ".streaming",
 }
 __all__ = sorted(_HOME)
 

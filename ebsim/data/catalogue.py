@@ -1,7 +1,7 @@
-"""Which datasets there are and how each is normalised and augmented: plain data, importable without torch.
+"""Which datasets there are and how each is normalized and augmented: plain data, importable without torch.
 
 The CIFAR numbers are those of the Early-Bird authors' scripts (the same mean and deviation for both CIFARs; zeros are
-padded before normalising, so the border is black). The digits have their own: measured on their training images, and
+padded before normalizing, so the border is black). The digits have their own: measured on their training images, and
 no flip, because a mirrored digit is another sign.
 """
 
@@ -29,7 +29,7 @@ CACHE_FOLDER = ".ebsim-cache"  # in the root of an image folder
 
 @dataclass(frozen=True)
 class Recipe:
-    """Normalisation and training augmentation of small images: pad with zeros, crop at random, maybe mirror."""
+    """Normalization and training augmentation of small images: pad with zeros, crop at random, maybe mirror."""
 
     mean: Channels
     std: Channels

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ebsim.data.python_batch import byte_array, parse
+from ebsim.data.cifar_pickle import byte_array, parse
 from ebsim.data.tensors import Decoded, Images
 from ebsim.errors import DataError
 from ebsim.files import file_digest

@@ -7,24 +7,15 @@ neither the device, nor worker processes, nor other draws can change it.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from ebsim.seeds import generator
+
 Batches = Iterator[tuple[torch.Tensor, torch.Tensor]]
-
-
-def derive_seed(*parts: int | str) -> int:
-    """A 63-bit seed from a hash of the parts, equal on every machine: derive_seed(seed, epoch, "order")."""
-    text = "\0".join(map(repr, parts)).encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1
-
-
-def generator(*parts: int | str) -> torch.Generator:
-    return torch.Generator().manual_seed(derive_seed(*parts))
 
 
 def epoch_order(images: int, *, seed: int, epoch: int) -> torch.Tensor:
@@ -32,7 +23,7 @@ def epoch_order(images: int, *, seed: int, epoch: int) -> torch.Tensor:
     return torch.randperm(images, generator=generator(seed, epoch, "order"))
 
 
-def normalise(pixels: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
+def normalize(pixels: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
     """uint8 -> float32 (x / 255 - mean) / std, broadcast, in torchvision's order of operations, so bit for bit."""
     return pixels.to(torch.float32).div_(255).sub_(mean).div_(std)
 
@@ -60,7 +51,7 @@ class Dataset:
         return len(self.class_names)
 
     def describe(self) -> dict[str, Any]:
-        """Plain JSON for the run's record: what was loaded, how it is normalised, augmented and split."""
+        """Plain JSON for the run's record: what was loaded, how it is normalized, augmented and split."""
         return {
             "name": self.name,
             "label": self.label,
@@ -79,11 +70,11 @@ class Dataset:
     def train_batches(
         self, batch_size: int, *, seed: int, epoch: int, memory_format: torch.memory_format = torch.contiguous_format
     ) -> Batches:
-        """One epoch of (x float32 [b, *shape], normalised, augmented; y int64 [b]); the last batch may be smaller."""
+        """One epoch of (x float32 [b, *shape], normalized, augmented; y int64 [b]); the last batch may be smaller."""
         raise NotImplementedError
 
     def test_batches(self, batch_size: int, *, memory_format: torch.memory_format = torch.contiguous_format) -> Batches:
-        """The test images in stored order, normalised only; the last batch may be smaller."""
+        """The test images in stored order, normalized only; the last batch may be smaller."""
         raise NotImplementedError
 
 

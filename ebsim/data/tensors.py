@@ -3,7 +3,7 @@
 The training images are padded once with zeros, laid out as rows of interleaved pixels (H, W x 3), and kept beside their
 mirror images. A row of a crop is then a run of W neighbouring pixels, and `unfold` shows every such run as a row of one
 matrix without copying. A batch of random crops is an `index_select` of b x H of these runs, which moves whole runs (a
-gather over crop dimensions moves single bytes and is seven times slower). Normalising runs in the order of
+gather over crop dimensions moves single bytes and is seven times slower). Normalizing runs in the order of
 torchvision's ToTensor and Normalize, so a batch equals its per-image pipeline bit for bit, given the same draws;
 interleaved pixels come out channels_last for free.
 """
@@ -18,7 +18,8 @@ import torch
 import torch.nn.functional as F
 
 from ebsim.data.catalogue import Recipe
-from ebsim.data.dataset import Batches, Dataset, balanced_subset, epoch_order, generator, normalise
+from ebsim.data.dataset import Batches, Dataset, balanced_subset, epoch_order, normalize
+from ebsim.seeds import generator
 
 
 @dataclass(frozen=True)
@@ -133,12 +134,12 @@ class TensorDataset(Dataset):
             yield finish(rows), labels
 
     def _finish(self, memory_format: torch.memory_format) -> Callable[[torch.Tensor], torch.Tensor]:
-        """uint8 rows [b, H, W x C] -> normalised float32 [b, C, H, W]."""
+        """uint8 rows [b, H, W x C] -> normalized float32 [b, C, H, W]."""
         channels, _, width = self.shape
         mean, std = (torch.tensor(v).repeat(width).to(self.test_rows.device) for v in (self.mean, self.std))
 
         def finish(rows: torch.Tensor) -> torch.Tensor:
-            pixels = normalise(rows, mean, std).unflatten(2, (width, channels)).permute(0, 3, 1, 2)
+            pixels = normalize(rows, mean, std).unflatten(2, (width, channels)).permute(0, 3, 1, 2)
             return pixels.contiguous(memory_format=memory_format)
 
         return finish
@@ -180,5 +181,5 @@ def from_images(
 
 
 def _augmentation_text(pad: int, flip: bool) -> str:
-    crop = [f"pad {pad} (zeros, before normalising), random crop"] if pad else []
+    crop = [f"pad {pad} (zeros, before normalizing), random crop"] if pad else []
     return ", ".join(crop + ["random horizontal flip"] * flip) or "none"

@@ -14,13 +14,13 @@ from typing import Any
 from ebsim import config, pipeline
 from ebsim.errors import CellsFailedError
 from ebsim.files import read_json
-from ebsim.grid import drive, outcome
-from ebsim.grid.board import DONE, FAILED, Board, locate, look
-from ebsim.grid.count import Count, count
+from ebsim.grid import results, scheduler
+from ebsim.grid.epoch_count import Count, count
 from ebsim.grid.expand import expand
 from ebsim.grid.plan import Plan, draw_up, lines
-from ebsim.grid.summary import Baseline, check_baseline
+from ebsim.grid.state import DONE, FAILED, Board, locate, look
 from ebsim.report import Table
+from ebsim.report.comparison.aggregate import Baseline, check_baseline
 
 __all__ = [
     "Board",
@@ -60,7 +60,7 @@ def ablate(
     runs_dir: str | Path = "runs",
     workers: int = 1,
     baseline: Baseline = "dense",
-    watch: drive.Watch | None = None,
+    watch: scheduler.Watch | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> Table | None:
     """Run what is left of a grid and write its table and figures; returns the table (None if no cell is done).
@@ -69,9 +69,9 @@ def ablate(
     baseline that is not in the grid, before anything runs.
     """
     methods = (method for cell in board.grid.cells for method in cell.experiment.methods)
-    check_baseline(baseline, methods, {key: own for key, own in board.grid.axes.items() if key != outcome.SEED})
-    drive.drive(board, Path(runs_dir), workers=workers, watch=watch, check=check)
-    return outcome.finish(board, baseline)
+    check_baseline(baseline, methods, {key: own for key, own in board.grid.axes.items() if key != results.SEED})
+    scheduler.drive(board, Path(runs_dir), workers=workers, watch=watch, check=check)
+    return results.finish(board, baseline)
 
 
 def counted(board: Board, runs_dir: str | Path = "runs") -> Count:

@@ -18,9 +18,9 @@ from typing import Any
 from ebsim import pipeline
 from ebsim.config import Experiment
 from ebsim.files import canonical_json
-from ebsim.grid.board import DONE, FAILED, PENDING, Board
 from ebsim.grid.expand import Axes
-from ebsim.report.units import duration, quantity, significant
+from ebsim.grid.state import DONE, FAILED, PENDING, Board
+from ebsim.report.display.value import duration, quantity, significant
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Plan:
 
 def draw_up(board: Board, runs_dir: Path, *, probe_steps: int = 3) -> Plan:
     """Rehearse the cells of a board that are to be run, and time `probe_steps` steps of each network and precision."""
-    from ebsim.grid.rehearsal import Epoch, Rehearsed, Wings, rehearse
+    from ebsim.grid.dry_run import Epoch, Rehearsed, Wings, rehearse
 
     pending = board.cells(PENDING)
     todo = [cell for cell in pending if cell.number not in board.stale]
@@ -123,9 +123,9 @@ def probe(experiment: Experiment, precision: str, runs_dir: Path, steps: int) ->
     import torch
 
     from ebsim import precision as precisions
-    from ebsim.grid.rehearsal import Names
-    from ebsim.methods.lab import Lab
-    from ebsim.training import optimiser, train_epoch
+    from ebsim.experiment.context import Lab
+    from ebsim.grid.dry_run import Names
+    from ebsim.training import make_optimizer, train_epoch
 
     threads = torch.get_num_threads()
     train = experiment.train
@@ -134,7 +134,7 @@ def probe(experiment: Experiment, precision: str, runs_dir: Path, steps: int) ->
         torch.set_num_threads(train.threads or 1)
         lab = Lab(experiment, pipeline.load_data(experiment, device), Names(runs_dir), device)
         model = lab.dense_network().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        optimizer = optimiser(model, lr=train.lr, momentum=train.momentum, weight_decay=train.weight_decay)
+        optimizer = make_optimizer(model, lr=train.lr, momentum=train.momentum, weight_decay=train.weight_decay)
         placement = precisions.apply(model, lab.backend(precision), steps=steps + 1)
         placement.attach(optimizer)
         placement.set_step(0)

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ebsim.methods.lab import Lab
-    from ebsim.methods.row import Row
+    from ebsim.experiment.context import Lab
+    from ebsim.experiment.result import Row
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,8 @@ METHODS = {
     "network-slimming": Method("network_slimming", "full training, smallest gammas pruned, full training"),
     "network-slimming-reinit": Method("network_slimming", "the same from fresh weights", options={"init": "re-init"}),
     "thinet": Method(
-        "thinet", "full training, greedy channel choice by reconstruction, full training",
+        "thinet",
+        "full training, greedy channel choice by reconstruction, full training",
         uses=("search", "retrain", "fp32"),
     ),
     "sfp": Method("sfp", "soft filter pruning after each epoch, from scratch", uses=("retrain",)),

@@ -3,7 +3,7 @@
 Idea: same recipe as the search, its L1 term included (the authors train their baseline so too); so every search is a
 prefix of it and costs nothing extra.
 
-Equation: minimise cross-entropy + l1 * sum |gamma| by SGD.
+Equation: minimize cross-entropy + l1 * sum |gamma| by SGD.
 
 Source: You et al., Drawing Early-Bird Tickets, ICLR 2020 (arXiv 1909.11957), "unpruned".
 
@@ -14,8 +14,8 @@ Deviations: the headline is the last epoch's accuracy; theirs is the best epoch 
 
 from __future__ import annotations
 
-from ebsim.methods.lab import Lab
-from ebsim.methods.row import Row
+from ebsim.experiment.context import Lab
+from ebsim.experiment.result import Row
 
 
 def run(lab: Lab) -> Row:

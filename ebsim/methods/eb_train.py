@@ -20,10 +20,10 @@ does, where their residual networks keep the pruned channels of the residual str
 
 from __future__ import annotations
 
-from ebsim.methods.lab import Lab
-from ebsim.methods.row import Row
-from ebsim.methods.stages import Dense
-from ebsim.methods.trainings import ticket
+from ebsim.experiment.context import Lab
+from ebsim.experiment.result import Row
+from ebsim.experiment.retraining import ticket
+from ebsim.experiment.training_stages import Dense
 
 _NAMES = {"inherit": "eb-train", "re-init": "eb-train-reinit", "rewind": "eb-train-rewind"}
 

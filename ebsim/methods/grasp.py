@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ebsim.methods.lab import Lab
-from ebsim.methods.row import Row
-from ebsim.methods.stages import scoring
+from ebsim.experiment.context import Lab
+from ebsim.experiment.result import Row
+from ebsim.experiment.training_stages import scoring
 from ebsim.methods.unstructured import prunable, train
 
 

@@ -17,8 +17,8 @@ accelerator saves nothing: two full dense trainings are charged.
 
 from __future__ import annotations
 
-from ebsim.methods.lab import Lab
-from ebsim.methods.row import Row
+from ebsim.experiment.context import Lab
+from ebsim.experiment.result import Row
 from ebsim.methods.unstructured import prunable, train
 
 

@@ -15,9 +15,9 @@ the L1 term stays on in the second training, as in EB Train's retraining.
 
 from __future__ import annotations
 
-from ebsim.methods.lab import Lab
-from ebsim.methods.row import Row
-from ebsim.methods.trainings import ticket
+from ebsim.experiment.context import Lab
+from ebsim.experiment.result import Row
+from ebsim.experiment.retraining import ticket
 
 _NAMES = {
     "fine-tune": ("network-slimming", "Network Slimming"),

@@ -18,9 +18,9 @@ none (re-init), that of September 2019 did (fine-tune, the default here).
 
 from __future__ import annotations
 
-from ebsim.methods.lab import Lab
-from ebsim.methods.row import Row
-from ebsim.methods.trainings import ticket
+from ebsim.experiment.context import Lab
+from ebsim.experiment.result import Row
+from ebsim.experiment.retraining import ticket
 
 
 def run(lab: Lab, ratio: float, epoch: int | str, init: str = "fine-tune") -> Row:

@@ -18,10 +18,11 @@ from __future__ import annotations
 
 import torch
 
+from ebsim.experiment.context import Lab
+from ebsim.experiment.result import Row
+from ebsim.experiment.retraining import ticket
 from ebsim.methods import eb_train
-from ebsim.methods.lab import Lab, seed_of
-from ebsim.methods.row import Row
-from ebsim.methods.trainings import ticket
+from ebsim.seeds import seed_of
 from ebsim.tickets import ChannelMask
 
 _NAMES = {"ticket": ("random-ticket", "Random ticket"), "uniform": ("random-uniform", "Random, uniform widths")}

@@ -21,9 +21,9 @@ leans on filters that the last cut takes away. With a few dozen steps an epoch t
 
 from __future__ import annotations
 
-from ebsim.methods.lab import Lab
-from ebsim.methods.row import Row
-from ebsim.methods.trainings import soft
+from ebsim.experiment.context import Lab
+from ebsim.experiment.result import Row
+from ebsim.experiment.retraining import soft
 from ebsim.tickets import ChannelMask
 
 

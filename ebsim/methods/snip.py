@@ -9,7 +9,7 @@ Source: Lee et al., SNIP: Single-shot Network Pruning based on Connection Sensit
 
 Options: none; the batch has `train.batch_size` images (the paper's has 128).
 
-Deviations: the network's own initialisation (theirs is variance scaling, close to the He rule used here); pruned
+Deviations: the network's own initialization (theirs is variance scaling, close to the He rule used here); pruned
 weights cost what kept ones do on a dense accelerator, so one full dense training is charged.
 """
 
@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ebsim.methods.lab import Lab
-from ebsim.methods.row import Row
-from ebsim.methods.stages import scoring
+from ebsim.experiment.context import Lab
+from ebsim.experiment.result import Row
+from ebsim.experiment.training_stages import scoring
 from ebsim.methods.unstructured import prunable, train
 
 

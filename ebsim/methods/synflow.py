@@ -18,9 +18,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ebsim.methods.lab import Lab
-from ebsim.methods.row import Row
-from ebsim.methods.stages import scoring
+from ebsim.experiment.context import Lab
+from ebsim.experiment.result import Row
+from ebsim.experiment.training_stages import scoring
 from ebsim.methods.unstructured import prunable, train, weight_mask
 from ebsim.training import ZeroWeights
 

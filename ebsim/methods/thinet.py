@@ -26,10 +26,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ebsim import tickets
-from ebsim.methods.lab import Lab, seed_of
-from ebsim.methods.row import Row
-from ebsim.methods.stages import scoring
-from ebsim.methods.trainings import ticket
+from ebsim.experiment.context import Lab
+from ebsim.experiment.result import Row
+from ebsim.experiment.retraining import ticket
+from ebsim.experiment.training_stages import scoring
+from ebsim.seeds import seed_of
 
 
 def run(lab: Lab, ratio: float, samples: int = 10) -> Row:

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from ebsim import tickets
-from ebsim.methods.lab import Lab
-from ebsim.methods.row import Row
-from ebsim.methods.trainings import masked
+from ebsim.experiment.context import Lab
+from ebsim.experiment.result import Row
+from ebsim.experiment.retraining import masked
 from ebsim.tickets import ChannelMask
 
 

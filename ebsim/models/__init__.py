@@ -14,8 +14,8 @@ _HOME = {
     "Family": ".catalogue",
     "NetworkSpec": ".catalogue",
     "resolve": ".catalogue",
-    "build": ".building",
-    "initialise": ".initialising",
+    "build": ".builders",
+    "initialize": ".init_weights",
 }
 __all__ = sorted(_HOME)
 

@@ -10,10 +10,10 @@ from typing import Any
 from ebsim.lazy import find
 
 _HOME = {
-    "quantize": ".quantiser",
-    "NumberFormat": ".formats",
-    "Operand": ".formats",
-    "find_format": ".formats",
+    "quantize": ".quantization.quantizer",
+    "NumberFormat": ".formats.number_format",
+    "Operand": ".formats.number_format",
+    "find_format": ".formats.number_format",
     "Backend": ".backends",
     "backend": ".backends",
     "list_formats": ".listing",
@@ -22,8 +22,8 @@ _HOME = {
     "remove": ".placement",
     "averaged": ".placement",
     "Placement": ".placement",
-    "plan": ".plans",
-    "record": ".plans",
+    "plan": ".records",
+    "record": ".records",
     "fingerprint": ".fingerprints",
     "identity": ".fingerprints",
     "digest_of": ".fingerprints",

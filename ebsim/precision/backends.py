@@ -5,7 +5,7 @@ Roles, and the passes whose arithmetic they enter:
     forward          y = w * a          weight, activation (the operand that enters the MAC), output
     input_gradient   dL/da = w * e      weight, error (dL/dy)
     weight_gradient  dL/dw = a * e      activation, error
-    update           the optimiser      gradient (dL/dw), momentum, stored (the weight kept between steps)
+    update           the optimizer      gradient (dL/dw), momentum, stored (the weight kept between steps)
 
 A role is set for all its passes at once (`error = "e5m2"`); a rule may set it for some layers and one pass only, and
 the first rule that sets a cell wins. Whatever is not named is fp32: also gamma, beta and biases, unless
@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ebsim.errors import ConfigError
-from ebsim.precision.formats import Operand, nearest_name, operand
+from ebsim.precision.formats.number_format import Operand, nearest_name, operand
 
 PASSES: dict[str, tuple[str, ...]] = {
     "forward": ("weight", "activation", "output"),
@@ -114,7 +114,7 @@ class Backend:
 
         Raises ConfigError with all of its mistakes, a line each.
         """
-        from ebsim.precision.checking import mistakes
+        from ebsim.precision.backend_table import mistakes
 
         if wrong := list(mistakes(table)):
             told = [f"precision backend {name!r}{key and ', '}{key}: {problem}" for key, problem in wrong]

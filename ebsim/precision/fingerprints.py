@@ -1,7 +1,7 @@
 """What a format or a backend does, as a short text that changes when its arithmetic does, wherever its code lies.
 
 A training is found again by what defined it, and a name does not define a format: whoever edits a rounding function
-must not be handed the results of the old one. So a format is known by its data and by what the quantiser makes of a
+must not be handed the results of the old one. So a format is known by its data and by what the quantizer makes of a
 fixed tensor with it, to nearest and stochastically: scales, blocks, noise, rounding and saturation all have their part.
 What is compared is cut to 16 significant bits, so that the last bit of some machine's logarithm changes nothing.
 """
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ebsim.errors import ConfigError
 from ebsim.files import canonical_json, digest
 from ebsim.precision.backends import Backend
-from ebsim.precision.formats import ROUNDINGS, NumberFormat, operand
+from ebsim.precision.formats.number_format import ROUNDINGS, NumberFormat, operand
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,7 +28,7 @@ def fingerprint(fmt: NumberFormat) -> str:
     """12 hex digits of what a format is and does; a millisecond. ConfigError if its `round` cannot be used."""
     import torch
 
-    from ebsim.precision.quantiser import quantize
+    from ebsim.precision.quantization.quantizer import quantize
 
     data = fmt.describe() | {"top": float(fmt.top), "scaling": fmt.scaling}
     state = hashlib.sha256(canonical_json(data).encode())

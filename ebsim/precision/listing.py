@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from ebsim.errors import ConfigError
 from ebsim.precision import plugins
 from ebsim.precision.backends import PRESETS, ROLES, backend
-from ebsim.precision.formats import BUILTIN, NumberFormat, find_format, nearest_name, operand
-from ebsim.precision.plans import record
+from ebsim.precision.formats.number_format import BUILTIN, NumberFormat, find_format, nearest_name, operand
+from ebsim.precision.records import record
 
 
 def list_formats() -> dict[str, str]:

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ebsim.errors import ConfigError
 from ebsim.precision.backends import Backend
-from ebsim.precision.formats import operand
-from ebsim.precision.quantiser import quantize
+from ebsim.precision.formats.number_format import operand
+from ebsim.precision.quantization.quantizer import quantize
 
 
 def mask_noise_floor(

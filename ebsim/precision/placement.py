@@ -23,11 +23,12 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from ebsim.errors import ConfigError
-from ebsim.precision import compilation, layers, plans, quantiser, update
+from ebsim.precision import optimizer_hooks, records, rounded_layers
 from ebsim.precision.backends import Backend, backend
-from ebsim.precision.formats import Operand, operand
-from ebsim.precision.noise import keys
-from ebsim.precision.stats import Statistics
+from ebsim.precision.formats.number_format import Operand, operand
+from ebsim.precision.quantization import compilation, quantizer
+from ebsim.precision.quantization.counter_rng import keys
+from ebsim.precision.quantization.statistics import Statistics
 
 # What watches a network's backward passes, until `remove`
 _watched: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
@@ -37,7 +38,7 @@ class Placement:
     """A backend at work on one network. Made by `apply`.
 
     backend, seed, step; modules: name -> layer; uncovered: names of the layers with weights that stay fp32; compiled,
-    note: whether quantisers are compiled, and why.
+    note: whether quantizers are compiled, and why.
     """
 
     def __init__(
@@ -51,13 +52,13 @@ class Placement:
         patience: int = 0,
     ) -> None:
         self.backend, self.seed, self.phase_name, self.step = chosen, seed, phase_name, 0
-        self.modules = layers.layers(model)
+        self.modules = rounded_layers.layers(model)
         self.table = chosen.table(list(self.modules))
         self.compiled, self.note = compiled
         cells = [o for row in self.table.values() for (phase, _), o in row.items() if phase != "update"]
         self._eager_calls = patience * sum(not o.untouched for o in cells)
         self._stepped = False
-        self.uncovered = layers.uncovered(model)
+        self.uncovered = rounded_layers.uncovered(model)
         self._names = {id(p): name for name, p in model.named_parameters()}
         self._statistics = Statistics(stats_every)
         self._hooks: list[Any] = []
@@ -71,14 +72,20 @@ class Placement:
             )
         self.step, self._stepped = step, True
 
-    def quantise(
-        self, layer: str, role: str, x: Tensor, chosen: Operand, axis: int = 1, observe: bool = True,
+    def quantize(
+        self,
+        layer: str,
+        role: str,
+        x: Tensor,
+        chosen: Operand,
+        axis: int = 1,
+        observe: bool = True,
         overwrite: bool = False,
     ) -> Tensor:
         """Round one tensor of one layer at the current step; `overwrite`: `x` itself is not needed afterwards."""
         sampled = observe and self._statistics.due(self.step)
         self._eager_calls = max(0, self._eager_calls - 1)
-        y = quantiser.run(
+        y = quantizer.run(
             x,
             chosen.format,
             stochastic=chosen.stochastic,
@@ -96,11 +103,11 @@ class Placement:
         """Parameter name -> role -> operand, of the parameters whose update is not all fp32."""
         found: dict[str, dict[str, Operand]] = {}
         for layer, module in self.modules.items():
-            cells = {role: self.table[layer]["update", role] for role in update.ROLES}
+            cells = {role: self.table[layer]["update", role] for role in optimizer_hooks.ROLES}
             found[self._names.get(id(module.weight), f"{layer}.weight")] = cells
         thin = operand(self.backend.one_dimensional)
         for name in self._names.values() if not thin.untouched else ():
-            found.setdefault(name, dict.fromkeys(update.ROLES, thin))
+            found.setdefault(name, dict.fromkeys(optimizer_hooks.ROLES, thin))
         return {n: c for n, c in found.items() if not all(o.untouched for o in c.values())}
 
     def watch(self) -> Any:
@@ -129,18 +136,18 @@ class Placement:
             yield "every step rounds with the same random numbers: call placement.set_step(step) before each"
 
     def attach(self, optimizer: torch.optim.Optimizer) -> None:
-        """Round gradients before, and momentum and stored weights after, each step of a stock optimiser."""
+        """Round gradients before, and momentum and stored weights after, each step of a stock optimizer."""
         self.detach()
         names = {p: self._names.get(id(p)) for g in optimizer.param_groups for p in g["params"]}
         cells = self._update_cells
         missing = sorted(set(cells) - set(names.values()))  # type: ignore[type-var]
         if missing:
             raise ConfigError(
-                f"attach: the optimiser does not hold {missing[0]!r} of the network the precision was applied to"
+                f"attach: the optimizer does not hold {missing[0]!r} of the network the precision was applied to"
             )
         mine = {p: (n, cells[n]) for p, n in names.items() if n in cells}
         if mine:
-            self._hooks = update.attach(optimizer, mine, self.quantise)
+            self._hooks = optimizer_hooks.attach(optimizer, mine, self.quantize)
 
     def detach(self) -> None:
         """Undo `attach`."""
@@ -149,7 +156,7 @@ class Placement:
 
     def record(self) -> dict[str, Any]:
         """The precision record: what the hardware model prices (plain JSON)."""
-        return plans.record(self.backend, list(self.modules))
+        return records.record(self.backend, list(self.modules))
 
     def stats(self) -> dict[str, dict[str, dict[str, float]]]:
         """layer -> role -> overflow, underflow and non-finite shares, SQNR in dB, absmax.
@@ -172,7 +179,7 @@ def apply(
     """Let the Conv2d and Linear layers of `model` compute as the backend says, in place; replaces an earlier one.
 
     seed, phase_name   with step, layer, role and element index, decide all stochastic rounding
-    compile            "auto" compiles the quantisers where a compiler is present and it pays: at once if `steps`
+    compile            "auto" compiles the quantizers where a compiler is present and it pays: at once if `steps`
                        training steps are ahead that earn it back, after as many if `steps` is not given; True compiles
                        at once, False never. The same bits either way
     steps              how many training steps are ahead, if known
@@ -194,7 +201,7 @@ def apply(
         if module.weight.dtype != torch.float32 and not chosen.untouched:
             raise ConfigError(f"{name}.weight is {module.weight.dtype}, precisions are simulated in float32: .float()")
         if not all(o.untouched for (phase, _), o in cells.items() if phase != "update"):
-            layers.swap_in(module, layers.LayerPrecision(name, cells, placement.quantise))
+            rounded_layers.swap_in(module, rounded_layers.LayerPrecision(name, cells, placement.quantize))
     if (handle := placement.watch()) is not None:
         _watched[model] = handle
     return placement
@@ -212,8 +219,8 @@ def averaged(model: nn.Module) -> AveragedModel:
 
 
 def remove(model: nn.Module) -> None:
-    """Make every layer the plain one it was. Optimiser hooks go with `Placement.detach`."""
+    """Make every layer the plain one it was. Optimizer hooks go with `Placement.detach`."""
     for module in model.modules():
-        layers.swap_out(module)
+        rounded_layers.swap_out(module)
     if (handle := _watched.pop(model, None)) is not None:
         handle.remove()

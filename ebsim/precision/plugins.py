@@ -26,9 +26,10 @@ _registered: dict[str, dict[str, str]] = {"formats": {}, "backends": {}}
 
 def found(kind: str) -> dict[str, EntryPoint]:
     """Entry points of "formats" or "backends" by name; two packages claiming one name are an error."""
-    from ebsim.precision import backends, formats
+    from ebsim.precision import backends
+    from ebsim.precision.formats import number_format
 
-    taken: Any = {"formats": formats.BUILTIN, "backends": backends.PRESETS}[kind]
+    taken: Any = {"formats": number_format.BUILTIN, "backends": backends.PRESETS}[kind]
     result: dict[str, EntryPoint] = {}
     for point in entry_points(group=f"ebsim.{kind}"):
         if point.name in taken:
@@ -52,13 +53,14 @@ def register(*specs: str) -> None:
 
 def refused(specs: tuple[str, ...] | list[str]) -> Iterator[str]:
     """Register what can be, and say what is wrong with the rest."""
-    from ebsim.precision import backends, formats
+    from ebsim.precision import backends
+    from ebsim.precision.formats import number_format
 
     made: dict[tuple[str, str], str] = {}
     for spec in specs:
         try:
             kind, name = _kind_and_name(spec)
-            if name in (*formats.BUILTIN, *backends.PRESETS, *found(kind)):
+            if name in (*number_format.BUILTIN, *backends.PRESETS, *found(kind)):
                 owner = whence(kind, name) or "ebsim"
                 raise ConfigError(f"{spec} is called {name!r}, which exists already (from {owner}): rename it")
             if made.setdefault((kind, name), spec) != spec:
@@ -71,12 +73,13 @@ def refused(specs: tuple[str, ...] | list[str]) -> Iterator[str]:
 
 
 def _kind_and_name(spec: str) -> tuple[str, str]:
-    from ebsim.precision import backends, formats
+    from ebsim.precision import backends
+    from ebsim.precision.formats import number_format
 
     if ".py:" not in spec:
         raise ConfigError(f'precision plug-in {spec!r}: write "path/to/file.py:NAME"')
     made = load("", spec)
-    if isinstance(made, formats.NumberFormat):
+    if isinstance(made, number_format.NumberFormat):
         return "formats", made.name
     if isinstance(made, backends.Backend):
         return "backends", made.name
@@ -101,9 +104,10 @@ def whence(kind: str, spec: str) -> str | None:
         path, _, name = spec.rpartition(":")
         return f"{path}:{name.partition(' ')[0]}"
     name = spec.partition(" ")[0].partition("/")[0]
-    from ebsim.precision import backends, formats
+    from ebsim.precision import backends
+    from ebsim.precision.formats import number_format
 
-    known: Any = {"formats": formats.BUILTIN, "backends": backends.PRESETS}[kind]
+    known: Any = {"formats": number_format.BUILTIN, "backends": backends.PRESETS}[kind]
     return None if name in known else origins(kind).get(name)
 
 
@@ -131,7 +135,7 @@ def _from_file(name: str, attribute: str) -> Any:
         raise ConfigError(f"no such file: {name}") from None
     module = _module(path, digest[:12])
     if not hasattr(module, attribute):
-        from ebsim.precision.formats import nearest_name
+        from ebsim.precision.formats.number_format import nearest_name
 
         own = [name for name, value in vars(module).items() if name.isupper() and not isinstance(value, ModuleType)]
         raise ConfigError(f"{path} defines no {attribute!r}{nearest_name(attribute, own) if own else ''}")

@@ -1,7 +1,7 @@
 """The tables of docs/precision.md, made from the code they describe.
 
-    python -m ebsim.precision.tables                      # print them
-    python -m ebsim.precision.tables docs/precision.md    # rewrite them in place, between their markers
+python -m ebsim.precision.tables                      # print them
+python -m ebsim.precision.tables docs/precision.md    # rewrite them in place, between their markers
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from pathlib import Path
 import torch
 
 from ebsim.precision.backends import PRESETS, ROLES, backend
-from ebsim.precision.conformance import codes_of
-from ebsim.precision.formats import BUILTIN
+from ebsim.precision.formats.conformance import codes_of
+from ebsim.precision.formats.number_format import BUILTIN
 from ebsim.precision.listing import scale_of
-from ebsim.precision.quantiser import quantize
+from ebsim.precision.quantization.quantizer import quantize
 
 _CASES = {
     "NaN": [float("nan"), 1.0],
@@ -45,9 +45,7 @@ def formats() -> str:
         low = powers[powers > 0].min().item()
         counted = str(len(codes_of(f))) if f.bits <= 8 else "-"
         rows.append([f"`{f.name}`", str(f.bits), f.mac, f"{f.top:.6g}", f"{low:.4g}", counted, scale_of(f), f.about])
-    return markdown(
-        ("format", "bits", "mac", "largest", "smallest > 0", "codes counted", "scale", "what it is"), rows
-    )
+    return markdown(("format", "bits", "mac", "largest", "smallest > 0", "codes counted", "scale", "what it is"), rows)
 
 
 def non_finite() -> str:

@@ -9,12 +9,12 @@ Reads run files and `hw_models`, never torch; matplotlib and jinja2 are imported
 
 from __future__ import annotations
 
-from ebsim.report.load import Run, load_run
-from ebsim.report.render import print_summary, print_table, terminal, to_latex, to_markdown
+from ebsim.report.display.render import print_summary, print_table, terminal, to_latex, to_markdown
 from ebsim.report.reprice import reprice
-from ebsim.report.split import energy_split
-from ebsim.report.tables import Table, detail, summary
+from ebsim.report.tables.energy import energy_split
+from ebsim.report.tables.results import Table, detail, summary
 from ebsim.report.write import write_report
+from ebsim.runs.load import Run, load_run
 
 __all__ = [
     "Run",

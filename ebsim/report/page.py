@@ -17,12 +17,22 @@ from pathlib import PurePath
 from typing import Any
 
 from ebsim.config import PROFILE_COPY, is_profile_path
-from ebsim.report import assumptions, backends, layers, names, paper, precision, render, split, tables, text
-from ebsim.report.assumptions import Assumptions
+from ebsim.report.display import render, text
+from ebsim.report.display.value import Value, count, duration, percent, quantity, times
 from ebsim.report.figures import PLOTS, style
-from ebsim.report.load import Run
-from ebsim.report.tables import NONE, Cell
-from ebsim.report.units import Value, count, duration, percent, quantity, times
+from ebsim.report.tables import (
+    assumptions,
+    energy,
+    paper,
+    per_layer,
+    precision_formats,
+    quantization_error,
+    row_labels,
+)
+from ebsim.report.tables import results as results_tables
+from ebsim.report.tables.assumptions import Assumptions
+from ebsim.report.tables.results import NONE, Cell
+from ebsim.runs.load import Run
 
 _TEMPLATES = files("ebsim.report") / "templates"
 # Colours that depend on the theme are exchanged for these names in the copy of a figure inside the page.
@@ -46,17 +56,17 @@ def content(run: Run, figures: Mapping[str, bytes], known: Assumptions) -> dict[
         "badge": f"MODELLED on {run.hardware}, not measured",
         "tiles": tiles(run),
         "setting": setting(run),
-        "summary": tables.summary(run),
-        "detail": tables.detail(run),
+        "summary": results_tables.summary(run),
+        "detail": results_tables.detail(run),
         "beside": [table for table in (paper.beside(run), paper.emergence(run)) if table],
-        "by_stage": split.energy_split(run, "stage"),
-        "by_component": split.energy_split(run, "component"),
-        "by_pass": split.by_pass(layers.passes(run)),
-        "sensitivity": split.sensitivity(run),
-        "sums": split.conservation(run),
+        "by_stage": energy.energy_split(run, "stage"),
+        "by_component": energy.energy_split(run, "component"),
+        "by_pass": energy.by_pass(per_layer.passes(run)),
+        "sensitivity": energy.sensitivity(run),
+        "sums": energy.conservation(run),
         "plots": {plot.name: plot for plot in PLOTS if f"{plot.name}.svg" in figures},
-        "precisions": backends.table(run),
-        "precision": precision.table(precision.observations(run)),
+        "precisions": precision_formats.table(run),
+        "precision": quantization_error.table(quantization_error.observations(run)),
         "known": known,
         "constants": assumptions.table(known),
         "command": text.plain(again(run)),
@@ -83,7 +93,7 @@ def tiles(run: Run) -> list[dict[str, Any]]:
     """The headline: one tile per row, the dense baseline first."""
     out = []
     total = run.record.train.epochs
-    for row, name in zip(run.rows, names.short(run.rows), strict=True):
+    for row, name in zip(run.rows, row_labels.short(run.rows), strict=True):
         saving: Cell = ()
         factor = run.factor_vs_dense(row)
         if row is not run.dense and row.saving_vs_dense is not None and factor is not None:

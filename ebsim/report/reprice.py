@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import hw_models
-from ebsim.report.load import Run
-from ebsim.report.profile import lacking_in
-from ebsim.report.schema import Results
+from ebsim.pricing.profile import lacking_in
+from ebsim.runs.load import Run
+from ebsim.runs.schema import Results
 
 
 def reprice(run: Run, chip: str | None = None, *, model: str | None = None, hypothetical: bool = False) -> Run:

@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ebsim.files import read_json, write_atomic, write_json
-from ebsim.report import assumptions, figures, layers, page, precision, render, split, tables, text
-from ebsim.report.load import Run, load_run
+from ebsim.report import figures, page
+from ebsim.report.display import render, text
+from ebsim.report.tables import assumptions, energy, per_layer, quantization_error, results
+from ebsim.runs.load import Run, load_run
 
 
 def write_report(run_dir: str | Path) -> list[Path]:
@@ -45,19 +47,19 @@ def build(run: Run) -> dict[str, bytes]:
     known = assumptions.read(run)
     out = {f"figures/{name}": data for name, data in drawn.items()}
     sheets = {
-        "results": tables.records(run),
-        "energy": split.energy_records(run),
-        "energy_by_pass": split.pass_records(layers.passes(run)),
+        "results": results.records(run),
+        "energy": energy.energy_records(run),
+        "energy_by_pass": energy.pass_records(per_layer.passes(run)),
         "assumptions": assumptions.records(known),
     }
-    if seen := precision.observations(run, every=True):
-        sheets["precision"] = precision.records(seen)
+    if seen := quantization_error.observations(run, every=True):
+        sheets["precision"] = quantization_error.records(seen)
     out |= {f"tables/{name}.csv": text.csv(*sheet).encode() for name, sheet in sheets.items()}
     shown = (
-        tables.summary(run),
-        tables.detail(run),
-        split.energy_split(run, "stage"),
-        split.energy_split(run, "component"),
+        results.summary(run),
+        results.detail(run),
+        energy.energy_split(run, "stage"),
+        energy.energy_split(run, "component"),
     )
     out |= {f"tables/{table.name}.tex": render.to_latex(table).encode() for table in shown}
     out["report.md"] = page.markdown(run, drawn, known).encode()

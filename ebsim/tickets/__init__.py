@@ -2,6 +2,7 @@
 network to it."""
 
 from ebsim.tickets.compact import Shrunk, compact
+from ebsim.tickets.connectivity import filters, producers, reader
 from ebsim.tickets.criteria import CRITERIA, Criterion, Look
 from ebsim.tickets.early_bird import EarlyBird, Emergence, distance_map, emergence
 from ebsim.tickets.mask import (
@@ -14,7 +15,6 @@ from ebsim.tickets.mask import (
     masks_from_scores,
 )
 from ebsim.tickets.ticket import load_ticket, save_ticket
-from ebsim.tickets.wiring import filters, producers, reader
 
 __all__ = [
     "CRITERIA",

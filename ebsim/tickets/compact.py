@@ -18,11 +18,11 @@ from torch import Tensor, fx, nn
 
 from ebsim.errors import CompactError
 from ebsim.tickets.mask import ChannelMask, check_network
-from ebsim.tickets.shrinking.graph import as_inputs, trace
 from ebsim.tickets.shrinking.liveness import Net
 from ebsim.tickets.shrinking.rewrite import SELECTIONS, Emitter, settle_in_place
 from ebsim.tickets.shrinking.select import Select
 from ebsim.tickets.shrinking.slicing import shrink
+from ebsim.tickets.shrinking.tracing import as_inputs, trace
 
 
 class Shrunk(nn.Module):
@@ -95,7 +95,7 @@ def compact(model: nn.Module, mask: ChannelMask, example_input: Any) -> Shrunk:
     """A smaller network that computes what `model` computes with the mask applied, in evaluation and training mode.
 
     example_input: a tensor [N, ...] or a tuple of them, as forward takes; only shapes are used, any N. The model is
-    left as it is. Weights, BatchNorm statistics, devices and modes carry over; an optimiser's momentum does not.
+    left as it is. Weights, BatchNorm statistics, devices and modes carry over; an optimizer's momentum does not.
     Dropout draws the random numbers that it draws in the dense network. The result depends on the architecture and
     the mask, not on weight values. A low precision that was placed on the model's layers is not on those of the result:
     it is the network that `remove` and then `compact` would give, and a warning says to apply the precision to it.

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ebsim.errors import ConfigError
+from ebsim.tickets.connectivity import producers
 from ebsim.tickets.mask import bn_layers, gammas
-from ebsim.tickets.wiring import producers
 
 Batch = tuple[Tensor, Tensor]
 

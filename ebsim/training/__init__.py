@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from ebsim.training.checkpoint import Checkpoint
 from ebsim.training.constraints import SoftFilters, ZeroWeights
-from ebsim.training.live import Averaging, Constraint, Live, Setup
+from ebsim.training.loop import Sums, evaluate, make_optimizer, train_epoch
 from ebsim.training.progress import Progress, Silent
-from ebsim.training.step import Sums, evaluate, optimiser, train_epoch
+from ebsim.training.trainer import Averaging, Constraint, Live, Setup
 from ebsim.training.trajectory import Trajectory
 
 __all__ = [
@@ -22,6 +22,6 @@ __all__ = [
     "Trajectory",
     "ZeroWeights",
     "evaluate",
-    "optimiser",
+    "make_optimizer",
     "train_epoch",
 ]

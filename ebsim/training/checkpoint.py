@@ -21,7 +21,7 @@ from ebsim.files import load_tensors, save_tensors
 
 @dataclass
 class Checkpoint:
-    """Everything that continuing needs, after `epoch` epochs (absolute) and `step` optimiser steps."""
+    """Everything that continuing needs, after `epoch` epochs (absolute) and `step` optimizer steps."""
 
     epoch: int
     step: int

@@ -24,8 +24,8 @@ from ebsim.errors import DamagedError
 from ebsim.runs.provenance import environment
 from ebsim.runs.store import Stage
 from ebsim.training.checkpoint import Checkpoint
-from ebsim.training.live import Averaging, Constraint, Live, Meter, Setup
 from ebsim.training.progress import Progress, Silent
+from ebsim.training.trainer import Averaging, Constraint, Live, Meter, Setup
 
 Gammas = Tensor  # [epochs + 1, channels]
 

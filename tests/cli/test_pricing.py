@@ -13,12 +13,12 @@ import cli
 import hw_models
 from ebsim import grid, pipeline
 from ebsim.errors import ConfigError, DamagedError
-from ebsim.grid.board import DONE, PENDING
+from ebsim.grid.state import DONE, PENDING
 from ebsim.methods import METHODS
 from ebsim.report import load_run
 from ebsim.runs import folder as folders
 from ebsim.training import Silent
-from hw_models.toml_source import SHIPPED
+from hw_models.accelerator.toml_reader import SHIPPED
 
 TINY = """\
 name = "tiny"
@@ -220,8 +220,8 @@ def test_what_a_method_says_it_works_in_is_what_it_is_priced_in(tmp_path: Path, 
     """Walked through without training, in three precisions that can be told apart."""
     import torch
 
-    from ebsim.grid.rehearsal import Names, Pretended
-    from ebsim.methods.lab import Lab
+    from ebsim.experiment.context import Lab
+    from ebsim.grid.dry_run import Names, Pretended
 
     (tmp_path / "x.toml").write_text(TINY.replace("own.toml", "h100"))
     settings = {"methods": method, "precision.search": "fp8", "precision.retrain": "int8", "precision.low": "bfp8"}

@@ -108,7 +108,7 @@ def test_override_values_that_are_nothing(text: str) -> None:
         b"a = " + b"1" * 5000,
         b"[" + b".".join([b"a"] * 500) + b"]",
         b"#" * (1 << 21),
-        b"name = \"a\\u0000\"",
+        b'name = "a\\u0000"',
         b"",
     ],
 )

@@ -136,6 +136,6 @@ def test_loading_a_fabricated_cifar_end_to_end(tiny_cifar: Build, monkeypatch: p
     monkeypatch.setitem(SOURCES, "cifar10", source)
     dataset = data.load("cifar10", root=root)
     assert dataset.shape == (3, 4, 4) and dataset.class_names == ("cat", "dog")
-    assert dataset.augmentation == "pad 4 (zeros, before normalising), random crop, random horizontal flip"
+    assert dataset.augmentation == "pad 4 (zeros, before normalizing), random crop, random horizontal flip"
     assert dataset.mean == (0.4914, 0.4822, 0.4465) and dataset.std == (0.2023, 0.1994, 0.2010)
     assert data.verify("cifar10", root)["checked"].startswith("SHA-256")

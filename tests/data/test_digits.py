@@ -30,7 +30,7 @@ def test_split_is_stratified_and_covers_every_scan_once() -> None:
     assert multiset(ours[0][:, 0], ours[1]) == multiset(expected, stored.target)
 
 
-def test_normalisation_is_that_of_the_training_images() -> None:
+def test_normalization_is_that_of_the_training_images() -> None:
     pixels = read_digits().train.pixels.double() / 255
     recipe = data.DATASETS["digits"].recipe
     assert recipe.mean == pytest.approx([pixels.mean().item()] * 3, abs=5e-5)
@@ -41,7 +41,7 @@ def test_loading_says_what_it_does() -> None:
     dataset = data.load("digits")
     described = dataset.describe()
     assert (dataset.classes, dataset.shape, dataset.label) == (10, (3, 8, 8), "Digits (8x8)")
-    assert described["augmentation"] == "pad 1 (zeros, before normalising), random crop"  # and no flip
+    assert described["augmentation"] == "pad 1 (zeros, before normalizing), random crop"  # and no flip
     x, y = next(dataset.train_batches(128, seed=0, epoch=0))
     assert x.shape == (128, 3, 8, 8) and y.shape == (128,)
     assert sum(len(y) for _, y in dataset.test_batches(128)) == 450

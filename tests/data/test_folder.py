@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from ebsim import data
-from ebsim.data import small
+from ebsim.data import image_cache
 from ebsim.errors import DataError, EbsimError
 from ebsim.files import load_tensors
 
@@ -57,7 +57,7 @@ def test_decoded_images_are_kept_and_used_while_nothing_changed(
 ) -> None:
     first = data.load("imagefolder", root=image_folder)
     with monkeypatch.context() as patched:
-        patched.setattr(small, "_decode", lambda *_: pytest.fail("decoded again"))
+        patched.setattr(image_cache, "_decode", lambda *_: pytest.fail("decoded again"))
         assert data.load("imagefolder", root=image_folder).digest == first.digest
         (image_folder / KEPT).touch()
         assert data.load("imagefolder", root=image_folder).digest == first.digest
@@ -257,7 +257,7 @@ def test_links_inside_the_root_and_hidden_files_are_fine(image_folder: Path) -> 
 
 
 def test_too_many_images_for_the_memory_are_refused(image_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(small, "COPIES", 10**12)
+    monkeypatch.setattr(image_cache, "COPIES", 10**12)
     with pytest.raises(DataError, match=r"GiB of memory, available are"):
         data.load("imagefolder", root=image_folder)
 

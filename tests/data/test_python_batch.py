@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ebsim.data.python_batch import Call, as_bytes, byte_array, parse
+from ebsim.data.cifar_pickle import Call, as_bytes, byte_array, parse
 
 from .conftest import python2_pickle
 

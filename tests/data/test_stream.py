@@ -10,8 +10,9 @@ from PIL import Image
 
 from ebsim import data
 from ebsim.data.catalogue import IMAGENET_MEAN, IMAGENET_STD
-from ebsim.data.dataset import derive_seed, epoch_order
+from ebsim.data.dataset import epoch_order
 from ebsim.errors import DataError
+from ebsim.seeds import derive_seed
 from ebsim.torchvision_shim import import_torchvision
 
 from .conftest import save_images

@@ -12,8 +12,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ebsim import data
 from ebsim.data.catalogue import CIFAR_MEAN, CIFAR_STD, PAPER, Recipe
-from ebsim.data.dataset import balanced_subset, derive_seed, epoch_order
+from ebsim.data.dataset import balanced_subset, epoch_order
 from ebsim.data.tensors import Crops, Decoded, Images, epoch_draws, from_images
+from ebsim.seeds import derive_seed
 from ebsim.torchvision_shim import import_torchvision
 
 SIDE = 32

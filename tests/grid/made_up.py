@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ebsim.report import profile
+from ebsim.pricing import profile
 
 TOML = 'name = "made-up"\nseed = {seed}\n[train]\nepochs = 40\nmilestones = []\n[precision]\nsearch = "{search}"\n'
 

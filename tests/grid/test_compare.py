@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from ebsim import compare
 from ebsim.errors import CellsFailedError, ConfigError, DamagedError
 from ebsim.report import to_markdown
+from ebsim.report.comparison import runs as comparison
 from tests.grid.made_up import row, write
 
 
@@ -24,14 +24,14 @@ def runs(folder: Path) -> list[Path]:
 
 
 def test_only_differing_keys_are_told(tmp_path: Path) -> None:
-    found = compare.compare(runs(tmp_path))
+    found = comparison.compare(runs(tmp_path))
     assert found.differing == {"seed": [1, 2, 3] * 2, "precision.search": ["fp32"] * 3 + ["fp8"] * 3}
     text = to_markdown(found.settings_table())
     assert "precision.search" in text and "train.lr" not in text
 
 
 def test_replicates_have_a_spread_and_the_others_a_delta(tmp_path: Path) -> None:
-    full, low = compare.compare(runs(tmp_path)).entries
+    full, low = comparison.compare(runs(tmp_path)).entries
     assert (full.base, low.base, len(full.line.rows), len(low.line.rows)) == (None, full.line, 3, 3)
     assert low.delta.mean == pytest.approx(-0.06) and low.saving.mean == pytest.approx(0.6)
     # differences -0.04, -0.06, -0.08: t = -0.06 / (0.02 / sqrt 3) = -sqrt 27; with 2 degrees of freedom the two-sided
@@ -41,10 +41,10 @@ def test_replicates_have_a_spread_and_the_others_a_delta(tmp_path: Path) -> None
 
 def test_runs_alike_in_everything_stay_apart(tmp_path: Path) -> None:
     paths = [write(tmp_path / name, 1, [row("dense", 0.9, 10.0)]) for name in ("a", "b")]
-    found = compare.compare(paths)
+    found = comparison.compare(paths)
     assert found.differing == {} and len(found.entries) == 1  # the same stage and figures: one finding
     other = write(tmp_path / "c", 1, [row("dense", 0.8, 10.0, curve="dense-11")])
-    assert len(compare.compare([paths[0], other]).entries) == 2
+    assert len(comparison.compare([paths[0], other]).entries) == 2
 
 
 def test_versions_of_a_profile_are_told_apart(tmp_path: Path) -> None:
@@ -53,7 +53,7 @@ def test_versions_of_a_profile_are_told_apart(tmp_path: Path) -> None:
         made = json.loads((path / "provenance.json").read_text()) | {"hardware_digest": digest}
         (path / "provenance.json").write_text(json.dumps(made))
         (path / "MANIFEST.json").unlink()
-    found = compare.compare(paths)
+    found = comparison.compare(paths)
     assert found.differing == {"profile digest": ["ab" * 6, "cd" * 6]} and len(found.entries) == 2
 
 
@@ -64,24 +64,24 @@ def test_versions_of_an_outside_format_are_told_apart(tmp_path: Path) -> None:
         made = json.loads((path / "provenance.json").read_text()) | {"precision_plugins": [plugin]}
         (path / "provenance.json").write_text(json.dumps(made))
         (path / "MANIFEST.json").unlink()
-    assert compare.compare(paths).differing == {"int4 digest": ["ab" * 6, "cd" * 6]}
+    assert comparison.compare(paths).differing == {"int4 digest": ["ab" * 6, "cd" * 6]}
 
 
 def test_made_under_other_conditions_is_told(tmp_path: Path) -> None:
     paths = [write(tmp_path / f"t{n}", n, [row("dense", 0.9, 10.0)], threads=n) for n in (1, 2)]
-    assert "threads (1, 2)" in to_markdown(compare.compare(paths).table())
+    assert "threads (1, 2)" in to_markdown(comparison.compare(paths).table())
 
 
 def test_assert_equal(tmp_path: Path) -> None:
-    same = [compare.load_run(write(tmp_path / name, 1, [row("dense", 0.9, 10.0)])) for name in ("a", "b")]
+    same = [comparison.load_run(write(tmp_path / name, 1, [row("dense", 0.9, 10.0)])) for name in ("a", "b")]
     results = json.loads((tmp_path / "b" / "results.json").read_text()) | {"seconds": 99.0, "epochs_trained": 7}
     (tmp_path / "b" / "results.json").write_text(json.dumps(results))
     (tmp_path / "b" / "MANIFEST.json").unlink()
-    same[1] = compare.load_run(tmp_path / "b")
-    compare.assert_equal(same)  # the clock and the store do not count
-    worse = compare.load_run(write(tmp_path / "c", 1, [row("dense", 0.9, 10.000000001)]))
+    same[1] = comparison.load_run(tmp_path / "b")
+    comparison.assert_equal(same)  # the clock and the store do not count
+    worse = comparison.load_run(write(tmp_path / "c", 1, [row("dense", 0.9, 10.000000001)]))
     with pytest.raises(CellsFailedError, match=r"rows\.0\.energy.*10\.0") as caught:
-        compare.assert_equal([same[0], worse])
+        comparison.assert_equal([same[0], worse])
     assert caught.value.exit_code == 7
 
 
@@ -89,8 +89,8 @@ def test_refused(tmp_path: Path) -> None:
     paths = runs(tmp_path)
     for names in ([paths[0]], [paths[0], paths[0]], [paths[0], tmp_path / "." / paths[0].name]):
         with pytest.raises(ConfigError, match="two or more"):
-            compare.compare(names)
+            comparison.compare(names)
     with pytest.raises(DamagedError):
-        compare.compare([paths[0], tmp_path / "nothing"])
+        comparison.compare([paths[0], tmp_path / "nothing"])
     with pytest.raises(ConfigError, match="--baseline"):
-        compare.compare(paths, "snip")
+        comparison.compare(paths, "snip")

@@ -18,8 +18,8 @@ import scipy.stats
 from ebsim import grid, pipeline
 from ebsim.errors import BusyError, CellsFailedError, StoppedError
 from ebsim.files import read_json
-from ebsim.grid.board import DONE, FAILED, PENDING
-from ebsim.grid.drive import drive
+from ebsim.grid.scheduler import drive
+from ebsim.grid.state import DONE, FAILED, PENDING
 from ebsim.runs.store import Stage, exclusive
 
 ROOT = Path(__file__).parents[2]
@@ -324,9 +324,7 @@ def end_driver(folder: Path, axes: tuple[str, ...], epochs: int, how: signal.Sig
     aim = len(trained(folder / "runs")) + epochs
     words = [word for axis in axes for word in ("--grid", axis)]
     silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen(
-        command(folder, *words, "--workers", "2"), cwd=ROOT, start_new_session=True, **silent
-    )
+    process = subprocess.Popen(command(folder, *words, "--workers", "2"), cwd=ROOT, start_new_session=True, **silent)
     try:
         wait_for(lambda: process.poll() is not None or len(trained(folder / "runs")) >= aim)
         workers = children(process.pid)

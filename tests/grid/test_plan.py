@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ebsim import grid, pipeline
-from ebsim.grid.rehearsal import Wings, rehearse
+from ebsim.grid.dry_run import Wings, rehearse
 from ebsim.methods import METHODS
 
 BASE = """
@@ -46,7 +46,7 @@ def test_a_method_that_cannot_be_rehearsed_stops_no_grid(tmp_path: Path, monkeyp
     def fail(*_: object) -> None:
         raise ZeroDivisionError("pretended scores")
 
-    monkeypatch.setattr("ebsim.grid.rehearsal.rehearse", fail)
+    monkeypatch.setattr("ebsim.grid.dry_run.rehearse", fail)
     (tmp_path / "x.toml").write_text(BASE)
     board = grid.open_grid(tmp_path / "x.toml", ["seed=1..2"], runs_dir=tmp_path / "runs")
     plan = grid.draw_up(board, tmp_path / "runs", probe_steps=0)

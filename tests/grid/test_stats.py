@@ -9,7 +9,7 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ebsim import stats
+from ebsim.report.comparison import stats
 
 numbers = st.floats(-1e3, 1e3).map(lambda value: round(value, 3))
 

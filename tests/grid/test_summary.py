@@ -13,10 +13,10 @@ import scipy.stats
 
 from ebsim import report
 from ebsim.errors import ConfigError
-from ebsim.grid import figures, table
-from ebsim.grid.summary import Baseline, Line, Member, baseline_of, check_baseline, lines
 from ebsim.report import to_markdown
-from ebsim.report.text import csv
+from ebsim.report.comparison import figures, table
+from ebsim.report.comparison.aggregate import Baseline, Line, Member, baseline_of, check_baseline, lines
+from ebsim.report.display.text import csv
 from tests.grid.made_up import row, write
 
 RATIOS, SEEDS, SEARCHES = (0.3, 0.5), (0, 1, 2), ("fp32", "fp8")

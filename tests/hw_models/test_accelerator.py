@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hw_models import FormatError, ProfileError, load
-from hw_models.formats import FORMATS, parse_format
-from hw_models.laws import FP_LAW, INT_LAW, law, sram_pj_per_bit
-from hw_models.toml_source import SHIPPED, key_lines
+from hw_models.accelerator.energy_laws import FP_LAW, INT_LAW, law, sram_pj_per_bit
+from hw_models.accelerator.toml_reader import SHIPPED, key_lines
+from hw_models.precision.formats import FORMATS, parse_format
 
 NAMES = sorted(p.stem for p in SHIPPED.glob("*.toml"))
 BASE = (SHIPPED / "horowitz-45nm.toml").read_text()
@@ -40,8 +40,10 @@ def test_every_shipped_constant_has_a_source_a_band_and_a_sane_value(name: str) 
 
 def test_published_points_are_kept_exactly() -> None:
     horowitz, jouppi = load("horowitz-45nm"), load("tpu-like-7nm")
-    for chip, values in ((horowitz, {"int8": 0.30, "fp16": 2.0, "fp32": 4.6}),
-                         (jouppi, {"int8": 0.10, "bf16": 0.59, "fp32": 1.69})):
+    for chip, values in (
+        (horowitz, {"int8": 0.30, "fp16": 2.0, "fp32": 4.6}),
+        (jouppi, {"int8": 0.10, "bf16": 0.59, "fp32": 1.69}),
+    ):
         for name, pj in values.items():
             assert chip.mac(FORMATS[name], FORMATS[name]).value == pj
     fusion = load("bitfusion-45nm")
@@ -77,8 +79,13 @@ def test_a_block_float_multiplies_integers() -> None:
 
 
 @settings(max_examples=80, deadline=None)
-@given(st.sampled_from(["horowitz-45nm", "tpu-like-7nm", "bitfusion-45nm"]), st.sampled_from(["int", "fp"]),
-       st.integers(2, 31), st.integers(1, 31), st.integers(1, 8))
+@given(
+    st.sampled_from(["horowitz-45nm", "tpu-like-7nm", "bitfusion-45nm"]),
+    st.sampled_from(["int", "fp"]),
+    st.integers(2, 31),
+    st.integers(1, 31),
+    st.integers(1, 8),
+)
 def test_a_wider_multiplier_is_never_cheaper(name: str, kind: str, width: int, other: int, more: int) -> None:
     chip = load(name)
 
@@ -103,9 +110,16 @@ def test_sram_energy_grows_with_size_and_falls_with_width() -> None:
     assert sram_pj_per_bit("cacti-45hp", 32, 256) < sram_pj_per_bit("cacti-45hp", 32, 64)
 
 
-@pytest.mark.parametrize(("device", "has", "lacks"), [
-    ("jetson-tx2", "fp16", "int8"), ("jetson-tx2", "fp32", "e4m3"), ("h100", "bfp8", "int4"),
-    ("bitfusion-45nm", "int4", "fp32"), ("eyeriss-like-65nm", "int16", "bf16")])
+@pytest.mark.parametrize(
+    ("device", "has", "lacks"),
+    [
+        ("jetson-tx2", "fp16", "int8"),
+        ("jetson-tx2", "fp32", "e4m3"),
+        ("h100", "bfp8", "int4"),
+        ("bitfusion-45nm", "int4", "fp32"),
+        ("eyeriss-like-65nm", "int16", "bf16"),
+    ],
+)
 def test_formats_that_the_hardware_lacks_are_refused_unless_hypothetical(device: str, has: str, lacks: str) -> None:
     chip = load(device)
     chip.mac(FORMATS[has], FORMATS[has])
@@ -116,41 +130,49 @@ def test_formats_that_the_hardware_lacks_are_refused_unless_hypothetical(device:
 
 # --- hostile and mistaken files -----------------------------------------------------------------
 
+
 def _line(text: str, start: str) -> int:
     return next(i for i, line in enumerate(text.splitlines(), 1) if line.startswith(start))
 
 
-@pytest.mark.parametrize(("old", "new", "at", "words"), [
-    ("clock_ghz = 0.5", "clock_ghz = -0.5", "clock_ghz", "from 0.0001 to 100"),
-    ("clock_ghz = 0.5", "clock_ghz = nan", "clock_ghz", "finite"),
-    ("clock_ghz = 0.5", "clock_ghz = 1e300", "clock_ghz", "from 0.0001 to 100"),
-    ("clock_ghz = 0.5", 'clock_ghz = "fast"', "clock_ghz", "finite number"),
-    ("clock_ghz = 0.5", "clock_ghz = true", "clock_ghz", "finite number"),
-    ("clock_ghz = 0.5", "clock_gz = 0.5", "clock_gz", "did you mean clock_ghz"),
-    ("kib = 2048", "kib = 0", "kib", "memory.buffer.kib"),
-    ("kib = 2048", "kib = inf", "kib", "finite"),
-    ("kib = 2048", "kib = 2048\nslides = 1", "slides", "true or false"),
-    ("dims = [32, 32]", "dims = [0, 32]", "dims", "whole numbers"),
-    ("dims = [32, 32]", "dims = [32, 32, 2, 2, 2]", "dims", "1 to 4"),
-    ("held = { bits = 1024,", "held = { bits = 1024, shared_along = [3],", "held", "from 1 to 2"),
-    ("held = { bits = 1024,", "held = { bits = 1024, shared_along = [0],", "held", "from 1 to 2"),
-    ("held = { bits = 1024,", "held = { bits = 1024, shared_along = [1, 1],", "held", "different dimensions"),
-    ("held = { bits = 1024,", "held = { bits = 1024, shared_along = [true],", "held", "from 1 to 2"),
-    ("held = { bits = 1024,", "held = { bits = 1024, shared_along = 1,", "held", "must name"),
-    ("held = { bits = 1024,", "held = { bits = 1024, shared_along = [1],", "held", "(K) need different values"),
-    ("sums = { bits = 32,", "sums = { bits = 32, shared_along = [2],", "sums", "unroll pixels there in array"),
-    ('forward = ["K", "C"]', 'forward = ["K"]', "forward", "for each of the 2 dims"),
-    ("fp32 = { value = 4.6,", "fp33 = { value = 4.6,", "fp33", "not a number format"),
-    ("int8 = { value = 0.30,", "int8 = { value = 30,", "int8", "dearer than fp32"),
-    ("add = 0.9", "add = -1", "add", "op.add"),
-    ("kind = \"array\"", 'kind = "arrray"', "kind", "array, device"),
-    ('sram_law = "cacti-45hp"', 'sram_law = "cacti-3nm"', "sram_law", "cacti-22lop"),
-    ('sram_law = "cacti-45hp"', "read_pj_per_bit = 1", "[memory.buffer]", "read_pj_per_bit and write_pj_per_bit"),
-    ('sram_law = "cacti-45hp"', "read_pj_per_bit = 50\nwrite_pj_per_bit = 50", "[memory.buffer]",
-     "dearer than the outer dram"),
-    ("gbytes_per_s = 25.6", "gbytes_per_s = 0", "gbytes_per_s", "dram.gbytes_per_s"),
-    ("schema = 1", "schema = 2", "schema", "is 2, must be 1"),
-])
+@pytest.mark.parametrize(
+    ("old", "new", "at", "words"),
+    [
+        ("clock_ghz = 0.5", "clock_ghz = -0.5", "clock_ghz", "from 0.0001 to 100"),
+        ("clock_ghz = 0.5", "clock_ghz = nan", "clock_ghz", "finite"),
+        ("clock_ghz = 0.5", "clock_ghz = 1e300", "clock_ghz", "from 0.0001 to 100"),
+        ("clock_ghz = 0.5", 'clock_ghz = "fast"', "clock_ghz", "finite number"),
+        ("clock_ghz = 0.5", "clock_ghz = true", "clock_ghz", "finite number"),
+        ("clock_ghz = 0.5", "clock_gz = 0.5", "clock_gz", "did you mean clock_ghz"),
+        ("kib = 2048", "kib = 0", "kib", "memory.buffer.kib"),
+        ("kib = 2048", "kib = inf", "kib", "finite"),
+        ("kib = 2048", "kib = 2048\nslides = 1", "slides", "true or false"),
+        ("dims = [32, 32]", "dims = [0, 32]", "dims", "whole numbers"),
+        ("dims = [32, 32]", "dims = [32, 32, 2, 2, 2]", "dims", "1 to 4"),
+        ("held = { bits = 1024,", "held = { bits = 1024, shared_along = [3],", "held", "from 1 to 2"),
+        ("held = { bits = 1024,", "held = { bits = 1024, shared_along = [0],", "held", "from 1 to 2"),
+        ("held = { bits = 1024,", "held = { bits = 1024, shared_along = [1, 1],", "held", "different dimensions"),
+        ("held = { bits = 1024,", "held = { bits = 1024, shared_along = [true],", "held", "from 1 to 2"),
+        ("held = { bits = 1024,", "held = { bits = 1024, shared_along = 1,", "held", "must name"),
+        ("held = { bits = 1024,", "held = { bits = 1024, shared_along = [1],", "held", "(K) need different values"),
+        ("sums = { bits = 32,", "sums = { bits = 32, shared_along = [2],", "sums", "unroll pixels there in array"),
+        ('forward = ["K", "C"]', 'forward = ["K"]', "forward", "for each of the 2 dims"),
+        ("fp32 = { value = 4.6,", "fp33 = { value = 4.6,", "fp33", "not a number format"),
+        ("int8 = { value = 0.30,", "int8 = { value = 30,", "int8", "dearer than fp32"),
+        ("add = 0.9", "add = -1", "add", "op.add"),
+        ('kind = "array"', 'kind = "arrray"', "kind", "array, device"),
+        ('sram_law = "cacti-45hp"', 'sram_law = "cacti-3nm"', "sram_law", "cacti-22lop"),
+        ('sram_law = "cacti-45hp"', "read_pj_per_bit = 1", "[memory.buffer]", "read_pj_per_bit and write_pj_per_bit"),
+        (
+            'sram_law = "cacti-45hp"',
+            "read_pj_per_bit = 50\nwrite_pj_per_bit = 50",
+            "[memory.buffer]",
+            "dearer than the outer dram",
+        ),
+        ("gbytes_per_s = 25.6", "gbytes_per_s = 0", "gbytes_per_s", "dram.gbytes_per_s"),
+        ("schema = 1", "schema = 2", "schema", "is 2, must be 1"),
+    ],
+)
 def test_a_mistake_names_file_line_key_and_cure(tmp_path: Path, old: str, new: str, at: str, words: str) -> None:
     assert old in BASE
     text = BASE.replace(old, new, 1)
@@ -182,19 +204,29 @@ def test_a_missing_table_is_named(tmp_path: Path, table: str) -> None:
 
 
 def test_all_problems_come_at_once(tmp_path: Path) -> None:
-    text = BASE.replace("clock_ghz = 0.5", "clock_ghz = 0").replace("kib = 2048", "kib = -1").replace(
-        "multiply = 3.7", "multiplly = 3.7")
+    text = (
+        BASE.replace("clock_ghz = 0.5", "clock_ghz = 0")
+        .replace("kib = 2048", "kib = -1")
+        .replace("multiply = 3.7", "multiplly = 3.7")
+    )
     with pytest.raises(ProfileError) as error:
         load(_write(tmp_path, text))
     assert all(word in str(error.value) for word in ("clock_ghz", "memory.buffer.kib", "multiplly", "op.multiply"))
 
 
-@pytest.mark.parametrize(("content", "words"), [
-    (b"", "kind"), (b"\xff\xfe\x00", "UTF-8"), (b"a = [", "not valid TOML"), (b"a = 1\na = 2", "not valid TOML"),
-    (b"[" * 5000, "TOML|nested"), (b"x = " + b"[" * 3000 + b"]" * 3000, "nested|TOML|known"),
-    (b"k = 1\n" + b"".join(b"key%d = 1\n" % i for i in range(90_000)), "larger than 256 KiB"),
-    (b"\n".join(b"key%d = 1" % i for i in range(9_000)), "not a known key"),
-])
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "kind"),
+        (b"\xff\xfe\x00", "UTF-8"),
+        (b"a = [", "not valid TOML"),
+        (b"a = 1\na = 2", "not valid TOML"),
+        (b"[" * 5000, "TOML|nested"),
+        (b"x = " + b"[" * 3000 + b"]" * 3000, "nested|TOML|known"),
+        (b"k = 1\n" + b"".join(b"key%d = 1\n" % i for i in range(90_000)), "larger than 256 KiB"),
+        (b"\n".join(b"key%d = 1" % i for i in range(9_000)), "not a known key"),
+    ],
+)
 def test_broken_files_are_named_errors(tmp_path: Path, content: bytes, words: str) -> None:
     path = tmp_path / "chip.toml"
     path.write_bytes(content)
@@ -253,11 +285,13 @@ def test_inner_memory_larger_than_outer_is_refused(tmp_path: Path) -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(st.integers(0, len(BASE) - 1), st.integers(0, 40), st.text(max_size=12))
-def test_any_edit_loads_or_is_a_profile_error(tmp_path_factory: pytest.TempPathFactory, at: int, cut: int,
-                                              insert: str) -> None:
+def test_any_edit_loads_or_is_a_profile_error(
+    tmp_path_factory: pytest.TempPathFactory, at: int, cut: int, insert: str
+) -> None:
     path = tmp_path_factory.getbasetemp() / "fuzz.toml"
-    path.write_text(BASE[:at] + insert + BASE[at + cut:], encoding="utf-8", errors="surrogatepass") \
-        if not any("\ud800" <= c <= "\udfff" for c in insert) else path.write_text(BASE)
+    path.write_text(BASE[:at] + insert + BASE[at + cut :], encoding="utf-8", errors="surrogatepass") if not any(
+        "\ud800" <= c <= "\udfff" for c in insert
+    ) else path.write_text(BASE)
     try:
         load(path)
     except ProfileError as error:

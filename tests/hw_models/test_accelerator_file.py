@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from hw_models import profile
-from hw_models.formats import FORMATS
-from hw_models.laws import SRAM_LAWS
-from hw_models.pointwise import FORWARD
-from hw_models.toml_source import SHIPPED, read
+from hw_models.accelerator import loader
+from hw_models.accelerator.energy_laws import SRAM_LAWS
+from hw_models.accelerator.toml_reader import SHIPPED, read
+from hw_models.cost.vector_ops import FORWARD
+from hw_models.precision.formats import FORMATS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "accelerator-file.md").read_text()
 OF_A_CONSTANT = ("value", "band", "source", "derived")
@@ -27,7 +27,7 @@ def _read_by_the_loader() -> set[str]:
     keys = {"extends"}
     for path in SHIPPED.glob("*.toml"):
         source = read(path.stem)
-        profile.build(source)
+        loader.build(source)
         keys |= {_pattern(key) for key in source.seen if "." not in key or key.rpartition(".")[2] not in OF_A_CONSTANT}
     return {key for key in keys if not any(other.startswith(f"{key}.") for other in keys)}
 

@@ -17,8 +17,8 @@ import hw_models
 from ebsim.torchvision_shim import import_torchvision
 from hw_models import WorkloadError, training_cost
 from hw_models.errors import WorkloadWarning
-from hw_models.layer import total_macs
-from hw_models.passes import passes, shapes
+from hw_models.workload.layer import total_macs
+from hw_models.workload.training_passes import passes, shapes
 
 HEADS, WIDTH = 4, 16
 
@@ -125,8 +125,7 @@ def test_every_image_has_matrices_of_its_own() -> None:
         assert [p.x[0, i], p.y[0, i], p.z[0, i]] == [q, k, scores]  # S = Q K
         assert [p.x[1, i], p.y[1, i], p.z[1, i]] == [scores, k, q]  # dQ = dS K
         assert [p.x[2, i], p.y[2, i], p.z[2, i]] == [q, scores, k]  # dK = Q dS
-        assert (p.g1 * p.g2 * p.red * p.groups)[:, i].tolist() == pytest.approx(
-            [batch * HEADS * 15 * 15 * 4] * 3)
+        assert (p.g1 * p.g2 * p.red * p.groups)[:, i].tolist() == pytest.approx([batch * HEADS * 15 * 15 * 4] * 3)
         assert p.groups[0, i] == batch * HEADS and p.g1[0, i] == 15
     products = [row for row in rows if row.kind == "matmul"]
     one, many = (training_cost(products, "horowitz-45nm", batch=n, model="compulsory") for n in (1, 6))
@@ -164,6 +163,7 @@ def test_what_multiplies_in_an_unknown_way_is_named() -> None:
 
 def test_products_that_no_image_enters_are_named() -> None:
     """A bias table computed from positions by a small network, as some transformers have."""
+
     class Positions(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -179,8 +179,9 @@ def test_products_that_no_image_enters_are_named() -> None:
 
 
 def test_a_product_without_a_form_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    from hw_models import aten
-    monkeypatch.delitem(aten.KIND, "bmm")
+    from hw_models.workload import aten_ops
+
+    monkeypatch.delitem(aten_ops.KIND, "bmm")
     with pytest.raises(WorkloadError, match=r"'layer\.self_attn': bmm has MACs"):
         hw_models.trace(NETWORKS["encoder layer"][0](), (WIDTH, 3, 5))
 

@@ -12,10 +12,12 @@ import pytest
 from click.testing import CliRunner
 
 import cli
-from hw_models import HardwareError, ProfileError, commands, load, reference, training_cost
-from hw_models.calibrate import fit, read_steps
-from hw_models.table import COMPONENTS
+from hw_models import HardwareError, ProfileError, load, training_cost
+from hw_models.analysis import commands
+from hw_models.analysis.calibration import fit, read_steps
+from hw_models.cost.step_cost import COMPONENTS
 from hw_models.units import show_joules
+from hw_models.workload import reference_networks
 
 
 def test_list_and_show_tell_where_every_number_comes_from() -> None:
@@ -75,9 +77,12 @@ def test_check_points_at_what_looks_odd(tmp_path: Path) -> None:
 
 def test_check_tells_the_cause_and_not_its_shadows(tmp_path: Path) -> None:
     path = commands.new(tmp_path / "fj.toml")
-    lines = [re.sub(r"(?<=value = )[0-9.]+", lambda m: f"{float(m[0]) * 200:g}", line)
-             if line.startswith(("fp", "bf16", "e4m3", "e5m2", "int8", "int16")) else line
-             for line in path.read_text().splitlines()]
+    lines = [
+        re.sub(r"(?<=value = )[0-9.]+", lambda m: f"{float(m[0]) * 200:g}", line)
+        if line.startswith(("fp", "bf16", "e4m3", "e5m2", "int8", "int16"))
+        else line
+        for line in path.read_text().splitlines()
+    ]
     path.write_text("\n".join(lines))
     found = commands.check(str(path)).warnings
     assert "mac.int8: 60 pJ per MAC; the law at 45 nm gives about 0.2: is it in fJ?" in found
@@ -87,24 +92,30 @@ def test_check_tells_the_cause_and_not_its_shadows(tmp_path: Path) -> None:
 
 def test_check_compares_in_one_format_and_warns_of_a_default_without_energy(tmp_path: Path) -> None:
     path = commands.new(tmp_path / "eight.toml")
-    lines = [line for line in path.read_text().splitlines()
-             if not line.startswith(("fp", "bf16", "e5m2", "e4m3", "int16"))]
+    lines = [
+        line for line in path.read_text().splitlines() if not line.startswith(("fp", "bf16", "e5m2", "e4m3", "int16"))
+    ]
     path.write_text("\n".join(['formats = ["int"]', *lines]))
     checked = commands.check(str(path))
     assert {row.precision for row in (*checked.rows, *checked.beside)} == {"int16"}
-    assert any('priced in int16' in w and 'formats = ["int8"]' in w for w in checked.warnings)
+    assert any("priced in int16" in w and 'formats = ["int8"]' in w for w in checked.warnings)
     path.write_text("\n".join(['formats = ["int8"]', *lines]))
     checked = commands.check(str(path))
     assert {row.precision for row in (*checked.rows, *checked.beside)} == {"all int8"} and checked.warnings == []
 
 
-@pytest.mark.parametrize(("old", "new", "words"), [
-    ("gbytes_per_s = 25.6", "gbytes_per_s = 25600", "is more than any chip's DRAM"),
-    ("bits_per_cycle = 2048", "bits_per_cycle = 256", "is its bits_per_cycle in bytes"),
-    ("pj_per_bit = { value = 20, band = 2.0", "pj_per_bit = { value = 20, band = 30", "dram.pj_per_bit: a band of"),
-    ('source = "Horowitz, ISSCC 2014, 45 nm"', 'source = "TODO"', "op.add: its source is 'TODO'"),
-    ("kib = 2048", "kib = 65536", "64 KiB on chip per multiplier"),
-    ("int8 = {", "#", None), ("fp32 = {", "#", None)])
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("gbytes_per_s = 25.6", "gbytes_per_s = 25600", "is more than any chip's DRAM"),
+        ("bits_per_cycle = 2048", "bits_per_cycle = 256", "is its bits_per_cycle in bytes"),
+        ("pj_per_bit = { value = 20, band = 2.0", "pj_per_bit = { value = 20, band = 30", "dram.pj_per_bit: a band of"),
+        ('source = "Horowitz, ISSCC 2014, 45 nm"', 'source = "TODO"', "op.add: its source is 'TODO'"),
+        ("kib = 2048", "kib = 65536", "64 KiB on chip per multiplier"),
+        ("int8 = {", "#", None),
+        ("fp32 = {", "#", None),
+    ],
+)
 def test_check_points_at_what_is_hardly_meant(tmp_path: Path, old: str, new: str, words: str | None) -> None:
     path = commands.new(tmp_path / "odd.toml")
     assert old in path.read_text()
@@ -117,7 +128,7 @@ def test_check_says_when_a_class_of_formats_has_no_energy(tmp_path: Path) -> Non
     path = commands.new(tmp_path / "ints.toml")
     lines = [line for line in path.read_text().splitlines() if not line.startswith(("fp", "bf16", "e5m2", "e4m3"))]
     path.write_text("\n".join(lines))
-    assert any('no float MAC energy' in w and 'formats = ["int"]' in w for w in commands.check(str(path)).warnings)
+    assert any("no float MAC energy" in w and 'formats = ["int"]' in w for w in commands.check(str(path)).warnings)
     path.write_text("\n".join(['formats = ["int"]', *lines]))
     assert not any("MAC energy" in w for w in commands.check(str(path)).warnings)
 
@@ -150,7 +161,7 @@ def test_a_what_if_is_marked_wherever_it_is_shown() -> None:
     assert (what_if["hypothetical"], real["hypothetical"]) == (["e4m3", "e5m2", "fp32"], [])
     shown = " ".join(CliRunner().invoke(cli.main, [*words, "--by", "pass"]).output.split())
     assert shown.count("hypothetical:") == 2  # in the comparison and above its own passes
-    cost = training_cost(reference.vgg16(), "bitfusion-45nm", "fp8", hypothetical=True)
+    cost = training_cost(reference_networks.vgg16(), "bitfusion-45nm", "fp8", hypothetical=True)
     assert "hypothetical: it has no e4m3, e5m2, fp32" in repr(cost)
 
 
@@ -165,6 +176,7 @@ def test_compare_uses_each_chips_widest_format_unless_told() -> None:
 
 # --- calibration --------------------------------------------------------------------------------
 
+
 def _measurements(path: Path, noise: float = 0.0) -> Path:
     """Steps that a device with known constants would give, 40 % slower than its roofline."""
     rng = np.random.default_rng(1)
@@ -172,7 +184,7 @@ def _measurements(path: Path, noise: float = 0.0) -> Path:
     for name in ("vgg16", "resnet18", "resnet50", "vgg16-imagenet"):
         for precision, pj in (("fp32", 9.0), ("bf16", 0.8)):
             for batch in (16, 128):
-                cost = training_cost(reference.network(name), "h100", precision, batch)
+                cost = training_cost(reference_networks.network(name), "h100", precision, batch)
                 seconds = cost.seconds * 1.4
                 joules = 120 * seconds + 2 * cost.macs * pj * 1e-12 + cost.bytes * 8 * 6e-12
                 joules *= 1 + noise * rng.standard_normal()
@@ -212,22 +224,26 @@ def test_a_calibrated_profile_loads_and_predicts(tmp_path: Path) -> None:
     chip = load(out)
     assert chip.name == "mine" and "left-out" in text and "m.csv" in chip.calibrated_on
     step = read_steps(tmp_path / "m.csv", "h100")[0]
-    cost = training_cost(reference.network(step.network), chip, step.precision, step.batch)
+    cost = training_cost(reference_networks.network(step.network), chip, step.precision, step.batch)
     assert cost.seconds <= step.seconds * (1 + 1e-6)  # still a lower bound
     assert cost.total == pytest.approx(step.joules, rel=0.6)
     with pytest.raises(ProfileError, match="exists already"):
         commands.calibrate("h100", tmp_path / "m.csv", out)
 
 
-@pytest.mark.parametrize(("text", "words"), [
-    ("", "needs the columns"), ("a,b\n1,2\n", "needs the columns"),
-    ("network,precision,batch,joules,seconds\n", "at least one row"),
-    ("network,precision,batch,joules,seconds\nvgg16,fp32,16,-1,1\n", ":2: joules is '-1'"),
-    ("network,precision,batch,joules,seconds\nvgg16,fp32,16,nan,1\n", ":2: joules"),
-    ("network,precision,batch,joules,seconds\nvgg16,fp31,16,1,1\n", ":2: precision 'fp31'"),
-    ("network,precision,batch,joules,seconds\nlenet,fp32,16,1,1\n", "no reference network 'lenet'"),
-    ("network,precision,batch,joules,seconds\nvgg16,fp32,16,1,1\n", "cannot fix 3 constants"),
-])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "needs the columns"),
+        ("a,b\n1,2\n", "needs the columns"),
+        ("network,precision,batch,joules,seconds\n", "at least one row"),
+        ("network,precision,batch,joules,seconds\nvgg16,fp32,16,-1,1\n", ":2: joules is '-1'"),
+        ("network,precision,batch,joules,seconds\nvgg16,fp32,16,nan,1\n", ":2: joules"),
+        ("network,precision,batch,joules,seconds\nvgg16,fp31,16,1,1\n", ":2: precision 'fp31'"),
+        ("network,precision,batch,joules,seconds\nlenet,fp32,16,1,1\n", "no reference network 'lenet'"),
+        ("network,precision,batch,joules,seconds\nvgg16,fp32,16,1,1\n", "cannot fix 3 constants"),
+    ],
+)
 def test_measurements_that_cannot_be_used_are_named(tmp_path: Path, text: str, words: str) -> None:
     path = tmp_path / "m.csv"
     path.write_text(text)
@@ -243,6 +259,7 @@ def test_an_array_cannot_be_calibrated(tmp_path: Path) -> None:
 
 
 # --- what a terminal shows ----------------------------------------------------------------------
+
 
 def test_what_is_shown_has_units_bands_and_the_simpler_models() -> None:
     (row,) = commands.compare(["horowitz-45nm"], "vgg16")

@@ -14,14 +14,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hw_models
-from hw_models import FormatError, HardwareError, Layer, commands, load, reference, training_cost
-from hw_models.cost import MODELS
-from hw_models.counts import step_macs
+from hw_models import FormatError, HardwareError, Layer, load, training_cost
+from hw_models.analysis import commands
+from hw_models.cost.step_cost import COMPONENTS, STAGES
+from hw_models.cost.training_step import MODELS
 from hw_models.errors import ConservationError
-from hw_models.table import COMPONENTS, STAGES
+from hw_models.workload import reference_networks
+from hw_models.workload.op_counts import step_macs
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "hw_vgg16_step.json"
-NET = reference.vgg16(10)[:12]
+NET = reference_networks.vgg16(10)[:12]
 PROFILES = ["horowitz-45nm", "tpu-like-7nm", "eyeriss-like-65nm", "bitfusion-45nm", "jetson-tx2", "h100"]
 
 
@@ -31,8 +33,12 @@ def test_rows_sum_to_totals(profile: str, model: str) -> None:
     chip = load(profile)
     cost = training_cost(NET, chip, chip.widest, 32, model)
     rows = cost.rows
-    for total, parts in ((cost.total, [r["joules"] for r in rows]), (cost.bytes, [r["dram_bytes"] for r in rows]),
-                         (cost.macs, [r["macs"] for r in rows]), (cost.seconds, [r["seconds"] for r in rows])):
+    for total, parts in (
+        (cost.total, [r["joules"] for r in rows]),
+        (cost.bytes, [r["dram_bytes"] for r in rows]),
+        (cost.macs, [r["macs"] for r in rows]),
+        (cost.seconds, [r["seconds"] for r in rows]),
+    ):
         assert total == pytest.approx(sum(parts), rel=1e-9)
     for row in rows:
         assert row["joules"] == pytest.approx(sum(row[c] for c in COMPONENTS), rel=1e-9)
@@ -53,14 +59,15 @@ def test_a_lost_row_is_noticed() -> None:
 @pytest.mark.parametrize("profile", PROFILES)
 def test_each_rung_of_the_ladder_costs_more(profile: str) -> None:
     chip = load(profile)
-    macs, compulsory, closed, search = (training_cost(reference.resnet18(), chip, chip.widest, 64, m).total
-                                        for m in MODELS)
+    macs, compulsory, closed, search = (
+        training_cost(reference_networks.resnet18(), chip, chip.widest, 64, m).total for m in MODELS
+    )
     assert macs < compulsory < closed * (1 + 1e-12) and compulsory < search * (1 + 1e-12)
     assert search == pytest.approx(closed, rel=0.15)
 
 
 def test_the_order_of_layers_changes_nothing() -> None:
-    rows = reference.resnet18()
+    rows = reference_networks.resnet18()
     shuffled = rows[:]
     random.Random(0).shuffle(shuffled)
     for model in ("closed", "search"):
@@ -94,8 +101,20 @@ def test_more_bits_never_cost_less(bits: int, more: int, profile: str) -> None:
 @given(st.integers(1, 256), st.integers(1, 64))
 def test_more_channels_never_cost_less(k: int, more: int) -> None:
     def conv(width: int) -> list[Layer]:
-        return [Layer("c", "conv", macs=width * 64 * 16 * 9, inputs=16 * 64, outputs=width * 64,
-                      weights=16 * 9 * width, channels=(16, width), size=(8, 8), out=(8, 8), kernel=(3, 3))]
+        return [
+            Layer(
+                "c",
+                "conv",
+                macs=width * 64 * 16 * 9,
+                inputs=16 * 64,
+                outputs=width * 64,
+                weights=16 * 9 * width,
+                channels=(16, width),
+                size=(8, 8),
+                out=(8, 8),
+                kernel=(3, 3),
+            )
+        ]
 
     narrow, wide = (training_cost(conv(n), "horowitz-45nm") for n in (k, k + more))
     assert narrow.total <= wide.total * (1 + 1e-9)
@@ -103,8 +122,12 @@ def test_more_channels_never_cost_less(k: int, more: int) -> None:
 
 def test_a_smaller_buffer_never_costs_less_at_the_same_constants() -> None:
     chip = load("horowitz-45nm")
-    costs = [training_cost(reference.resnet18(), replace(chip, memories=(replace(chip.memories[0], bits=kib * 8192),)))
-             for kib in (16, 64, 256, 1024, 4096, 65536)]
+    costs = [
+        training_cost(
+            reference_networks.resnet18(), replace(chip, memories=(replace(chip.memories[0], bits=kib * 8192),))
+        )
+        for kib in (16, 64, 256, 1024, 4096, 65536)
+    ]
     assert all(a.total >= b.total * (1 - 1e-9) for a, b in itertools.pairwise(costs))
 
 
@@ -115,7 +138,7 @@ def test_precision_reaches_only_the_layers_it_names() -> None:
     assert cheaper == ["conv1.0"]
 
 
-def test_quantisers_work_only_where_something_is_quantised() -> None:
+def test_quantizers_work_only_where_something_is_quantized() -> None:
     plain = training_cost(NET, "horowitz-45nm")
     assert plain.components["quantiser"] == 0
     eight = training_cost(NET, "horowitz-45nm", 8)
@@ -126,10 +149,13 @@ def test_quantisers_work_only_where_something_is_quantised() -> None:
     assert cost.by_constant["op.random"] == pytest.approx(errors * 0.5e-12)
 
 
-def test_layers_left_in_fp32_are_not_quantised() -> None:
+def test_layers_left_in_fp32_are_not_quantized() -> None:
     every = {"weight": "int8", "activation": "int8"}
-    record = {"default": {"forward": every}, "layers": {r.name: {"forward": {"weight": "fp32", "activation": "fp32"}}
-                                                        for r in NET}, "quantise": {"activation": "nearest"}}
+    record = {
+        "default": {"forward": every},
+        "layers": {r.name: {"forward": {"weight": "fp32", "activation": "fp32"}} for r in NET},
+        "quantise": {"activation": "nearest"},
+    }
     assert training_cost(NET, "horowitz-45nm", record).components["quantiser"] == 0
     update = {"default": {}, "quantise": {"momentum": "stochastic"}}
     random_ops = training_cost(NET, "horowitz-45nm", update).by_constant["op.random"]
@@ -145,7 +171,7 @@ def test_rounding_an_output_is_work_but_moves_nothing() -> None:
     assert cost.components["dram"] == plain.components["dram"] and plain.components["quantiser"] == 0
 
 
-def test_the_update_moves_what_the_optimiser_touches() -> None:
+def test_the_update_moves_what_the_optimizer_touches() -> None:
     """SGD with momentum, fp32: read gradient, momentum, weight, write momentum, weight = 20 bytes a parameter."""
     rows = [r for r in training_cost(NET, "horowitz-45nm", batch=1).rows if r["pass"] == "update"]
     assert sum(r["dram_bytes"] for r in rows) == 20 * sum(r.weights for r in NET)
@@ -161,7 +187,7 @@ def test_the_l1_term_adds_one_operation_per_scale() -> None:
 
 def test_seconds_are_a_roofline() -> None:
     chip = load("tpu-like-7nm")
-    cost = training_cost(reference.resnet18(), chip)
+    cost = training_cost(reference_networks.resnet18(), chip)
     peak = np.prod(chip.dims) * chip.clock_hz
     assert cost.seconds >= cost.macs / peak and cost.seconds >= cost.bytes * 8 / chip.dram_bits_per_s
     fused = training_cost(NET, "bitfusion-45nm", 4).row_seconds.sum()
@@ -204,16 +230,20 @@ def test_the_frozen_step() -> None:
     for profile, cases in frozen["components"].items():
         for case, parts in cases.items():
             bits, model = case.split("/")
-            cost = training_cost(reference.vgg16(), profile, None if bits == "native" else bits, 256, model,
-                                 hypothetical=True)
+            cost = training_cost(
+                reference_networks.vgg16(), profile, None if bits == "native" else bits, 256, model, hypothetical=True
+            )
             assert cost.components == pytest.approx(parts, rel=1e-6), (profile, case)
 
 
 def test_time_waits_for_the_array_a_buffer_or_dram() -> None:
-    chip, rows = load("horowitz-45nm"), reference.vgg16()
+    chip, rows = load("horowitz-45nm"), reference_networks.vgg16()
     wide, narrow = (replace(chip, memories=(replace(chip.memories[0], bits_per_cycle=n),)) for n in (1e9, 1.0))
-    for slow, name in ((replace(wide, clock_hz=1e3), "compute"), (replace(chip, dram_bits_per_s=1e6), "dram"),
-                       (replace(narrow, dram_bits_per_s=1e15), "buffer")):
+    for slow, name in (
+        (replace(wide, clock_hz=1e3), "compute"),
+        (replace(chip, dram_bits_per_s=1e6), "dram"),
+        (replace(narrow, dram_bits_per_s=1e15), "buffer"),
+    ):
         cost = training_cost(rows, slow)
         assert cost.bound == name and sum(cost.bounds.values()) == pytest.approx(cost.seconds)
         assert {r["bound"] for r in cost.rows if r["macs"]} == {name}

@@ -9,21 +9,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import hw_models
 from ebsim.models import build
-from hw_models import reference
-from hw_models.counts import (
-    forward_count,
-    paper_gflops,
-    paper_pflops,
-    step_macs,
-    training_count,
-)
+from hw_models.workload import reference_networks
+from hw_models.workload.op_counts import forward_count, paper_gflops, paper_pflops, step_macs, training_count
 
 IMAGENET, CIFAR = 1_281_167, 50_000
 
 
 def test_vgg16_totals_of_the_paper() -> None:
     """302.4 and (two dense runs) 604.8 in units of 0.05 P; the rounding of 0.627 to 0.63 G is part of them."""
-    vgg = reference.vgg16(100)
+    vgg = reference_networks.vgg16(100)
     assert forward_count(vgg, "paper") == pytest.approx(627.45e6, abs=5e3)
     assert training_count(vgg, 160 * CIFAR, "paper") / 5e13 == pytest.approx(302.4, abs=1e-9)
     assert training_count(vgg, 320 * CIFAR, "paper") / 5e13 == pytest.approx(604.8, abs=1e-9)
@@ -31,16 +25,23 @@ def test_vgg16_totals_of_the_paper() -> None:
 
 
 def test_the_six_resnet18_totals_of_the_paper() -> None:
-    dense = paper_gflops(reference.resnet18())
+    dense = paper_gflops(reference_networks.resnet18())
     assert dense == 3.64
     # the authors' model ends in AvgPool2d(7), 25,088 more; ours in an adaptive pool that their hooks skip
-    assert forward_count(reference.resnet18(), "paper") == pytest.approx(3637.26e6, abs=4e4)
-    cells = {1259.131: [(90, dense)], 2424.865: [(90, dense), (90, 3.37)], 2168.888: [(90, dense), (90, 2.63)],
-             1991.945: [(90, dense), (90, dense * (1 - 0.418))], 1177.149: [(11, dense), (79, 3.37)],
-             952.458: [(11, dense), (79, 2.63)]}
+    assert forward_count(reference_networks.resnet18(), "paper") == pytest.approx(3637.26e6, abs=4e4)
+    cells = {
+        1259.131: [(90, dense)],
+        2424.865: [(90, dense), (90, 3.37)],
+        2168.888: [(90, dense), (90, 2.63)],
+        1991.945: [(90, dense), (90, dense * (1 - 0.418))],
+        1177.149: [(11, dense), (79, 3.37)],
+        952.458: [(11, dense), (79, 2.63)],
+    }
     for printed, phases in cells.items():
         assert round(paper_pflops(phases, IMAGENET), 3) == printed
-    assert training_count(reference.resnet18(), 90 * IMAGENET, "paper") / 1e15 == pytest.approx(1259.131, abs=5e-4)
+    assert training_count(reference_networks.resnet18(), 90 * IMAGENET, "paper") / 1e15 == pytest.approx(
+        1259.131, abs=5e-4
+    )
 
 
 def test_the_conventions_on_the_networks_of_this_project() -> None:
@@ -62,7 +63,7 @@ def test_fvcore_and_torch_conventions_equal_their_tools() -> None:
 
 
 def test_exact_step_skips_only_the_first_input_gradient() -> None:
-    rows = reference.resnet18()
+    rows = reference_networks.resnet18()
     assert step_macs(rows) / forward_count(rows) == pytest.approx(2.935, abs=5e-4)
     assert training_count(rows, 7) == 7 * step_macs(rows)
 

@@ -10,10 +10,10 @@ import pytest
 
 import hw_models
 from ebsim.models import build
-from hw_models import reference
-from hw_models.formats import FORMATS, parse_precision
-from hw_models.ledger import ENTRY
-from hw_models.presets import PRESETS
+from hw_models.cost.ledger import ENTRY
+from hw_models.precision.formats import FORMATS, parse_precision
+from hw_models.precision.presets import PRESETS
+from hw_models.workload import reference_networks
 
 PAGE = (Path(__file__).parents[2] / "docs" / "hardware-model.md").read_text()
 
@@ -37,7 +37,7 @@ def test_the_record_is_read_and_priced() -> None:
     record = json.loads(text)
     precision = parse_precision(record).on(["conv1", "fc"])
     assert precision.rule("conv1").operands[0][1].name == "fp32" and precision.rule("fc").output.name == "fp32"
-    assert hw_models.training_cost(reference.resnet18(), "horowitz-45nm", record).total > 0
+    assert hw_models.training_cost(reference_networks.resnet18(), "horowitz-45nm", record).total > 0
 
 
 @pytest.mark.parametrize("names", [PRESETS, FORMATS])

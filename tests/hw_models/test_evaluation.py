@@ -11,18 +11,26 @@ import torch
 from torch import nn
 
 import hw_models
-from hw_models import Layer, LedgerError, load, price, reference, training_cost
+from hw_models import Layer, LedgerError, load, price, training_cost
+from hw_models.cost.inference import evaluating, forward_cost
 from hw_models.errors import ConservationError
-from hw_models.evaluation import evaluating, forward_cost
-from hw_models.passes import shapes
+from hw_models.workload import reference_networks
+from hw_models.workload.training_passes import shapes
 
 CHIP = load("horowitz-45nm")
 N = 7  # images of a batch
 
 
 def _tiny() -> list[Layer]:
-    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.5),
-                          nn.AvgPool2d(5), nn.Flatten(), nn.Linear(4, 2))
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1, bias=False),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.Dropout(0.5),
+        nn.AvgPool2d(5),
+        nn.Flatten(),
+        nn.Linear(4, 2),
+    )
     return hw_models.trace(model, (3, 5, 5))
 
 
@@ -34,14 +42,28 @@ def _by_hand(*, statistics: bool, bits: int = 32) -> dict[str, float]:
     multiply = N * (feature * (2 if statistics else 1) + pooled + 4 * out)
     add = N * (feature * (3 if statistics else 1) + feature + 8 * out)
     compare = N * feature
-    moved = kernel + matrix + N * (
-        image + feature  # convolution
-        + (3 if statistics else 2) * feature  # BatchNorm: once more for the statistics
-        + 2 * feature + feature + pooled  # ReLU, average
-        + pooled + out + 3 * out)  # linear layer, loss
+    moved = (
+        kernel
+        + matrix
+        + N
+        * (
+            image
+            + feature  # convolution
+            + (3 if statistics else 2) * feature  # BatchNorm: once more for the statistics
+            + 2 * feature
+            + feature
+            + pooled  # ReLU, average
+            + pooled
+            + out
+            + 3 * out
+        )
+    )  # linear layer, loss
     c = {key: n.value * 1e-12 for key, n in CHIP.constants.items()}
-    return {"mac": macs * c["mac.fp32"], "dram": moved * bits * c["dram.pj_per_bit"],
-            "vector": multiply * c["op.multiply"] + add * c["op.add"] + compare * c["op.compare"]}
+    return {
+        "mac": macs * c["mac.fp32"],
+        "dram": moved * bits * c["dram.pj_per_bit"],
+        "vector": multiply * c["op.multiply"] + add * c["op.add"] + compare * c["op.compare"],
+    }
 
 
 @pytest.mark.parametrize("statistics", [False, True])
@@ -57,7 +79,7 @@ def test_a_forward_pass_costs_what_the_sum_by_hand_says(statistics: bool) -> Non
 
 @pytest.mark.parametrize("model", ["macs", "compulsory", "closed", "search"])
 def test_with_statistics_it_is_the_forward_pass_of_a_training_step(model: str) -> None:
-    rows = reference.vgg16(10)[:12]
+    rows = reference_networks.vgg16(10)[:12]
     for profile in ("horowitz-45nm", "h100"):
         step = training_cost(rows, profile, "fp32", 32, model)
         forward = forward_cost(rows, profile, "fp32", 32, model, statistics=True)
@@ -78,21 +100,31 @@ def test_in_evaluation_a_batchnorm_is_a_scale_and_dropout_is_nothing() -> None:
     assert saved == pytest.approx(2 * 100 * N * 4)
 
 
-def test_only_the_quantisers_of_the_forward_pass_run() -> None:
+def test_only_the_quantizers_of_the_forward_pass_run() -> None:
     """Activations of both layers are; no weights, errors or updates."""
     cost = forward_cost(_tiny(), CHIP, "all bfp8", N, "compulsory")
     elements = N * (3 * 25 + 4)
     ops = CHIP.ops
     assert cost.components["quantiser"] == pytest.approx(
-        elements * (ops["compare"].value + ops["multiply"].value + 2 * ops["integer"].value) * 1e-12)
-    unquantised = {"default": {"forward": {"weight": "fp32", "activation": "fp32"}}, "quantise": {"error": "nearest"}}
-    assert forward_cost(_tiny(), CHIP, unquantised, N).components["quantiser"] == 0
+        elements * (ops["compare"].value + ops["multiply"].value + 2 * ops["integer"].value) * 1e-12
+    )
+    unquantized = {"default": {"forward": {"weight": "fp32", "activation": "fp32"}}, "quantise": {"error": "nearest"}}
+    assert forward_cost(_tiny(), CHIP, unquantized, N).components["quantiser"] == 0
 
 
 # --- in a ledger --------------------------------------------------------------------------------
 
-ENTRY: dict[str, Any] = {"stage": "search", "network": "n", "precision": "fp32", "epochs": 2, "batch_size": 16,
-                         "images_per_epoch": 40, "steps_per_epoch": 3, "mask_draws": 0, "channels": 0}
+ENTRY: dict[str, Any] = {
+    "stage": "search",
+    "network": "n",
+    "precision": "fp32",
+    "epochs": 2,
+    "batch_size": 16,
+    "images_per_epoch": 40,
+    "steps_per_epoch": 3,
+    "mask_draws": 0,
+    "channels": 0,
+}
 
 
 def _bill(**changes: Any) -> Any:
@@ -105,7 +137,8 @@ def test_evaluations_are_passes_of_full_batches_and_a_rest() -> None:
     assert bill.stages[0].work["evaluate"] == pytest.approx(3 * each)
     assert bill.joules == pytest.approx(3 * each)
     assert _bill(eval_images=75).stages[0].work["evaluate"] == pytest.approx(  # one pass, in batches of training
-        4 * forward_cost(_tiny(), CHIP, None, 16).total + forward_cost(_tiny(), CHIP, None, 11).total)
+        4 * forward_cost(_tiny(), CHIP, None, 16).total + forward_cost(_tiny(), CHIP, None, 11).total
+    )
 
 
 def test_passes_for_statistics_are_training_forwards() -> None:
@@ -114,11 +147,15 @@ def test_passes_for_statistics_are_training_forwards() -> None:
     assert found > _bill(eval_images=32).stages[0].work["evaluate"]
 
 
-@pytest.mark.parametrize(("changes", "words"), [
-    ({"eval_images": 7, "evaluations": 2}, "eval_images is 7, which 2 evaluations"),
-    ({"eval_images": 7, "evaluations": 0}, "which 0 evaluations"),
-    ({"statistics_images": -1}, "statistics_images is -1"),
-    ({"evaluations": 1.5}, "evaluations is 1.5")])
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"eval_images": 7, "evaluations": 2}, "eval_images is 7, which 2 evaluations"),
+        ({"eval_images": 7, "evaluations": 0}, "which 0 evaluations"),
+        ({"statistics_images": -1}, "statistics_images is -1"),
+        ({"evaluations": 1.5}, "evaluations is 1.5"),
+    ],
+)
 def test_a_wrong_entry_is_named(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(LedgerError, match=words):
         _bill(**changes)
@@ -126,14 +163,18 @@ def test_a_wrong_entry_is_named(changes: dict[str, Any], words: str) -> None:
 
 # --- conservation -------------------------------------------------------------------------------
 
+
 def test_a_bill_that_loses_something_is_refused() -> None:
     bill = _bill(eval_images=30, mask_draws=2, channels=4, masked=True)
     bill.check()
     stage = bill.stages[0]
     assert stage.work["evaluate"] > 0 and stage.work["mask"] > 0
-    for broken in (replace(stage, work={**stage.work, "mask": 0.0}), replace(stage, bytes=stage.bytes * (1 + 1e-6)),
-                   replace(stage, work={**stage.work, "evaluate": stage.work["evaluate"] * 1.001}),
-                   replace(stage, components={**stage.components, "vector": float("nan")})):
+    for broken in (
+        replace(stage, work={**stage.work, "mask": 0.0}),
+        replace(stage, bytes=stage.bytes * (1 + 1e-6)),
+        replace(stage, work={**stage.work, "evaluate": stage.work["evaluate"] * 1.001}),
+        replace(stage, components={**stage.components, "vector": float("nan")}),
+    ):
         with pytest.raises(ConservationError, match="search"):
             replace(bill, stages=(broken,)).check()
 

@@ -6,16 +6,24 @@ from dataclasses import replace
 
 import pytest
 
-from hw_models import FormatError, load, reference, training_cost
-from hw_models.formats import FORMATS, parse_format, parse_precision
+from hw_models import FormatError, load, training_cost
+from hw_models.precision.formats import FORMATS, parse_format, parse_precision
+from hw_models.workload import reference_networks
 
 RECORD = {
-    "schema": 1, "name": "mine",
-    "formats": {"tiny": {"bits": 4, "mac": "int:4", "scale_bits": 8, "block": 32},
-                "odd8": {"bits": 8, "mac": "fp:3,4", "scale_bits": 0, "block": 0}},
-    "default": {"forward": {"weight": "tiny", "activation": "odd8"},
-                "input_gradient": {"weight": "tiny", "error": "bf16"},
-                "weight_gradient": {"activation": "odd8", "error": "bf16"}, "accumulator": "fp32", "output": "bf16"},
+    "schema": 1,
+    "name": "mine",
+    "formats": {
+        "tiny": {"bits": 4, "mac": "int:4", "scale_bits": 8, "block": 32},
+        "odd8": {"bits": 8, "mac": "fp:3,4", "scale_bits": 0, "block": 0},
+    },
+    "default": {
+        "forward": {"weight": "tiny", "activation": "odd8"},
+        "input_gradient": {"weight": "tiny", "error": "bf16"},
+        "weight_gradient": {"activation": "odd8", "error": "bf16"},
+        "accumulator": "fp32",
+        "output": "bf16",
+    },
     "layers": {"conv0.0": {"forward": {"weight": "fp32", "activation": "fp32"}}},
     "update": {"gradient": "bf16", "momentum": "fp32", "stored": "fp32"},
     "quantise": {"weight": "nearest", "activation": "stochastic"},
@@ -30,7 +38,7 @@ def test_a_record_says_which_operand_has_which_format_in_which_pass() -> None:
     assert [f.name for f in first.operands[0]] == ["fp32", "fp32"]
     assert [f.name for f in first.operands[1]] == ["bf16", "tiny"] and first.output.name == "bf16"
     assert (p.gradient.name, p.momentum.name, p.stored.name) == ("bf16", "fp32", "fp32")
-    assert p.quantised == {"weight": "nearest", "activation": "stochastic"}
+    assert p.quantized == {"weight": "nearest", "activation": "stochastic"}
 
 
 def test_a_layer_says_only_what_differs() -> None:
@@ -46,7 +54,7 @@ def test_a_blocks_scale_is_part_of_the_stored_bits() -> None:
 
 def test_formats_from_outside_are_priced_by_the_law_of_their_class() -> None:
     chip = load("horowitz-45nm")
-    cost = training_cost(reference.vgg16(), chip, RECORD)
+    cost = training_cost(reference_networks.vgg16(), chip, RECORD)
     assert {"mac.odd8*tiny", "mac.bf16*tiny", "mac.odd8*bf16", "mac.fp32"} <= set(cost.numbers)
     tiny = parse_format("tiny", RECORD["formats"]["tiny"])
     assert cost.numbers["mac.odd8*tiny"].derived and chip.mac(tiny, tiny).value < chip.mac_points["int8"].value
@@ -58,9 +66,18 @@ def test_a_format_is_known_by_its_multiplier_not_by_its_name() -> None:
     assert load("h100").supports(per_row)
 
 
-@pytest.mark.parametrize(("formats", "has"), [
-    (("int",), {"int8", "int16", "bfp8", "bfp4"}), (("int8",), {"int8", "bfp8"}), (("bfp",), {"bfp8", "bfp4"}),
-    (("bfp8",), {"bfp8"}), (("fp",), {"fp32", "e4m3"}), (("fp16",), set()), ((), {*FORMATS})])
+@pytest.mark.parametrize(
+    ("formats", "has"),
+    [
+        (("int",), {"int8", "int16", "bfp8", "bfp4"}),
+        (("int8",), {"int8", "bfp8"}),
+        (("bfp",), {"bfp8", "bfp4"}),
+        (("bfp8",), {"bfp8"}),
+        (("fp",), {"fp32", "e4m3"}),
+        (("fp16",), set()),
+        ((), {*FORMATS}),
+    ],
+)
 def test_integer_units_have_the_block_floats_of_their_width(formats: tuple[str, ...], has: set[str]) -> None:
     chip = replace(load("horowitz-45nm"), formats=formats)
     asked = ["int8", "int16", "bfp8", "bfp4", "fp32", "e4m3", *(FORMATS if not formats else ())]
@@ -73,14 +90,24 @@ def test_a_block_float_on_a_device_is_as_fast_as_its_integers() -> None:
     assert rate(FORMATS["bfp4"], FORMATS["bfp4"]) == rate(FORMATS["fp32"], FORMATS["fp32"])  # no peak named: the widest
 
 
-@pytest.mark.parametrize(("given", "name", "bits"), [
-    (None, "fp32", 32), (32, "fp32", 32), (8, "all int8", 8), (4, "int4", 4), (12, "int12", 12),
-    ("e4m3", "e4m3", 8), ("all bfp8", "all bfp8", 8), ("fp32", "fp32", 32)])
+@pytest.mark.parametrize(
+    ("given", "name", "bits"),
+    [
+        (None, "fp32", 32),
+        (32, "fp32", 32),
+        (8, "all int8", 8),
+        (4, "int4", 4),
+        (12, "int12", 12),
+        ("e4m3", "e4m3", 8),
+        ("all bfp8", "all bfp8", 8),
+        ("fp32", "fp32", 32),
+    ],
+)
 def test_short_names(given: object, name: str, bits: int) -> None:
     p = parse_precision(given)
     assert p.name == name and {f.bits for pair in p.default.operands for f in pair} == {bits}
     assert p.default.accumulator.bits == 32 and p.stored.name == "fp32"
-    assert bool(p.quantised) == (name != "fp32")
+    assert bool(p.quantized) == (name != "fp32")
 
 
 def test_fp8_mixes_its_two_formats() -> None:
@@ -90,40 +117,52 @@ def test_fp8_mixes_its_two_formats() -> None:
 
 def test_records_of_this_project_are_understood() -> None:
     from ebsim import models, precision
+
     for backend in ("fp32", "fp8", "bfp8", "int8"):
         network = models.build("vgg", classes=10, depth=11)
         record = precision.apply(network, backend, seed=0).record()
-        cost = training_cost(reference.vgg16(), "horowitz-45nm", record)
+        cost = training_cost(reference_networks.vgg16(), "horowitz-45nm", record)
         assert cost.precision == backend and cost.total > 0
 
 
-@pytest.mark.parametrize(("bad", "words"), [
-    ("int8x", "did you mean int8"), ("mxfp", "did you mean mxfp8"), (0, "unknown precision 0"), (-1, "-1"), (65, "65"),
-    (True, "True"), (3.5, "3.5"),
-    ({}, "default: is missing"), ({"a": 1}, "a: is not a known key"),
-    ({"forward": {"weight": "int8"}}, "forward: belongs under default"),
-    ({"forward": {"weigth": "int8"}}, "forward: belongs under default"),
-    ({"default": 8}, "default: is 8, must be a table"),
-    ({"default": {"forwrad": {"weight": "int8"}}}, "default.forwrad: .* did you mean forward"),
-    ({"default": {"forward": {"weigth": "int8"}}}, "default.forward.weigth: .* did you mean weight"),
-    ({"default": {"forward": {"error": "int8"}}}, "default.forward.error: is not a known key"),
-    ({"default": {"forward": {"weight": 8}}}, "default.forward.weight: is 8, must be the name"),
-    ({"default": {"forward": "int8"}}, "default.forward: is 'int8', must be a table"),
-    ({"default": {"forward": {"weight": "nothing"}}}, "no format 'nothing'"),
-    ({"default": {"output": "itn8"}}, "no format 'itn8'; did you mean int8"),
-    ({"default": {"output": "fp32"}, "layer": {}}, "layer: .* did you mean layers"),
-    ({"default": {"output": "fp32"}, "layers": {"conv1": {"ouput": "fp32"}}}, "layers.conv1.ouput: .* output"),
-    ({"default": {"output": "fp32"}, "update": {"stord": "int8"}}, "update.stord: .* did you mean stored"),
-    ({"default": {"output": "fp32"}, "quantise": {"weight": "up"}}, "quantise.weight: is 'up', must be nearest or"),
-    ({"formats": 5, "default": {"output": "fp32"}}, "formats: is 5"), ({"schema": 2}, "schema: is 2"),
-    ({"formats": {"x": {}}, "default": {"output": "x"}}, "format 'x'"),
-    ({"formats": {"x": 8}, "default": {"output": "x"}}, "format 'x': is 8"),
-    ({"formats": {"x": {"bit": 8, "mac": "int:8"}}, "default": {"output": "x"}}, "bit: .* did you mean bits"),
-    ({"formats": {"x": {"bits": 8, "mac": "int:"}}, "default": {"output": "x"}}, "format 'x'"),
-    ({"formats": {"x": {"bits": 8, "mac": "fp:8"}}, "default": {"output": "x"}}, "format 'x'"),
-    ({"formats": {"x": {"bits": float("nan"), "mac": "int:8"}}, "default": {"output": "x"}}, "format 'x'"),
-    ({"formats": {"x": {"bits": 8, "mac": "posit:8"}}, "default": {"output": "x"}}, "format 'x'"),
-    ({"formats": {"x": {"bits": 1e9, "mac": "int:8"}}, "default": {"output": "x"}}, "format 'x'")])
+@pytest.mark.parametrize(
+    ("bad", "words"),
+    [
+        ("int8x", "did you mean int8"),
+        ("mxfp", "did you mean mxfp8"),
+        (0, "unknown precision 0"),
+        (-1, "-1"),
+        (65, "65"),
+        (True, "True"),
+        (3.5, "3.5"),
+        ({}, "default: is missing"),
+        ({"a": 1}, "a: is not a known key"),
+        ({"forward": {"weight": "int8"}}, "forward: belongs under default"),
+        ({"forward": {"weigth": "int8"}}, "forward: belongs under default"),
+        ({"default": 8}, "default: is 8, must be a table"),
+        ({"default": {"forwrad": {"weight": "int8"}}}, "default.forwrad: .* did you mean forward"),
+        ({"default": {"forward": {"weigth": "int8"}}}, "default.forward.weigth: .* did you mean weight"),
+        ({"default": {"forward": {"error": "int8"}}}, "default.forward.error: is not a known key"),
+        ({"default": {"forward": {"weight": 8}}}, "default.forward.weight: is 8, must be the name"),
+        ({"default": {"forward": "int8"}}, "default.forward: is 'int8', must be a table"),
+        ({"default": {"forward": {"weight": "nothing"}}}, "no format 'nothing'"),
+        ({"default": {"output": "itn8"}}, "no format 'itn8'; did you mean int8"),
+        ({"default": {"output": "fp32"}, "layer": {}}, "layer: .* did you mean layers"),
+        ({"default": {"output": "fp32"}, "layers": {"conv1": {"ouput": "fp32"}}}, "layers.conv1.ouput: .* output"),
+        ({"default": {"output": "fp32"}, "update": {"stord": "int8"}}, "update.stord: .* did you mean stored"),
+        ({"default": {"output": "fp32"}, "quantise": {"weight": "up"}}, "quantise.weight: is 'up', must be nearest or"),
+        ({"formats": 5, "default": {"output": "fp32"}}, "formats: is 5"),
+        ({"schema": 2}, "schema: is 2"),
+        ({"formats": {"x": {}}, "default": {"output": "x"}}, "format 'x'"),
+        ({"formats": {"x": 8}, "default": {"output": "x"}}, "format 'x': is 8"),
+        ({"formats": {"x": {"bit": 8, "mac": "int:8"}}, "default": {"output": "x"}}, "bit: .* did you mean bits"),
+        ({"formats": {"x": {"bits": 8, "mac": "int:"}}, "default": {"output": "x"}}, "format 'x'"),
+        ({"formats": {"x": {"bits": 8, "mac": "fp:8"}}, "default": {"output": "x"}}, "format 'x'"),
+        ({"formats": {"x": {"bits": float("nan"), "mac": "int:8"}}, "default": {"output": "x"}}, "format 'x'"),
+        ({"formats": {"x": {"bits": 8, "mac": "posit:8"}}, "default": {"output": "x"}}, "format 'x'"),
+        ({"formats": {"x": {"bits": 1e9, "mac": "int:8"}}, "default": {"output": "x"}}, "format 'x'"),
+    ],
+)
 def test_what_cannot_be_understood_is_named(bad: object, words: str) -> None:
     with pytest.raises(FormatError, match=words):
         parse_precision(bad)

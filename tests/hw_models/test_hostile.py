@@ -8,34 +8,39 @@ from pathlib import Path
 
 import pytest
 
-from hw_models import HardwareError, ProfileError, commands, load, reference, training_cost
-from hw_models.toml_source import SHIPPED
+from hw_models import HardwareError, ProfileError, load, training_cost
+from hw_models.accelerator.toml_reader import SHIPPED
+from hw_models.analysis import commands
+from hw_models.workload import reference_networks
 
 from .test_commands import _measurements as measurements
 
 START = 'extends = "horowitz-45nm"\nname = "x"\n'
-NET = reference.vgg16(10)[:4]
+NET = reference_networks.vgg16(10)[:4]
 
 
-@pytest.mark.parametrize(("text", "words"), [
-    (START + '[array]\nfused = ["foo"]', r":4: array.fused: 'foo' is not one of bn,"),
-    (START + 'formats = ["int9"]', r":3: formats: 'int9' is not one of fp32"),
-    (START + "[dramm]\npj_per_bit = 3", r":3: dramm: is not a known key; did you mean dram"),
-    (START + "kib = 3\nkib = 4", r":4: not valid TOML: .* stands twice"),
-    ('extends = "eyeris"', r"no such accelerator profile; did you mean eyeriss-like-65nm"),
-    (START + '[memory.buffer]\nsource = ""', r":4: memory.buffer.source: is empty; .*memory.buffer.sram_law"),
-    (START + "clock_ghz = " + "9" * 5000, r":1: not valid TOML: .*digits"),
-    (START + ".".join("a" * 3000) + " = 1", r":1: nested too deeply"),
-    (START + '"k\\u001b[31m" = 3', r":1: 'k\\x1b\[31m'\.\.\.: is not a known key"),
-    ('extends = "horowitz-45nm"\nname = "x\\u001b[31m"', r":2: name: must be one line without control characters"),
-    ('name = "x"\nextends = "nowhere"', r"p.toml:2: extends: nowhere: no such accelerator profile"),
-    ('extends = "a\\u0000b"', r":1: extends: 'a\\x00b'\.\.\.: no such"),
-    ('extends = "' + "a" * 5000 + '"', r":1: extends: 'aaa.*\.\.\.: no such"),
-    ("k = 1\n" * 200_000, r":1: larger than 256 KiB"),
-    ("\n".join(f"k{i} = {i}" for i in range(9000)), r":1: schema: is missing; add schema = 1"),
-    ("", r':1: kind: is missing; add kind = "array" or "device"'),
-    (START + "[dram]\npj_per_bit = { value = nan, source = 's' }", r"^[^\n]*:4: dram.pj_per_bit: is nan[^\n]*$"),
-])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (START + '[array]\nfused = ["foo"]', r":4: array.fused: 'foo' is not one of bn,"),
+        (START + 'formats = ["int9"]', r":3: formats: 'int9' is not one of fp32"),
+        (START + "[dramm]\npj_per_bit = 3", r":3: dramm: is not a known key; did you mean dram"),
+        (START + "kib = 3\nkib = 4", r":4: not valid TOML: .* stands twice"),
+        ('extends = "eyeris"', r"no such accelerator profile; did you mean eyeriss-like-65nm"),
+        (START + '[memory.buffer]\nsource = ""', r":4: memory.buffer.source: is empty; .*memory.buffer.sram_law"),
+        (START + "clock_ghz = " + "9" * 5000, r":1: not valid TOML: .*digits"),
+        (START + ".".join("a" * 3000) + " = 1", r":1: nested too deeply"),
+        (START + '"k\\u001b[31m" = 3', r":1: 'k\\x1b\[31m'\.\.\.: is not a known key"),
+        ('extends = "horowitz-45nm"\nname = "x\\u001b[31m"', r":2: name: must be one line without control characters"),
+        ('name = "x"\nextends = "nowhere"', r"p.toml:2: extends: nowhere: no such accelerator profile"),
+        ('extends = "a\\u0000b"', r":1: extends: 'a\\x00b'\.\.\.: no such"),
+        ('extends = "' + "a" * 5000 + '"', r":1: extends: 'aaa.*\.\.\.: no such"),
+        ("k = 1\n" * 200_000, r":1: larger than 256 KiB"),
+        ("\n".join(f"k{i} = {i}" for i in range(9000)), r":1: schema: is missing; add schema = 1"),
+        ("", r':1: kind: is missing; add kind = "array" or "device"'),
+        (START + "[dram]\npj_per_bit = { value = nan, source = 's' }", r"^[^\n]*:4: dram.pj_per_bit: is nan[^\n]*$"),
+    ],
+)
 def test_it_is_named_with_file_and_line(tmp_path: Path, text: str, words: str) -> None:
     path = tmp_path / "p.toml"
     path.write_text(text)
@@ -71,7 +76,7 @@ def test_what_is_no_list_of_layers_is_named() -> None:
     with pytest.raises(HardwareError, match=r"pass hw_models\.trace"):
         training_cost(object(), "horowitz-45nm")
     with pytest.raises(HardwareError, match="no reference network 'ResNet-18'; did you mean resnet18"):
-        reference.network("ResNet-18")
+        reference_networks.network("ResNet-18")
 
 
 VALUES = ("-1", "0", "nan", "inf", "1e308", "1e-308", "true", '"text"', "[]", "[1, 2]", "{}", "[[1]]", "9" * 40)
@@ -116,6 +121,7 @@ def test_mangled_profiles_are_refused_by_name_or_price_a_step(tmp_path: Path) ->
 
 # --- nothing is left behind -----------------------------------------------------------------------
 
+
 def test_a_start_that_is_no_profile_leaves_no_file(tmp_path: Path) -> None:
     (tmp_path / "bad.toml").write_text(START + "[dram]\ngbytes_per_s = -1\n")
     with pytest.raises(ProfileError, match=r"bad\.toml:4"):
@@ -131,12 +137,19 @@ def test_a_start_that_is_no_profile_leaves_no_file(tmp_path: Path) -> None:
 HEAD = "network,precision,batch,joules,seconds\n"
 
 
-@pytest.mark.parametrize(("rows", "words"), [
-    ("vgg16,fp32,16,1e8,1\nvgg16,fp32,32,1e8,2\nresnet18,fp32,16,1e8,1\n", "no profile; are joules"),
-    ("vgg16,fp32,16.5,1,1\n", ":2: batch is '16.5'"), ("vgg16,fp32,1e9,1,1\n", ":2: batch is '1e9'"),
-    ("vgg16,fp32,16,1,inf\n", ":2: seconds is 'inf'"), ("vgg16,fp32\n", ":2: batch is None"),
-    ("vgg16,fp32,16,1,1\n,,,,\n", ":3: batch is ''"), ("lenet,fp32,16,1,1\n", ":2: no reference network 'lenet'"),
-    ("\0\n", "cannot be read as CSV|:2: batch")])
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ("vgg16,fp32,16,1e8,1\nvgg16,fp32,32,1e8,2\nresnet18,fp32,16,1e8,1\n", "no profile; are joules"),
+        ("vgg16,fp32,16.5,1,1\n", ":2: batch is '16.5'"),
+        ("vgg16,fp32,1e9,1,1\n", ":2: batch is '1e9'"),
+        ("vgg16,fp32,16,1,inf\n", ":2: seconds is 'inf'"),
+        ("vgg16,fp32\n", ":2: batch is None"),
+        ("vgg16,fp32,16,1,1\n,,,,\n", ":3: batch is ''"),
+        ("lenet,fp32,16,1,1\n", ":2: no reference network 'lenet'"),
+        ("\0\n", "cannot be read as CSV|:2: batch"),
+    ],
+)
 def test_measurements_that_make_no_profile_leave_no_file(tmp_path: Path, rows: str, words: str) -> None:
     (tmp_path / "m.csv").write_text(HEAD + rows)
     for out in (tmp_path / "out.toml", None):

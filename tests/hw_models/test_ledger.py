@@ -7,18 +7,29 @@ from typing import Any
 
 import pytest
 
-from hw_models import FormatError, HardwareError, LedgerError, load, price, reference, training_cost
-from hw_models.counts import step_macs
-from hw_models.evaluation import forward_cost
-from hw_models.grid import GRIDS, intensity
+from hw_models import FormatError, HardwareError, LedgerError, load, price, training_cost
+from hw_models.carbon import GRIDS, intensity
+from hw_models.cost.inference import forward_cost
 from hw_models.units import kwh, show_joules
+from hw_models.workload import reference_networks
+from hw_models.workload.op_counts import step_macs
 
-DENSE = reference.vgg16(10)[:12]
+DENSE = reference_networks.vgg16(10)[:12]
 NETWORKS = {"dense": [row.to_dict() for row in DENSE], "ticket": DENSE[:6]}
 ENTRY: dict[str, Any] = {
-    "stage": "search", "network": "dense", "precision": "fp32", "epochs": 3, "batch_size": 128,
-    "images_per_epoch": 1347, "steps_per_epoch": 11, "eval_images": 1350, "mask_draws": 3, "channels": 4224,
-    "l1": True, "masked": False}
+    "stage": "search",
+    "network": "dense",
+    "precision": "fp32",
+    "epochs": 3,
+    "batch_size": 128,
+    "images_per_epoch": 1347,
+    "steps_per_epoch": 11,
+    "eval_images": 1350,
+    "mask_draws": 3,
+    "channels": 4224,
+    "l1": True,
+    "masked": False,
+}
 
 
 def _price(**changes: Any) -> Any:
@@ -44,9 +55,16 @@ def test_evaluation_is_forward_passes_in_evaluation_mode() -> None:
 
 def test_mask_draws_cost_something_negligible() -> None:
     """VGG16 at the paper's size: about 2e-9 of an epoch's energy each."""
-    entry = {**ENTRY, "network": "vgg", "images_per_epoch": 50_000, "steps_per_epoch": 391, "epochs": 1,
-             "eval_images": 0, "mask_draws": 1}
-    bill = price([entry], {"vgg": reference.vgg16()}, "horowitz-45nm")
+    entry = {
+        **ENTRY,
+        "network": "vgg",
+        "images_per_epoch": 50_000,
+        "steps_per_epoch": 391,
+        "epochs": 1,
+        "eval_images": 0,
+        "mask_draws": 1,
+    }
+    bill = price([entry], {"vgg": reference_networks.vgg16()}, "horowitz-45nm")
     share = bill.stages[0].work["mask"] / bill.joules
     assert 0 < share < 1e-6
     compares = 2 * 4224 + 3 * 4224 * 12.044 + 5 * 4224 / 32
@@ -112,11 +130,22 @@ def test_the_statement_shows_band_profile_and_what_is_derived() -> None:
     assert show_joules(0) == "0 pJ"
 
 
-@pytest.mark.parametrize(("changes", "words"), [
-    ({"network": "other"}, "network 'other'"), ({"network": None}, "None"), ({"epochs": -1}, "epochs is -1"),
-    ({"epochs": 1.5}, "epochs is 1.5"), ({"epochs": True}, "epochs is True"), ({"batch_size": 0}, "batch_size is 0"),
-    ({"images_per_epoch": "many"}, "images_per_epoch"), ({"steps_per_epoch": 9}, "steps_per_epoch is 9"),
-    ({"eval_images": -5}, "eval_images"), ({"mask_draws": None}, "mask_draws"), ({"channels": -1}, "channels")])
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"network": "other"}, "network 'other'"),
+        ({"network": None}, "None"),
+        ({"epochs": -1}, "epochs is -1"),
+        ({"epochs": 1.5}, "epochs is 1.5"),
+        ({"epochs": True}, "epochs is True"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"images_per_epoch": "many"}, "images_per_epoch"),
+        ({"steps_per_epoch": 9}, "steps_per_epoch is 9"),
+        ({"eval_images": -5}, "eval_images"),
+        ({"mask_draws": None}, "mask_draws"),
+        ({"channels": -1}, "channels"),
+    ],
+)
 def test_a_wrong_entry_is_named(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(LedgerError, match=words):
         _price(**changes)

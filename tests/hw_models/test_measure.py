@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from hw_models import measure as m
-from hw_models.table import COMPONENTS
+from hw_models import sensors as m
+from hw_models.cost.step_cost import COMPONENTS
 
 
 class Monitor:
@@ -51,8 +51,14 @@ def _look_again() -> Iterator[None]:
 
 def _zeus(monkeypatch: pytest.MonkeyPatch, make: Callable[..., Any]) -> None:
     """A module `zeus.monitor` whose ZeusMonitor has the documented parameters."""
-    def zeus_monitor(gpu_indices: Any = None, cpu_indices: Any = None, approx_instant_energy: bool = False,
-                     log_file: Any = None, sync_execution_with: str = "torch") -> Any:
+
+    def zeus_monitor(
+        gpu_indices: Any = None,
+        cpu_indices: Any = None,
+        approx_instant_energy: bool = False,
+        log_file: Any = None,
+        sync_execution_with: str = "torch",
+    ) -> Any:
         return make()
 
     monkeypatch.setitem(sys.modules, "zeus", ModuleType("zeus"))
@@ -82,7 +88,8 @@ def test_without_zeus_the_cure_is_its_installation(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("make", [Monitor, lambda: Monitor({}, {}), lambda: 1 / 0])
 def test_without_a_sensor_the_cure_is_the_driver_or_permission(
-        monkeypatch: pytest.MonkeyPatch, make: Callable[[], Any]) -> None:
+    monkeypatch: pytest.MonkeyPatch, make: Callable[[], Any]
+) -> None:
     _zeus(monkeypatch, make)
     found = m.measure(lambda: None)
     assert found.joules is None and found.source.startswith("not available: ")
@@ -122,8 +129,10 @@ def test_rails_are_added_and_named() -> None:
     assert found.rails == {"GPU 0": 5.0, "GPU 1": 2.0, "CPU 0": 1.5} and "GPU 0" in found.source
 
 
-@pytest.mark.parametrize(("monitor", "words"), [
-    (Monitor(fail="begin"), "did not start"), (Monitor(fail="end"), "lost"), (Monitor(None, {}), "no rail")])
+@pytest.mark.parametrize(
+    ("monitor", "words"),
+    [(Monitor(fail="begin"), "did not start"), (Monitor(fail="end"), "lost"), (Monitor(None, {}), "no rail")],
+)
 def test_a_sensor_that_fails_gives_none_and_the_reason(monitor: Monitor, words: str) -> None:
     done: list[int] = []
     found = m.measure(lambda: done.append(1), monitor=monitor)
@@ -148,7 +157,7 @@ def test_measured_columns_have_names_of_their_own() -> None:
 
 def test_the_window_is_settled_on_both_sides_and_errors_of_the_work_pass() -> None:
     calls: list[str] = []
-    m.measure(lambda: calls.append("work"), synchronise=lambda: calls.append("sync"), monitor=Monitor({0: 1.0}))
+    m.measure(lambda: calls.append("work"), synchronize=lambda: calls.append("sync"), monitor=Monitor({0: 1.0}))
     assert calls == ["sync", "work", "sync"]
     with pytest.raises(ZeroDivisionError):
         m.measure(lambda: 1 / 0, monitor=Monitor({0: 1.0}))

@@ -6,9 +6,10 @@ import pytest
 
 from ebsim import models, precision
 from ebsim.precision.backends import PRESETS as TRAINED
-from hw_models import load, reference, trace, training_cost
-from hw_models.formats import FORMATS, parse_precision
-from hw_models.presets import PRESETS
+from hw_models import load, trace, training_cost
+from hw_models.precision.formats import FORMATS, parse_precision
+from hw_models.precision.presets import PRESETS
+from hw_models.workload import reference_networks
 
 
 def test_every_training_has_its_record_here_and_no_other() -> None:
@@ -20,7 +21,7 @@ def test_every_training_has_its_record_here_and_no_other() -> None:
 def test_a_name_prices_what_the_training_of_that_name_does(name: str, names: list[str]) -> None:
     ours, trained = parse_precision(name).on(names), parse_precision(precision.record(name, names))
     assert [ours.rule(layer) for layer in names] == [trained.rule(layer) for layer in names]
-    assert ours.default == trained.default and ours.quantised == trained.quantised
+    assert ours.default == trained.default and ours.quantized == trained.quantized
     assert (ours.gradient, ours.momentum, ours.stored) == (trained.gradient, trained.momentum, trained.stored)
 
 
@@ -34,7 +35,7 @@ def test_the_price_of_a_real_network_is_the_same_by_name_and_by_its_own_record(n
 
 
 def test_one_format_for_everything_has_a_spelling_of_its_own() -> None:
-    rows, chip = reference.vgg16(), load("horowitz-45nm")
+    rows, chip = reference_networks.vgg16(), load("horowitz-45nm")
     eight = {training_cost(rows, chip, bits).total for bits in (8, "all int8", FORMATS["int8"])}
     assert len(eight) == 1 and eight.pop() < training_cost(rows, chip, "int8").total
     assert parse_precision(8).name == "all int8" and parse_precision("e4m3").name == "e4m3"

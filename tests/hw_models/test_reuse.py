@@ -10,13 +10,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hw_models import load, training_cost
-from hw_models.accelerator import Accelerator
-from hw_models.flat import distinct, pick
-from hw_models.layer import Layer
-from hw_models.mapping import closed
-from hw_models.passes import Passes, passes, shapes
-from hw_models.reuse import Lengths, Widths, compulsory, no_reuse, sharing
-from hw_models.search import _largest, _used, search
+from hw_models.accelerator.description import Accelerator
+from hw_models.mapping.closed_form import Lengths, Widths, compulsory, no_reuse, sharing
+from hw_models.mapping.deduplicate import distinct, pick
+from hw_models.mapping.exhaustive import _largest, _used, search
+from hw_models.mapping.mapper import closed
+from hw_models.workload.layer import Layer
+from hw_models.workload.training_passes import Passes, passes, shapes
 
 from .test_passes import conv
 
@@ -33,8 +33,13 @@ def _bits(p: Passes, x: float = 16, y: float = 16, z: float = 16, acc: float = 3
 
 layers = st.builds(
     lambda c, k, h, r, s, g: conv(c * g, k * g, max(h, r), r, s, 0, g),
-    st.integers(1, 48), st.integers(1, 48), st.integers(1, 28), st.sampled_from([1, 2, 3, 5]), st.sampled_from([1, 2]),
-    st.sampled_from([1, 1, 2, 8]))
+    st.integers(1, 48),
+    st.integers(1, 48),
+    st.integers(1, 28),
+    st.sampled_from([1, 2, 3, 5]),
+    st.sampled_from([1, 2]),
+    st.sampled_from([1, 1, 2, 8]),
+)
 widths = st.sampled_from([4.0, 8.0, 16.0, 32.0])
 
 
@@ -111,11 +116,23 @@ def test_no_tile_exceeds_its_memory(layer: Layer, n: int, kib: float) -> None:
 @pytest.mark.parametrize(("g1", "g2", "red"), [(12, 6, 10), (5, 3, 7), (8, 8, 9), (1, 1, 3)])
 def test_shared_registers_serve_what_a_plain_walk_over_the_array_counts(g1: int, g2: int, red: int) -> None:
     """Dims 4 x 3 x 2 x 2 unroll K, C, pixels, pixels; one weight register along dims 3 and 4, one sum along dim 2."""
-    row = Layer("fc", "linear", macs=g1 * g2 * red, inputs=g1 * red, outputs=g1 * g2, weights=g2 * red,
-                channels=(red, g2), size=(g1, 1), out=(g1, 1))
+    row = Layer(
+        "fc",
+        "linear",
+        macs=g1 * g2 * red,
+        inputs=g1 * red,
+        outputs=g1 * g2,
+        weights=g2 * red,
+        channels=(red, g2),
+        size=(g1, 1),
+        out=(g1, 1),
+    )
     p = passes(shapes([row]), 1)
-    unroll = {"forward": ("K", "C", "pixels", "pixels"), "input_gradient": ("C", "K", "pixels", "pixels"),
-              "weight_gradient": ("K", "pixels", "C", "C")}
+    unroll = {
+        "forward": ("K", "C", "pixels", "pixels"),
+        "input_gradient": ("C", "K", "pixels", "pixels"),
+        "weight_gradient": ("K", "pixels", "C", "C"),
+    }
     held: set[tuple[int, ...]] = set()
     sums: set[tuple[int, ...]] = set()
     for i, j, r in np.ndindex(g1, g2, red):
@@ -149,8 +166,11 @@ def test_sliding_never_costs_more(layer: Layer, n: int, kib: float) -> None:
 
 
 def test_a_shared_register_saves_register_energy_and_nothing_else() -> None:
-    unroll = {"forward": ("K", "C", "pixels"), "input_gradient": ("C", "K", "pixels"),
-              "weight_gradient": ("K", "pixels", "C")}
+    unroll = {
+        "forward": ("K", "C", "pixels"),
+        "input_gradient": ("C", "K", "pixels"),
+        "weight_gradient": ("K", "pixels", "C"),
+    }
     own = replace(load("horowitz-45nm"), dims=(8, 8, 4), unroll=unroll)
     one = replace(own, registers={**own.registers, "held": replace(own.registers["held"], shared_along=(2,))})
     a, b = (training_cost([conv(16, 32, 8, 3, 1, 1, 1)], chip, 8, 4) for chip in (own, one))
@@ -188,12 +208,22 @@ def _best_by_enumeration(m: int, n: int, k: int, words: int) -> float:
     return best
 
 
-@pytest.mark.parametrize(("m", "n", "k", "words"), [
-    (16, 8, 8, 48), (8, 16, 4, 64), (4, 4, 32, 40), (32, 4, 8, 100), (16, 16, 16, 200)])
+@pytest.mark.parametrize(
+    ("m", "n", "k", "words"), [(16, 8, 8, 48), (8, 16, 4, 64), (4, 4, 32, 40), (32, 4, 8, 100), (16, 16, 16, 200)]
+)
 def test_search_finds_what_plain_enumeration_finds(m: int, n: int, k: int, words: int) -> None:
     """Forward of a 1 x 1 convolution = matrix product; the search may also use thirds, so it may be better."""
-    row = Layer("fc", "linear", macs=m * n * k, inputs=m * k, outputs=m * n, weights=n * k, channels=(k, n),
-                size=(m, 1), out=(m, 1))
+    row = Layer(
+        "fc",
+        "linear",
+        macs=m * n * k,
+        inputs=m * k,
+        outputs=m * n,
+        weights=n * k,
+        channels=(k, n),
+        size=(m, 1),
+        out=(m, 1),
+    )
     p = passes(shapes([row]), 1)
     bits = _bits(p, 32, 32, 32, 32)
     chip = _with_buffer(words * 32 / 8192)

@@ -10,10 +10,11 @@ import hw_models
 from ebsim.models import build
 from ebsim.tickets import channel_mask, compact
 from ebsim.torchvision_shim import import_torchvision
-from hw_models import Layer, WorkloadError, reference, training_cost
-from hw_models.layer import total_macs
-from hw_models.shrink import candidate_shapes, shrink, widths
-from hw_models.variants import each
+from hw_models import Layer, WorkloadError, training_cost
+from hw_models.analysis.design_sweep import each
+from hw_models.workload import reference_networks
+from hw_models.workload.layer import total_macs
+from hw_models.workload.pruned_shapes import candidate_shapes, shrink, widths
 
 
 def _random_gammas(model: torch.nn.Module) -> None:
@@ -31,9 +32,14 @@ def _model(name: str) -> torch.nn.Module:
     return getattr(import_torchvision().models, name)(weights=None, **options)
 
 
-@pytest.mark.parametrize("name", [
-    "vgg", "resnet18",
-    *(pytest.param(n, marks=pytest.mark.slow) for n in ("mobilenet_v2", "densenet121", "googlenet"))])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "vgg",
+        "resnet18",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("mobilenet_v2", "densenet121", "googlenet")),
+    ],
+)
 def test_shapes_equal_those_of_the_network_really_shrunk(name: str) -> None:
     model, size = _model(name), 32
     _random_gammas(model)
@@ -45,7 +51,10 @@ def test_shapes_equal_those_of_the_network_really_shrunk(name: str) -> None:
     for row in built:
         if row.kind in ("conv", "linear"):
             assert (ours[row.name].channels, ours[row.name].macs, ours[row.name].weights) == (
-                row.channels, row.macs, row.weights), row.name
+                row.channels,
+                row.macs,
+                row.weights,
+            ), row.name
 
 
 def test_a_residual_network_needs_no_more_than_the_one_really_shrunk() -> None:
@@ -60,43 +69,60 @@ def test_a_residual_network_needs_no_more_than_the_one_really_shrunk() -> None:
 
 
 def test_keeping_everything_changes_nothing() -> None:
-    rows = reference.resnet18()
+    rows = reference_networks.resnet18()
     masks = {r.name: np.ones(r.channels[1], bool) for r in rows if r.kind == "bn"}
     assert [r.numbers for r in shrink(rows, masks)] == [r.numbers for r in rows]
     assert shrink(rows, {}) == rows
 
 
 def test_a_dead_branch_disappears() -> None:
-    rows = reference.resnet18()
+    rows = reference_networks.resnet18()
     dead = {"layer1.0.bn1": np.zeros(64, bool)}
     names = [r.name for r in shrink(rows, dead)]
     assert "layer1.0.bn1" not in names and "layer1.0.conv1" not in names and "layer1.0.add" in names
 
 
 def test_a_thousand_candidates_at_once_equal_one_by_one() -> None:
-    rows = reference.vgg16(10)
+    rows = reference_networks.vgg16(10)
     rng = np.random.default_rng(0)
     masks = {r.name: rng.random((5, r.channels[1])) < 0.5 for r in rows if r.kind == "bn"}
     together = each(candidate_shapes(rows, masks), "horowitz-45nm")
-    alone = [training_cost(shrink(rows, {n: m[i] for n, m in masks.items()}), "horowitz-45nm").total
-             for i in range(5)]
+    alone = [training_cost(shrink(rows, {n: m[i] for n, m in masks.items()}), "horowitz-45nm").total for i in range(5)]
     assert together.tolist() == pytest.approx(alone, rel=1e-9)
     assert widths(rows, masks).made.shape == (5, len(rows))
 
 
-@pytest.mark.parametrize(("masks", "words"), [
-    ({"nobody": np.ones(3, bool)}, "nobody"), ({"conv1": np.ones(64, bool)}, "conv1"),
-    ({"bn1": np.ones(5, bool)}, "bn1.*has 64")])
+@pytest.mark.parametrize(
+    ("masks", "words"),
+    [
+        ({"nobody": np.ones(3, bool)}, "nobody"),
+        ({"conv1": np.ones(64, bool)}, "conv1"),
+        ({"bn1": np.ones(5, bool)}, "bn1.*has 64"),
+    ],
+)
 def test_masks_that_do_not_fit_are_named(masks: dict[str, np.ndarray], words: str) -> None:
     with pytest.raises(WorkloadError, match=words):
-        shrink(reference.resnet18(), masks)
+        shrink(reference_networks.resnet18(), masks)
 
 
 def test_what_is_not_understood_keeps_everything() -> None:
-    rows = [Layer("c", "conv", macs=8 * 16 * 27, inputs=48, outputs=128, weights=216, channels=(3, 8), size=(4, 4),
-                  out=(4, 4), kernel=(3, 3), first=True, sources=("input",)),
-            Layer("b", "bn", inputs=128, outputs=128, weights=16, channels=(8, 8), size=(4, 4), out=(4, 4),
-                  sources=("c",)),
-            Layer("odd", "other", inputs=128, outputs=128, channels=(8, 8), size=(4, 4), out=(4, 4), sources=("b",))]
+    rows = [
+        Layer(
+            "c",
+            "conv",
+            macs=8 * 16 * 27,
+            inputs=48,
+            outputs=128,
+            weights=216,
+            channels=(3, 8),
+            size=(4, 4),
+            out=(4, 4),
+            kernel=(3, 3),
+            first=True,
+            sources=("input",),
+        ),
+        Layer("b", "bn", inputs=128, outputs=128, weights=16, channels=(8, 8), size=(4, 4), out=(4, 4), sources=("c",)),
+        Layer("odd", "other", inputs=128, outputs=128, channels=(8, 8), size=(4, 4), out=(4, 4), sources=("b",)),
+    ]
     small = shrink(rows, {"b": np.arange(8) < 3})
     assert [r.channels for r in small] == [(3, 3), (3, 3), (3, 8)]

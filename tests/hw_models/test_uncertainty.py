@@ -9,14 +9,21 @@ import numpy as np
 import pytest
 
 import hw_models
-from hw_models import HardwareError, load, price, reference, training_cost
-from hw_models.toml_source import Number
-from hw_models.uncertainty import draws, energy_draws, ratio, sensitivity
+from hw_models import HardwareError, load, price, training_cost
+from hw_models.accelerator.toml_reader import Number
+from hw_models.cost.uncertainty import draws, energy_draws, ratio, sensitivity
 from hw_models.units import show_joules
+from hw_models.workload import reference_networks
 
-NETWORKS = {"vgg": reference.vgg16()}
-ENTRY = {"stage": "dense", "network": "vgg", "precision": "fp32", "epochs": 1, "batch_size": 256,
-         "images_per_epoch": 2560}
+NETWORKS = {"vgg": reference_networks.vgg16()}
+ENTRY = {
+    "stage": "dense",
+    "network": "vgg",
+    "precision": "fp32",
+    "epochs": 1,
+    "batch_size": 256,
+    "images_per_epoch": 2560,
+}
 
 
 def _bill(chip: object = "horowitz-45nm", **changes: object) -> object:

@@ -11,8 +11,9 @@ from hw_models import load
 REFERENCE = read(GOLDEN)
 
 
-@pytest.mark.parametrize("chip", ["tpu_like", "eyeriss_like", "edge_tpu_like", "meta_prototype", "tesla_npu_like",
-                                  "tpu_small"])
+@pytest.mark.parametrize(
+    "chip", ["tpu_like", "eyeriss_like", "edge_tpu_like", "meta_prototype", "tesla_npu_like", "tpu_small"]
+)
 @pytest.mark.parametrize(("model", "rank", "within"), [("search", 0.97, 0.10), ("closed", 0.95, 0.15)])
 def test_an_independent_mapper_agrees_without_fitting(chip: str, model: str, rank: float, within: float) -> None:
     rows = REFERENCE[chip] if chip != "tpu_small" else cheaper(REFERENCE[chip])
@@ -58,8 +59,11 @@ def test_the_search_epochs_of_table_2_are_whole_numbers() -> None:
 
 
 def test_a_ticket_costs_less_in_the_direction_of_the_paper() -> None:
-    costs = [v.pruned_over_dense(p, flops, "jetson-tx2") for (data, p), (*_, flops) in v.TABLE2.items()
-             if data == "CIFAR-100"]
+    costs = [
+        v.pruned_over_dense(p, flops, "jetson-tx2")
+        for (data, p), (*_, flops) in v.TABLE2.items()
+        if data == "CIFAR-100"
+    ]
     assert costs == sorted(costs, reverse=True) and all(c < 1 for c in costs)
 
 

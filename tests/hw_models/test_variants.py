@@ -7,18 +7,22 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hw_models import HardwareError, load, reference, training_cost
-from hw_models.variants import BLOCK, sweep
+from hw_models import HardwareError, load, training_cost
+from hw_models.analysis.design_sweep import BLOCK, sweep
+from hw_models.workload import reference_networks
 
-ROWS = reference.vgg16(10)
+ROWS = reference_networks.vgg16(10)
 
 
 def test_other_constants_equal_other_profiles() -> None:
     chip = load("horowitz-45nm")
     together = sweep(ROWS, chip, {"dram.pj_per_bit": [5, 20, 70], "mac.fp32": [1.0, 4.6, 9.0]})
     for i, (dram, mac) in enumerate(((5, 1.0), (20, 4.6), (70, 9.0))):
-        other = replace(chip, dram=replace(chip.dram, value=dram),
-                        mac_points={**chip.mac_points, "fp32": replace(chip.mac_points["fp32"], value=mac)})
+        other = replace(
+            chip,
+            dram=replace(chip.dram, value=dram),
+            mac_points={**chip.mac_points, "fp32": replace(chip.mac_points["fp32"], value=mac)},
+        )
         assert together[i] == pytest.approx(training_cost(ROWS, other).total, rel=1e-9)
 
 
@@ -34,7 +38,7 @@ def test_other_buffers_equal_other_profiles() -> None:
 
 def test_a_thousand_variants_of_resnet50_come_in_one_call() -> None:
     values = np.linspace(4, 70, 1000)
-    found = sweep(reference.resnet50(), "horowitz-45nm", {"dram.pj_per_bit": values})
+    found = sweep(reference_networks.resnet50(), "horowitz-45nm", {"dram.pj_per_bit": values})
     assert found.shape == (1000,) and (np.diff(found) > 0).all()
 
 

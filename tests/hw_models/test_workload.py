@@ -16,12 +16,13 @@ import hw_models
 from ebsim.models import build
 from ebsim.tickets import channel_mask, compact
 from ebsim.tickets.shrinking.select import Select
-from hw_models import Layer, WorkloadError, reference
+from hw_models import Layer, WorkloadError
+from hw_models.cost.vector_ops import pointwise
 from hw_models.errors import WorkloadWarning
-from hw_models.layer import total_macs
-from hw_models.passes import shapes
-from hw_models.pointwise import pointwise
-from hw_models.workload import fvcore_macs
+from hw_models.workload import reference_networks
+from hw_models.workload.layer import total_macs
+from hw_models.workload.trace import fvcore_macs
+from hw_models.workload.training_passes import shapes
 
 from .nets import Mixed, ScatteredBranch
 
@@ -35,7 +36,15 @@ def test_every_operation_is_a_row_with_its_shape() -> None:
     assert [r.kind for r in rows.values()].count("conv") == 4
     stem = rows["stem"]
     assert (stem.macs, stem.channels, stem.size, stem.out, stem.kernel, stem.stride, stem.first, stem.bias) == (
-        8 * 8 * 8 * 27, (3, 8), (16, 16), (8, 8), (3, 3), (2, 2), True, True)
+        8 * 8 * 8 * 27,
+        (3, 8),
+        (16, 16),
+        (8, 8),
+        (3, 3),
+        (2, 2),
+        True,
+        True,
+    )
     assert rows["grouped"].macs == 12 * 64 * 2 * 9 and rows["grouped"].groups == 4
     assert rows["depthwise"].macs == 12 * 64 * 25 and not rows["depthwise"].first
     assert rows["relu"].kind == "relu" and rows["add"].inputs == 2 * rows["add"].outputs == 2 * 512
@@ -47,8 +56,7 @@ def test_every_operation_is_a_row_with_its_shape() -> None:
 
 def test_parameters_are_all_counted() -> None:
     for model, shape in ((Mixed(), (3, 16, 16)), (build("preresnet", classes=10, depth=29), (3, 8, 8))):
-        assert sum(r.weights for r in hw_models.trace(model, shape)) == sum(
-            p.numel() for p in model.parameters())
+        assert sum(r.weights for r in hw_models.trace(model, shape)) == sum(p.numel() for p in model.parameters())
 
 
 def test_tracing_changes_neither_model_nor_random_state() -> None:
@@ -86,10 +94,14 @@ def test_a_shrunk_network_moves_what_its_selections_really_move(name: str, optio
             (gradient,) = torch.autograd.grad(picked.sum(), source)
             assert gradient.shape == args[0].shape and int(gradient.count_nonzero()) == int(picked.count_nonzero())
             ran[path] = int(picked.count_nonzero()) // 2, out.numel() // 2, gradient.numel() // 2  # of one image
+
         return hook
 
-    hooks = [module.register_forward_hook(see(path)) for path, module in small.named_modules()
-             if path.startswith("selections.")]
+    hooks = [
+        module.register_forward_hook(see(path))
+        for path, module in small.named_modules()
+        if path.startswith("selections.")
+    ]
     small(torch.randn(2, 3, 16, 16, generator=generator))
     for hook in hooks:
         hook.remove()
@@ -118,7 +130,12 @@ class Picks(nn.Module):
 def test_zero_filling_is_no_copy_of_its_own() -> None:
     rows = hw_models.trace(Picks(), (3, 4, 4))
     assert [(r.name, r.kind) for r in rows] == [
-        ("conv", "conv"), ("pick", "select"), ("relu", "relu"), ("add", "add"), ("loss", "loss")]
+        ("conv", "conv"),
+        ("pick", "select"),
+        ("relu", "relu"),
+        ("add", "add"),
+        ("loss", "loss"),
+    ]
     pick = rows[1]
     assert (pick.inputs, pick.outputs, pick.channels, pick.sources) == (4 * 16, 6 * 16, (5, 6), ("conv",))
     assert rows[2].sources == ("pick",)
@@ -148,7 +165,8 @@ def test_an_unknown_operation_is_a_row_not_a_silence() -> None:
     with pytest.warns(WorkloadWarning, match=r"^cumprod in \(root\)"):  # the other two are known to multiply nothing
         rows = hw_models.trace(Odd(), (3, 4, 4))
     assert [(r.kind, r.op, r.macs, r.inputs) for r in rows[:3]] == [
-        ("other", op, 0, 48) for op in ("special_erfcx", "flip", "cumprod")]
+        ("other", op, 0, 48) for op in ("special_erfcx", "flip", "cumprod")
+    ]
 
 
 def test_macs_agree_with_fvcore_and_with_torch() -> None:
@@ -161,16 +179,18 @@ def test_macs_agree_with_fvcore_and_with_torch() -> None:
 
 
 def test_a_disagreement_with_fvcore_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hw_models.workload.fvcore_macs", lambda *a: {"stem": 1})
+    monkeypatch.setattr("hw_models.workload.trace.fvcore_macs", lambda *a: {"stem": 1})
     with pytest.raises(WorkloadError, match=r"'(stem|grouped|depthwise|point|head)'.*by fvcore"):
         hw_models.trace(Mixed(), (3, 16, 16))
 
 
 def test_three_passes_agree_with_torchs_backward_where_it_is_right() -> None:
     """groups = 1: forward + input gradient (not of the first layer) + weight gradient."""
-    from hw_models.counts import step_macs
-    model = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(4, 6, 3), nn.Flatten(),
-                          nn.Linear(6 * 16, 3))
+    from hw_models.workload.op_counts import step_macs
+
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(4, 6, 3), nn.Flatten(), nn.Linear(6 * 16, 3)
+    )
     with FlopCounterMode(display=False) as counter:
         model(torch.zeros(1, 3, 12, 12)).sum().backward()
     assert 2 * step_macs(hw_models.trace(model, (3, 12, 12))) == counter.get_total_flops()
@@ -198,43 +218,50 @@ def test_rows_survive_json() -> None:
     assert [Layer.from_dict(d) for d in json.loads(json.dumps([r.to_dict() for r in rows]))] == rows
 
 
-@pytest.mark.parametrize(("name", "shape", "make"), [
-    ("resnet18", (3, 224, 224), lambda tv: tv.models.resnet18(weights=None)),
-    ("resnet50", (3, 224, 224), lambda tv: tv.models.resnet50(weights=None)),
-])
+@pytest.mark.parametrize(
+    ("name", "shape", "make"),
+    [
+        ("resnet18", (3, 224, 224), lambda tv: tv.models.resnet18(weights=None)),
+        ("resnet50", (3, 224, 224), lambda tv: tv.models.resnet50(weights=None)),
+    ],
+)
 def test_reference_tables_equal_the_traced_networks(name: str, shape: Any, make: Any) -> None:
     from ebsim.torchvision_shim import import_torchvision
+
     traced = hw_models.trace(make(import_torchvision()), shape, check=name == "resnet18")
-    ours = reference.network(name)
+    ours = reference_networks.network(name)
     assert [r.numbers for r in ours] == [r.numbers for r in traced]
 
 
 def test_reference_vgg16_equals_the_traced_network() -> None:
     traced = hw_models.trace(build("vgg", classes=100, depth=16), (3, 32, 32))
     strip = ("conv", "bn", "relu", "maxpool", "linear")
-    assert [r.numbers for r in reference.vgg16() if r.kind in strip] == [
-        r.numbers for r in traced if r.kind in strip]
+    assert [r.numbers for r in reference_networks.vgg16() if r.kind in strip] == [
+        r.numbers for r in traced if r.kind in strip
+    ]
 
 
 @pytest.mark.parametrize(("name", "size"), [("preresnet101", 32), ("preresnet101-digits", 8)])
 def test_reference_preresnet_equals_the_traced_network(name: str, size: int) -> None:
     traced = hw_models.trace(build("preresnet", classes=10, depth=101), (3, size, size), check=False)
-    assert [r.numbers for r in reference.network(name)] == [r.numbers for r in traced]
+    assert [r.numbers for r in reference_networks.network(name)] == [r.numbers for r in traced]
     convolutions = {r.name for r in traced if r.kind in ("conv", "linear")}
-    assert convolutions == {r.name for r in reference.network(name) if r.kind in ("conv", "linear")}
+    assert convolutions == {r.name for r in reference_networks.network(name) if r.kind in ("conv", "linear")}
 
 
 def test_published_sizes() -> None:
     pre = hw_models.trace(build("preresnet", classes=10, depth=101), (3, 32, 32), check=False)
     assert round(total_macs(pre) / 1e6, 2) == 154.06
     assert sum(r.channels[1] for r in pre if r.kind == "bn") == 7_408
-    assert round(total_macs(reference.vgg16()) / 1e6, 2) == 313.25
-    assert round(total_macs(reference.resnet18()) / 1e6, 2) == 1814.07
-    assert round(total_macs(reference.resnet50()) / 1e6, 2) == 4089.18
+    assert round(total_macs(reference_networks.vgg16()) / 1e6, 2) == 313.25
+    assert round(total_macs(reference_networks.resnet18()) / 1e6, 2) == 1814.07
+    assert round(total_macs(reference_networks.resnet50()) / 1e6, 2) == 4089.18
 
 
 def test_everything_but_trace_works_without_torch() -> None:
-    code = ("import sys; import hw_models; from hw_models import reference, training_cost, load, price\n"
-            "training_cost(reference.vgg16(), load('horowitz-45nm')).total\n"
-            "assert 'torch' not in sys.modules and 'fvcore' not in sys.modules")
+    code = (
+        "import sys; import hw_models; from hw_models import reference, training_cost, load, price\n"
+        "training_cost(reference.vgg16(), load('horowitz-45nm')).total\n"
+        "assert 'torch' not in sys.modules and 'fvcore' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)

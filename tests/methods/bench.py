@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ebsim.config import Experiment
-from ebsim.methods.lab import Lab
+from ebsim.experiment.context import Lab
 from ebsim.runs.store import Store
 from tests.training.toy import ToyData
 

@@ -10,11 +10,12 @@ import torch
 import hw_models
 from ebsim import models, tickets
 from ebsim.errors import ConfigError
-from ebsim.methods import authors, outcome
-from ebsim.methods.row import Row
-from ebsim.report import paper
-from hw_models.counts import forward_count, paper_gflops, paper_pflops
-from hw_models.layer import Layer
+from ebsim.experiment.result import Row
+from ebsim.pipeline import results
+from ebsim.pricing import paper_widths
+from ebsim.report.tables import paper
+from hw_models.workload.layer import Layer
+from hw_models.workload.op_counts import forward_count, paper_gflops, paper_pflops
 from tests.methods.bench import lab
 from tests.training.toy import toy_network
 
@@ -57,7 +58,7 @@ def drawn(name: str, depth: int, ratio: float) -> tuple[torch.nn.Module, tickets
 def test_resnet18_by_the_blocks() -> None:
     """2 MAC + 2 BN + ReLU, block by block: inner width k, input selection s, everything else at full width."""
     model, mask = drawn("resnet", 18, 0.4)
-    layers = authors.layers("resnet", hw_models.trace(model, (3, 32, 32)), mask)
+    layers = paper_widths.layers("resnet", hw_models.trace(model, (3, 32, 32)), mask)
     assert layers is not None
     kept, side, wide = mask.kept(), 32, 64
     total = 2 * 27 * 64 * side**2 + 3 * 64 * side**2  # stem, its BatchNorm and ReLU; no pool in the small stem
@@ -77,7 +78,7 @@ def test_resnet18_by_the_blocks() -> None:
 
 def test_preresnet_by_the_blocks() -> None:
     model, mask = drawn("preresnet", 29, 0.5)
-    layers = authors.layers("preresnet", hw_models.trace(model, (3, 32, 32)), mask)
+    layers = paper_widths.layers("preresnet", hw_models.trace(model, (3, 32, 32)), mask)
     assert layers is not None
     kept, side, wide = mask.kept(), 32, 16
     total = 2 * 27 * 16 * side**2
@@ -100,7 +101,7 @@ def test_preresnet_by_the_blocks() -> None:
 def test_theirs_never_cost_less_than_ours() -> None:
     for name, depth in (("resnet", 18), ("preresnet", 29)):
         model, mask = drawn(name, depth, 0.5)
-        theirs = authors.layers(name, hw_models.trace(model, (3, 32, 32)), mask)
+        theirs = paper_widths.layers(name, hw_models.trace(model, (3, 32, 32)), mask)
         ours = hw_models.trace(tickets.compact(model, mask, torch.zeros(2, 3, 32, 32)), (3, 32, 32))
         assert theirs is not None
         assert forward_count(ours, "paper") <= forward_count(theirs, "paper")
@@ -108,10 +109,10 @@ def test_theirs_never_cost_less_than_ours() -> None:
 
 def test_vgg_is_as_ours_and_resnet50_is_refused() -> None:
     model, mask = drawn("vgg", 11, 0.5)
-    assert authors.layers("vgg", hw_models.trace(model, (3, 32, 32)), mask) is None
+    assert paper_widths.layers("vgg", hw_models.trace(model, (3, 32, 32)), mask) is None
     model, mask = drawn("resnet", 50, 0.5)
     with pytest.raises(ConfigError, match="gating"):
-        authors.layers("resnet", hw_models.trace(model, (3, 32, 32)), mask)
+        paper_widths.layers("resnet", hw_models.trace(model, (3, 32, 32)), mask)
 
 
 def test_a_row_is_counted_by_the_law(tmp_path: Path) -> None:
@@ -127,9 +128,9 @@ def test_a_row_is_counted_by_the_law(tmp_path: Path) -> None:
         {"stage": "score", "network": "dense", "epochs": 7, "images_per_epoch": 128},
         {"stage": "retrain", "network": "ticket", "epochs": 135, "images_per_epoch": 50_000},
     ]
-    assert outcome._paper_pflops(bench, row) == pytest.approx(3 * 50_000 * (25 * 0.63 + 135 * small) * 1e9 / 1e15)
+    assert results._paper_pflops(bench, row) == pytest.approx(3 * 50_000 * (25 * 0.63 + 135 * small) * 1e9 / 1e15)
     bench.networks["ticket"] = table(toy_network(), 6)
-    assert outcome._paper_pflops(bench, row) is None
+    assert results._paper_pflops(bench, row) is None
 
 
 def table(model: torch.nn.Module, side: int) -> list[dict]:

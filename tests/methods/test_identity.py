@@ -12,8 +12,8 @@ import torch
 
 from ebsim import tickets
 from ebsim.config import Experiment
-from ebsim.methods import trainings
-from ebsim.methods.lab import Lab
+from ebsim.experiment import retraining
+from ebsim.experiment.context import Lab
 from ebsim.methods.thinet import Rescaling
 from ebsim.runs.store import Store
 from ebsim.training import Trajectory
@@ -49,7 +49,7 @@ def stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     flags = torch.arange(sum(bench.layers.values())) % 3 != 0
     channels = tickets.ChannelMask(flags.numpy(), bench.layers)
     weights = tickets.ChannelMask(torch.tensor([True, False, True]).numpy(), {"fc.weight": 3})
-    monkeypatch.setattr(trainings.ZeroWeights, "apply", lambda *args: None)
+    monkeypatch.setattr(retraining.ZeroWeights, "apply", lambda *args: None)
     factors = Rescaling({"fc": torch.tensor([1.0, 0.5])})
     written = {
         "seed": 1,
@@ -63,13 +63,13 @@ def stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
         "dense, taylor": lab(tmp_path, prune={"criterion": "taylor"}).dense().stage,
         "dense, bfp8": bench.dense("bfp8").stage,
         **{
-            init: trainings.ticket(bench, dense, channels, 10, init, "fp32").stage
+            init: retraining.ticket(bench, dense, channels, 10, init, "fp32").stage
             for init in ("inherit", "fine-tune", "re-init", "rewind")
         },
-        "fine-tune, rescaled": trainings.ticket(bench, dense, channels, 10, "fine-tune", "fp32", factors).stage,
-        "masked": trainings.masked(bench, weights, "fp32").stage,
-        "soft": trainings.soft(bench, 0.3, None, "fp32").stage,
-        "soft, pre-trained": trainings.soft(bench, 0.3, dense, "fp32").stage,
+        "fine-tune, rescaled": retraining.ticket(bench, dense, channels, 10, "fine-tune", "fp32", factors).stage,
+        "masked": retraining.masked(bench, weights, "fp32").stage,
+        "soft": retraining.soft(bench, 0.3, None, "fp32").stage,
+        "soft, pre-trained": retraining.soft(bench, 0.3, dense, "fp32").stage,
     }
 
 

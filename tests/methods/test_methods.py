@@ -11,9 +11,10 @@ import torch
 
 import hw_models
 from ebsim import tickets
-from ebsim.methods import METHODS, outcome
-from ebsim.methods.lab import Lab
-from ebsim.methods.row import Row
+from ebsim.experiment.context import Lab
+from ebsim.experiment.result import Row
+from ebsim.methods import METHODS
+from ebsim.pipeline import results
 from tests.methods.bench import Data, epochs_trained, lab
 
 N = 4
@@ -102,7 +103,7 @@ def test_no_credit_for_single_weights_but_the_honest_count_beside_it(everything:
     bench, found, _ = everything
     priced = {
         (row["method"], row["ratio"]): row
-        for row in outcome.results(
+        for row in results.results(
             bench, rows(found, "dense", "snip", "lottery-ticket"), hw_models.load("horowitz-45nm")
         )["rows"]
     }
@@ -131,7 +132,7 @@ def test_the_sparse_count_by_hand(everything: Any) -> None:
             weight = weights[f"{layer['name']}.weight"]
             positions = layer["macs"] // weight.numel()
             total += int((weight != 0).sum()) * positions * (2 if layer.get("first") else 3)
-    found_sparse = outcome._sparse_macs(entry, outcome._table(bench, "dense"))
+    found_sparse = results._sparse_macs(entry, results._table(bench, "dense"))
     # A kept weight may be zero by chance, never the other way round.
     assert found_sparse == pytest.approx(total * entry["images"], rel=1e-3)
 
@@ -211,5 +212,5 @@ def test_drawn_before_training(tmp_path: Path) -> None:
     bench = lab(tmp_path, prune={"ratio": [0.5], "draw_epochs": [0]})
     (row,) = METHODS["prune-at-epoch"].rows(bench)
     assert [entry["epochs"] for entry in row.ledger] == [0, N]
-    (priced,) = outcome.results(bench, [row], hw_models.load("horowitz-45nm"))["rows"]
+    (priced,) = results.results(bench, [row], hw_models.load("horowitz-45nm"))["rows"]
     assert priced["accuracy"] is not None

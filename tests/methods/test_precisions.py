@@ -11,7 +11,7 @@ from ebsim.config import Experiment
 from ebsim.errors import ConfigError
 from ebsim.files import read_json
 from ebsim.grid import open_grid
-from ebsim.methods import precisions
+from ebsim.pipeline import validation
 from ebsim.precision import plugins
 from tests.precision.test_plugins import GRID
 
@@ -107,8 +107,8 @@ def test_a_run_is_known_by_what_its_formats_do(tmp_path: Path) -> None:
 
 def test_which_keys_count(tmp_path: Path) -> None:
     plain = Experiment.model_validate({"name": "a"})
-    assert precisions.used(plain) == {"search": "fp32", "retrain": "fp32"} and precisions.outsiders(plain) == []
-    assert precisions.used(Experiment.model_validate({"name": "a", "methods": ["eb-train-lf"]}))["low"] == "bfp8"
+    assert validation.used(plain) == {"search": "fp32", "retrain": "fp32"} and validation.outsiders(plain) == []
+    assert validation.used(Experiment.model_validate({"name": "a", "methods": ["eb-train-lf"]}))["low"] == "bfp8"
 
 
 def test_a_plug_in_of_the_experiment_trains_and_is_told_of(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from ebsim.methods import METHODS, grasp, snip, synflow
 from ebsim.methods.unstructured import prunable, weight_mask
-from ebsim.training import ZeroWeights, optimiser
+from ebsim.training import ZeroWeights, make_optimizer
 from tests.methods.bench import lab
 from tests.training.toy import ToyData, toy_network
 
@@ -111,7 +111,7 @@ def test_masked_weights_stay_exactly_zero_whatever_pushes_them() -> None:
     """Momentum from before, weight decay and gradients all push; weights and momentum are zero after every step."""
     model = toy_network().to(memory_format=torch.channels_last)
     images, labels = batch()
-    sgd = optimiser(model, lr=0.1, momentum=0.9, weight_decay=0.1)
+    sgd = make_optimizer(model, lr=0.1, momentum=0.9, weight_decay=0.1)
 
     def step() -> None:
         sgd.zero_grad()

@@ -173,11 +173,11 @@ def test_initial_weights_follow_the_recipe(name: str, gamma: float) -> None:
             assert abs(module.weight.mean().item()) < 0.02 * std + 1e-4
 
 
-def test_initialise_refreshes_a_narrower_trained_network() -> None:
+def test_initialize_refreshes_a_narrower_trained_network() -> None:
     model = nn.Sequential(nn.Conv2d(3, 7, 3), nn.BatchNorm2d(7), nn.Flatten(), nn.Linear(7 * 4, 2))
     model(torch.randn(8, 3, 4, 4)).sum().backward()
     model[0].weight.data.fill_(9.0)
-    models.initialise(model, family="vgg", gamma_init=0.25, seed=0)
+    models.initialize(model, family="vgg", gamma_init=0.25, seed=0)
     assert (model[1].weight == 0.25).all() and (model[1].running_mean == 0).all()
     assert model[0].weight.abs().max() < 9 * math.sqrt(2 / (9 * 7)) and (model[0].bias == 0).all()
     assert (model[3].bias == 0).all() and 0.005 < model[3].weight.std() < 0.02

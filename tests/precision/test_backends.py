@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from ebsim.errors import ConfigError
 from ebsim.precision import Backend, backend, list_backends, list_formats, plan, record
+from ebsim.precision.backend_table import mistakes
 from ebsim.precision.backends import ACCUMULATORS, CELLS, KEYS, PASSES
-from ebsim.precision.checking import mistakes
-from hw_models.formats import parse_precision
+from hw_models.precision.formats import parse_precision
 from tests.precision.nets import LAYERS, Small
 
 WRONG = [

@@ -1,4 +1,4 @@
-"""Compiled quantisers: the same bits, one graph each whatever the shapes, and an error instead of a silent fallback.
+"""Compiled quantizers: the same bits, one graph each whatever the shapes, and an error instead of a silent fallback.
 
 Kept in one process-wide set of kernels: the first costs 5 to 30 s, each further one a second or two.
 """
@@ -11,8 +11,9 @@ import torch
 from torch._dynamo.utils import counters
 
 from ebsim.errors import EbsimError
-from ebsim.precision import apply, compilation, quantiser, quantize
-from ebsim.precision.formats import find_format
+from ebsim.precision import apply, quantize
+from ebsim.precision.formats.number_format import find_format
+from ebsim.precision.quantization import compilation, quantizer
 from tests.precision import oracles
 from tests.precision.nets import Small, batch, equal, gradients
 
@@ -55,9 +56,9 @@ def test_overwriting_gives_the_same_bits_in_the_same_memory() -> None:
             for layout in (torch.contiguous_format, torch.channels_last):
                 x = torch.randn(4, 6, 5, 3).contiguous(memory_format=layout)
                 options = {"stochastic": rounding == "stochastic", "key": (5, 7), "compile": compile}
-                kept = quantiser.run(x, find_format(fmt), **options)
+                kept = quantizer.run(x, find_format(fmt), **options)
                 address = x.data_ptr()
-                got = quantiser.run(x, find_format(fmt), overwrite=True, **options)
+                got = quantizer.run(x, find_format(fmt), overwrite=True, **options)
                 assert got.data_ptr() == address != kept.data_ptr()
                 assert torch.equal(got, kept) and got.stride() == kept.stride()
 

@@ -6,7 +6,8 @@ import re
 import tomllib
 from pathlib import Path
 
-from ebsim.precision import Backend, conformance, tables
+from ebsim.precision import Backend, tables
+from ebsim.precision.formats import conformance
 
 PAGE = (Path(__file__).parents[2] / "docs" / "precision.md").read_text()
 

@@ -1,4 +1,4 @@
-"""Statistics of the quantisers and the mask-noise floor, against sums computed by hand."""
+"""Statistics of the quantizers and the mask-noise floor, against sums computed by hand."""
 
 from __future__ import annotations
 

@@ -13,18 +13,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from ebsim.errors import ConfigError
-from ebsim.precision import (
-    NumberFormat,
-    Placement,
-    apply,
-    averaged,
-    compilation,
-    list_backends,
-    quantiser,
-    quantize,
-    remove,
-)
-from ebsim.precision.formats import BUILTIN
+from ebsim.precision import NumberFormat, Placement, apply, averaged, list_backends, quantize, remove
+from ebsim.precision.formats.number_format import BUILTIN
+from ebsim.precision.quantization import compilation, quantizer
 from tests.precision.nets import LAYERS, Small, batch, equal, gradients, train
 
 
@@ -54,14 +45,14 @@ def test_fp32_leaves_the_network_alone() -> None:
     placement = apply(touched, "fp32", stats_every=1)
     for one, other in zip(touched.modules(), plain.modules(), strict=True):
         assert type(one) is type(other) and vars(one).keys() == vars(other).keys()
-    optimisers = sgd(touched), sgd(plain)
-    placement.attach(optimisers[0])
-    assert not optimisers[0]._optimizer_step_pre_hooks and not optimisers[0]._optimizer_step_post_hooks
+    optimizers = sgd(touched), sgd(plain)
+    placement.attach(optimizers[0])
+    assert not optimizers[0]._optimizer_step_pre_hooks and not optimizers[0]._optimizer_step_post_hooks
     for step in range(3):
         placement.set_step(step)
         assert equal(gradients(touched, *batch(seed=step)), gradients(plain, *batch(seed=step)))
-        for optimiser in optimisers:
-            optimiser.step()
+        for optimizer in optimizers:
+            optimizer.step()
     assert equal(list(touched.state_dict().values()), list(plain.state_dict().values()))
     assert placement.stats() == {}
 
@@ -166,7 +157,7 @@ def test_gamma_beta_and_biases_stay_exact_unless_asked_for() -> None:
     assert all(thin({"one_dimensional": "bfp8 stochastic"}))
 
 
-def test_stored_weights_lie_on_the_grid_and_the_optimiser_state_is_stock() -> None:
+def test_stored_weights_lie_on_the_grid_and_the_optimizer_state_is_stock() -> None:
     model, plain = Small(), Small()
     optimizer, stock = sgd(model), sgd(plain)
     placement = apply(model, "bfp8", compile=False)
@@ -345,13 +336,13 @@ def test_no_false_alarms() -> None:
 
 def test_short_loops_stay_eager_unless_told_how_long_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[bool] = []
-    real = quantiser.run
+    real = quantizer.run
 
     def spy(*args: Any, compile: bool, **options: Any) -> Tensor:
         asked.append(compile)
         return real(*args, compile=False, **options)
 
-    monkeypatch.setattr(quantiser, "run", spy)
+    monkeypatch.setattr(quantizer, "run", spy)
     monkeypatch.setattr(compilation, "EARNS_ITS_TIME", 3)
     monkeypatch.setattr(compilation.shutil, "which", lambda name: name)
 

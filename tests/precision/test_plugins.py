@@ -16,8 +16,6 @@ from ebsim.errors import ConfigError
 from ebsim.precision import (
     apply,
     backend,
-    compilation,
-    conformance,
     find_format,
     fingerprint,
     list_backends,
@@ -27,8 +25,10 @@ from ebsim.precision import (
     quantize,
     register,
 )
+from ebsim.precision.formats import conformance
+from ebsim.precision.formats.rounding import to_integer
 from ebsim.precision.listing import listing, show
-from ebsim.precision.rounding import to_integer
+from ebsim.precision.quantization import compilation
 from tests.precision.nets import LAYERS, Small, batch, gradients
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "int4_format"

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ebsim.precision import quantize
-from ebsim.precision.noise import keyed, keys, mixed, uniform
+from ebsim.precision.quantization.counter_rng import keyed, keys, mixed, uniform
 
 M1, M2 = 0x7FEB352D, 0x846CA68B
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ebsim import report
-from ebsim.report.load import Run
+from ebsim.runs.load import Run
 from tests.report import sample
 
 

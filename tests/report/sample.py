@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ebsim.report import profile
+from ebsim.pricing import profile
 
 NAME = "synthetic-preresnet101-digits-0123abcd"
 EPOCHS, IMAGES, TEST_IMAGES = 40, 1347, 450

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 from ebsim.report import figures
-from ebsim.report.figures import draws
-from ebsim.report.load import Run
+from ebsim.report.figures import draw_epoch
+from ebsim.runs.load import Run
 
 
 def figure_1(run: Run, dataset: str) -> Run:
@@ -35,21 +35,21 @@ def test_no_figure_without_draws(run: Run) -> None:
 
 def test_points_are_the_rows_in_order_of_the_draw(run: Run) -> None:
     told = figure_1(run, "digits")
-    for one in draws.series(told):
+    for one in draw_epoch.series(told):
         assert [row.epoch_drawn for row in one.drawn] == [1, 5]
         assert one.best is not None
         assert one.best.epoch_drawn == 7
         own = [row for row in told.rows if row.ratio == one.ratio]
         assert {id(row) for row in (*one.drawn, one.best)} == {id(row) for row in own}
-        assert draws.theirs(told, one) == []
+        assert draw_epoch.theirs(told, one) == []
 
 
 def test_theirs_for_the_same_dataset_only(run: Run) -> None:
     told = figure_1(run, "cifar10")
-    ratio, half = (one for one in draws.series(told) if one.ratio in (0.3, 0.5))
-    assert draws.theirs(told, ratio)[0] == (1, 0.921)
-    assert draws.theirs(told, half)[-1][0] == 160
-    _, rows = draws.data(told)
+    ratio, half = (one for one in draw_epoch.series(told) if one.ratio in (0.3, 0.5))
+    assert draw_epoch.theirs(told, ratio)[0] == (1, 0.921)
+    assert draw_epoch.theirs(told, half)[-1][0] == 160
+    _, rows = draw_epoch.data(told)
     assert sum(row[-1] == "paper" for row in rows) == 3 * 8
     assert sum(row[-1] == "ours" for row in rows) == 3 * 3
     assert sum(bool(row[3]) for row in rows) == 3

@@ -18,8 +18,8 @@ from PIL import Image
 
 from ebsim.report import figures, load_run, write_report
 from ebsim.report.figures import curves, energy, masks, style
-from ebsim.report.layers import per_layer
-from ebsim.report.load import Run
+from ebsim.report.tables.per_layer import per_layer
+from ebsim.runs.load import Run
 from tests.report import sample
 
 NAMES = {"accuracy_energy", "energy_stages", "mask_distance", "mask_map", "curves", "energy_layers"}

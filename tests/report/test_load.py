@@ -13,7 +13,7 @@ import pytest
 
 from ebsim.errors import DamagedError
 from ebsim.report import load_run
-from ebsim.report.load import FILES
+from ebsim.runs.load import FILES
 from tests.report import sample
 
 CONTENT = sample.content(blocks=1)

@@ -7,10 +7,10 @@ import dataclasses
 import pytest
 
 from ebsim.methods import METHODS
-from ebsim.report import paper
-from ebsim.report.load import Run
-from ebsim.report.render import to_latex
-from ebsim.report.tables import NONE, Table
+from ebsim.report.display.render import to_latex
+from ebsim.report.tables import paper
+from ebsim.report.tables.results import NONE, Table
+from ebsim.runs.load import Run
 
 
 def test_every_cell_is_plausible_and_tagged() -> None:

@@ -1,4 +1,4 @@
-"""What the quantisers saw, from the curve to the table."""
+"""What the quantizers saw, from the curve to the table."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from ebsim.report import backends, load_run, precision, tables, text, write_report
+from ebsim.report import load_run, write_report
+from ebsim.report.display import text
+from ebsim.report.tables import precision_formats, quantization_error, results
 from tests.report import sample
 
 SEEN = {
@@ -49,7 +51,7 @@ def low(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_last_sample_counts_and_shares_are_over_all_elements(low: Path) -> None:
-    activation, weight = precision.observations(load_run(low))
+    activation, weight = quantization_error.observations(load_run(low))
     assert (activation.role, weight.role) == ("activation", "weight")
     assert activation.epoch == load_run(low).curves["retrain-0.7"][7].epoch
     assert activation.share("overflow") == pytest.approx(6 / 400)
@@ -59,8 +61,8 @@ def test_the_last_sample_counts_and_shares_are_over_all_elements(low: Path) -> N
 
 
 def test_every_layer_is_in_the_csv_and_the_section_is_on_the_page(low: Path) -> None:
-    found = precision.observations(load_run(low))
-    rows = list(csv.DictReader(io.StringIO(text.csv(*precision.records(found)))))
+    found = quantization_error.observations(load_run(low))
+    rows = list(csv.DictReader(io.StringIO(text.csv(*quantization_error.records(found)))))
     assert [(row["tensor"], row["layer"]) for row in rows] == [
         ("activation", "*"),
         ("activation", "layer1.0.conv1"),
@@ -68,17 +70,17 @@ def test_every_layer_is_in_the_csv_and_the_section_is_on_the_page(low: Path) -> 
         ("weight", "*"),
         ("weight", "layer1.0.conv1"),
     ]
-    sampled = precision.observations(load_run(low), every=True)
+    sampled = quantization_error.observations(load_run(low), every=True)
     assert [one.epoch for one in sampled] == sorted(one.epoch for one in sampled) and len(sampled) == 3
     names = {path.name for path in write_report(low)}
     assert "precision.csv" in names
     page, markdown = (low / "report.html").read_text(), (low / "report.md").read_text()
-    for part in ("What the quantisers saw", "p = 0.7, fp32 → fp8", "1.500 %", "12.2", "layer1.0.conv2"):
+    for part in ("What the quantizers saw", "p = 0.7, fp32 → fp8", "1.500 %", "12.2", "layer1.0.conv2"):
         assert part in page and part in markdown, part
 
 
 def test_a_run_without_samples_has_no_such_section(folder: Path) -> None:
-    assert "What the quantisers saw" not in (folder / "report.html").read_text()
+    assert "What the quantizers saw" not in (folder / "report.html").read_text()
     assert not (folder / "tables" / "precision.csv").exists()
 
 
@@ -96,7 +98,7 @@ def test_the_page_says_what_a_precision_is_made_of(tmp_path: Path) -> None:
     for entry in files["results.json"]["rows"][3]["ledger"]:
         entry["precision"] = record
     folder = sample.write(tmp_path / "run", files)
-    table = backends.table(load_run(folder))
+    table = precision_formats.table(load_run(folder))
     cells = {column.heading: column.cells[0][0] for column in table.columns}
     assert cells == {
         "Precision": "mine", "Weight": "int6", "Activation": "e4m3", "Error": "e5m2 stochastic", "Output": "fp16",
@@ -108,4 +110,4 @@ def test_the_page_says_what_a_precision_is_made_of(tmp_path: Path) -> None:
 def test_a_precision_shared_by_all_rows_has_a_column(low: Path) -> None:
     run = load_run(low)
     same = dataclasses.replace(run, record=run.record.model_copy(update={"rows": run.rows[3:4]}))
-    assert "Precision" in [column.heading for column in tables.summary(same).columns]
+    assert "Precision" in [column.heading for column in results.summary(same).columns]

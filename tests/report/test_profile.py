@@ -10,12 +10,14 @@ import pytest
 import hw_models
 from ebsim import report
 from ebsim.errors import DamagedError
-from ebsim.report import assumptions, load_run, profile, reprice, split, write_report
-from ebsim.report.schema import Results
-from hw_models import toml_source
+from ebsim.pricing import profile
+from ebsim.report import load_run, reprice, write_report
+from ebsim.report.tables import assumptions, energy
+from ebsim.runs.schema import Results
+from hw_models.accelerator import toml_reader
 from tests.report import sample
 
-SHIPPED = sorted(path.stem for path in toml_source.SHIPPED.glob("*.toml"))
+SHIPPED = sorted(path.stem for path in toml_reader.SHIPPED.glob("*.toml"))
 OWN = """\
 extends = "horowitz-45nm"
 name = "own"
@@ -157,7 +159,7 @@ def test_a_hypothetical_price_says_so_wherever_it_is_shown(tmp_path: Path) -> No
 
 def test_sensitivities_begin_with_the_strongest_and_speak_of_the_constants(tmp_path: Path) -> None:
     run = load_run(sample.write(tmp_path / "run", sample.content(blocks=1)))
-    table = split.sensitivity(reprice(run, "horowitz-45nm"))
+    table = energy.sensitivity(reprice(run, "horowitz-45nm"))
     assert table is not None
     strongest = [max(abs(getattr(cell[0], "raw", 0.0)) for cell in column.cells) for column in table.columns[1:]]
     assert strongest == sorted(strongest, reverse=True) and strongest[0] > 0

@@ -10,20 +10,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from ebsim.report import (
-    detail,
-    energy_split,
-    load_run,
-    print_summary,
-    split,
-    summary,
-    tables,
-    terminal,
-    text,
-    to_latex,
-    to_markdown,
-)
-from ebsim.report.load import Run
+from ebsim.report import detail, energy_split, load_run, print_summary, summary, terminal, to_latex, to_markdown
+from ebsim.report.display import text
+from ebsim.report.tables import energy, results
+from ebsim.runs.load import Run
 from tests.report import sample
 
 
@@ -81,18 +71,18 @@ def test_parts_sum_to_the_total(run: Run, kind: str) -> None:
     for row in energy_split(run, kind).rows:
         *parts, total = [cell[0].raw for cell in row[1:] if not isinstance(cell[0], str)]
         assert sum(parts) == pytest.approx(total, rel=1e-12)
-    assert "Checked" in str(split.conservation(run)[0][0])
+    assert "Checked" in str(energy.conservation(run)[0][0])
 
 
 def test_parts_that_do_not_sum_are_shown(tmp_path: Path) -> None:
     files = sample.content(blocks=1)
     files["results.json"]["rows"][2]["energy"]["stages"][0]["joules"] *= 1.01
-    wrong = split.conservation(load_run(sample.write(tmp_path / "run", files)))
+    wrong = energy.conservation(load_run(sample.write(tmp_path / "run", files)))
     assert len(wrong) == 1 and "p = 0.5: the parts by stage" in str(wrong[0][0])
 
 
 def test_records_hold_every_figure_unrounded(run: Run) -> None:
-    rows = list(csv.DictReader(io.StringIO(text.csv(*tables.records(run)))))
+    rows = list(csv.DictReader(io.StringIO(text.csv(*results.records(run)))))
     for line, row in zip(rows, run.rows, strict=True):
         assert float(line["accuracy"]) == row.accuracy and float(line["energy_joules"]) == row.energy.joules
         assert line["ratio"] == ("" if row.ratio is None else str(row.ratio))

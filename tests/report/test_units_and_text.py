@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ebsim.report import text, units
+from ebsim.report.display import text, value
 
 PREFIX = {
     "p": 1e-12,
@@ -31,14 +31,14 @@ ANY = st.text(max_size=40) | st.sampled_from(["\x1b[31mred\x1b[0m", "=1+1", " @x
 
 @given(st.floats(1e-11, 1e20))
 def test_a_quantity_reads_back_to_three_digits(number: float) -> None:
-    shown, unit = units.quantity(number, "J").text.split(" ")
+    shown, unit = value.quantity(number, "J").text.split(" ")
     assert float(shown) * PREFIX[unit[:-1]] == pytest.approx(number, rel=5.1e-3)
     assert 0.99 < float(shown) < 1000 or unit == "EJ"
 
 
 @given(st.lists(st.floats(1e-11, 1e17), min_size=1, max_size=5))
 def test_a_column_shares_one_unit_that_fits_its_largest(numbers: list[float]) -> None:
-    own = units.scale(numbers, "J")
+    own = value.scale(numbers, "J")
     assert own.factor == PREFIX[own.unit[:-1]]
     assert 1 <= float(f"{max(numbers) / own.factor:.2e}") < 1000
 
@@ -56,29 +56,29 @@ def test_a_column_shares_one_unit_that_fits_its_largest(numbers: list[float]) ->
     ],
 )
 def test_significant_digits(number: float, shown: str) -> None:
-    assert units.significant(number) == shown
+    assert value.significant(number) == shown
 
 
 @pytest.mark.parametrize(
     ("value", "shown"),
     [
-        (units.quantity(999.9996e6, ""), "1.00 G"),
-        (units.quantity(48100.0, "J"), "48.1 kJ"),
-        (units.percent(0.9746), "97.5 %"),
-        (units.count(1059050), "1,059,050"),
-        (units.times(3.94), "3.9×"),
-        (units.duration(301.5), "5.0 min"),
-        (units.duration(59.0), "59.0 s"),
-        (units.duration(7200.0), "2.0 h"),
-        (units.quantity(0.0, "J"), "0 J"),
+        (value.quantity(999.9996e6, ""), "1.00 G"),
+        (value.quantity(48100.0, "J"), "48.1 kJ"),
+        (value.percent(0.9746), "97.5 %"),
+        (value.count(1059050), "1,059,050"),
+        (value.times(3.94), "3.9×"),
+        (value.duration(301.5), "5.0 min"),
+        (value.duration(59.0), "59.0 s"),
+        (value.duration(7200.0), "2.0 h"),
+        (value.quantity(0.0, "J"), "0 J"),
     ],
 )
-def test_written_values(value: units.Value, shown: str) -> None:
+def test_written_values(value: value.Value, shown: str) -> None:
     assert str(value) == shown
 
 
 def test_a_value_in_html_keeps_its_number() -> None:
-    assert units.Value(0.1 + 0.2, "0.3 <J>").__html__() == '<data value="0.30000000000000004">0.3 &lt;J&gt;</data>'
+    assert value.Value(0.1 + 0.2, "0.3 <J>").__html__() == '<data value="0.30000000000000004">0.3 &lt;J&gt;</data>'
 
 
 @given(ANY)

@@ -86,7 +86,7 @@ def test_all(name, ratio):
     check(name, *(QUICK | SLOW)[name], ratio)
 
 
-def test_networks_without_batch_normalisation_are_refused():
+def test_networks_without_batch_normalization_are_refused():
     for name in ("squeezenet1_1", "convnext_tiny"):
         model = build(name, {})
         with pytest.raises(ConfigError, match="no BatchNorm"):
@@ -95,7 +95,7 @@ def test_networks_without_batch_normalisation_are_refused():
             compact(model, ChannelMask(torch.ones(3), {"bn": 3}), torch.zeros(1, 3, 64, 64))
 
 
-def test_batch_normalisation_in_front_of_layer_normalisation():
+def test_batch_normalization_in_front_of_layer_normalization():
     """ConvNeXt behind a stem with BatchNorm: exact, with the stem's channels kept for the LayerNorm to see."""
     model = build("convnext_tiny", {})
     model.features = nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.Conv2d(6, 3, 1), *model.features[:3])

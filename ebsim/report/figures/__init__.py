@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ebsim.report.figures import curves, draws, energy, masks, style
-from ebsim.report.layers import per_layer
-from ebsim.report.load import Run
-from ebsim.report.text import csv
+from ebsim.report.display.text import csv
+from ebsim.report.figures import curves, draw_epoch, energy, masks, style
+from ebsim.report.tables.per_layer import per_layer
+from ebsim.runs.load import Run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -86,14 +86,14 @@ PLOTS = (
         "Accuracy against the epoch of the draw",
         "Filled: ours, last epoch; star: the ticket from the epoch with the best test accuracy. Hollow, dotted: the "
         "paper's Figure 1 (best epoch on the test set), where it has this network and dataset.",
-        draws.data,
-        draws.draw,
-        lambda run: bool(draws.series(run)),
+        draw_epoch.data,
+        draw_epoch.draw,
+        lambda run: bool(draw_epoch.series(run)),
     ),
     Plot(
         "energy_layers",
         "Energy per layer, dense against ticket",
-        "One bar per convolution or linear layer in network order, with the normalisation, activation and other "
+        "One bar per convolution or linear layer in network order, with the normalization, activation and other "
         "work that follows it; forward, both backward passes and the update.",
         energy.layer_data,
         energy.draw_layers,

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ebsim.report import names
+from ebsim.report.display.text import plain
 from ebsim.report.figures import style
-from ebsim.report.load import Run
-from ebsim.report.schema import Point
-from ebsim.report.text import plain
+from ebsim.report.tables import row_labels
+from ebsim.runs.load import Run
+from ebsim.runs.schema import Point
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,7 +36,7 @@ def lines(run: Run) -> list[Line]:
     """Dense trajectories first, then one line per retrained ticket, in the order of the table."""
     out: list[Line] = []
     seen: set[str | None] = set()
-    labels = dict(zip(map(id, run.rows), names.short(run.rows), strict=True))
+    labels = dict(zip(map(id, run.rows), row_labels.short(run.rows), strict=True))
     searches = {row.trajectory for row in run.rows if row.trajectory in run.curves}
     for row in run.rows:  # whole dense trainings
         if row.curve is not None and row.ratio is None:
@@ -54,7 +54,7 @@ def lines(run: Run) -> list[Line]:
         went_on = points and row.epoch_drawn is not None and points[0].epoch == row.epoch_drawn + 1
         before = run.curves.get(row.trajectory or "", []) if went_on else []
         start = next((point for point in before if point.epoch == row.epoch_drawn), None)
-        group = names.group(row, run.rows) or labels[id(row)]
+        group = row_labels.group(row, run.rows) or labels[id(row)]
         out.append(Line(labels[id(row)], group, points, row.ratio, row.epoch_drawn, start))
     return out
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ebsim.report import names
+from ebsim.report.display.text import clip, plain
+from ebsim.report.display.value import percent, scale
 from ebsim.report.figures import style
-from ebsim.report.layers import LayerCost, per_layer
-from ebsim.report.load import Run
-from ebsim.report.schema import Row
-from ebsim.report.split import part_names, split
-from ebsim.report.text import clip, plain
-from ebsim.report.units import percent, scale
+from ebsim.report.tables import row_labels
+from ebsim.report.tables.energy import part_names, split
+from ebsim.report.tables.per_layer import LayerCost, per_layer
+from ebsim.runs.load import Run
+from ebsim.runs.schema import Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,7 +44,7 @@ def stage_data(run: Run) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
     header = ("row", "stage", "joules")
     return header, [
         (name, stage, joules)
-        for row, name in zip(run.rows, names.short(run.rows), strict=True)
+        for row, name in zip(run.rows, row_labels.short(run.rows), strict=True)
         for stage, joules in split(row, "stage").items()
     ]
 
@@ -81,7 +81,7 @@ def draw_stages(run: Run) -> Figure:
             va="center",
             fontsize=7,
         )
-    axes.set_yticks(range(len(parts)), map(clip, names.short(run.rows)))
+    axes.set_yticks(range(len(parts)), map(clip, row_labels.short(run.rows)))
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     axes.set_ylim(len(parts) - 0.5, -0.5)
@@ -216,7 +216,9 @@ def plane_data(run: Run) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
 
 def _finished(run: Run) -> tuple[list[Row], list[str]]:
     """Rows with an accuracy, and their names."""
-    pairs = [(row, name) for row, name in zip(run.rows, names.short(run.rows), strict=True) if row.accuracy is not None]
+    pairs = [
+        (row, name) for row, name in zip(run.rows, row_labels.short(run.rows), strict=True) if row.accuracy is not None
+    ]
     return [row for row, _ in pairs], [name for _, name in pairs]
 
 
@@ -233,7 +235,7 @@ def draw_plane(run: Run) -> Figure:
     own = scale((row.energy.joules for row in rows), "J")
     points = [(row.energy.joules / own.factor, 100 * (row.accuracy or 0.0)) for row in rows]
     crowded = len(rows) > _CROWD
-    groups = [names.group(row, run.rows) or label for row, label in zip(rows, labels, strict=True)]
+    groups = [row_labels.group(row, run.rows) or label for row, label in zip(rows, labels, strict=True)]
     paint = style.colours(list(dict.fromkeys(groups)) if crowded else labels)
     marks = dict(zip(sorted({row.ratio for row in rows if row.ratio is not None}), "os^Dv<>p*h" * 9, strict=False))
     figure, grid = style.canvas(style.COLUMN, 3.4 + 0.07 * len(set(groups)) if crowded else 2.5)

@@ -9,10 +9,10 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ebsim.report.display.text import clip
 from ebsim.report.figures import style
-from ebsim.report.load import Run
-from ebsim.report.schema import RatioMasks
-from ebsim.report.text import clip
+from ebsim.runs.load import Run
+from ebsim.runs.schema import RatioMasks
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from ebsim.report.text import clip
+from ebsim.report.display.text import clip
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -16,12 +16,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ebsim.errors import CompactError
 from ebsim.tickets.mask import ChannelMask
-from ebsim.tickets.shrinking.layers import Layer, Mix
-from ebsim.tickets.shrinking.movement import Move
-from ebsim.tickets.shrinking.rule import Bits, Rule
-from ebsim.tickets.shrinking.size import Size
+from ebsim.tickets.shrinking.rules.base import Bits, Rule
+from ebsim.tickets.shrinking.rules.channel_moves import Move
+from ebsim.tickets.shrinking.rules.registry import CONSERVATIVE, RULES
+from ebsim.tickets.shrinking.rules.shape_reads import Size
+from ebsim.tickets.shrinking.rules.weighted_layers import Layer, Mix
 from ebsim.tickets.shrinking.slicing import Plan, plan_mix
-from ebsim.tickets.shrinking.table import CONSERVATIVE, RULES
 
 
 class Net:

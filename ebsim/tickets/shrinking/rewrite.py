@@ -17,10 +17,10 @@ from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
-from ebsim.tickets.shrinking.graph import overwrites
 from ebsim.tickets.shrinking.liveness import Net
-from ebsim.tickets.shrinking.rule import width
+from ebsim.tickets.shrinking.rules.base import width
 from ebsim.tickets.shrinking.select import Select
+from ebsim.tickets.shrinking.tracing import overwrites
 
 SELECTIONS = "selections"
 

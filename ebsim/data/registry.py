@@ -1,0 +1,114 @@
+"""A dataset by name, and what `data fetch` and `data verify` do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ebsim.data.archives import unpack
+from ebsim.data.catalogue import entry
+from ebsim.data.cifar import SOURCES, check_file, read_cifar
+from ebsim.data.dataset import Dataset
+from ebsim.data.digits import read_digits
+from ebsim.data.download import download as fetch_url
+from ebsim.data.image_cache import check_small, read_small, small_size
+from ebsim.data.image_files import decode_rgb, for_each, open_picture
+from ebsim.data.image_folder import Listing, list_folder
+from ebsim.data.tensors import Decoded, from_images
+from ebsim.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    import torch
+
+
+READERS: dict[str, Callable[[Path], Decoded]] = {
+    "digits": lambda root: read_digits(),
+    "cifar10": lambda root: read_cifar(SOURCES["cifar10"], root),
+    "cifar100": lambda root: read_cifar(SOURCES["cifar100"], root),
+}
+
+
+def load(
+    name: str,
+    *,
+    root: str | Path = "data",
+    device: str | torch.device = "cpu",
+    download: bool = False,
+    subset: int | None = None,
+    augment: bool = True,
+    workers: int = 0,
+) -> Dataset:
+    """Load and check a dataset: "digits", "cifar10", "cifar100" or "imagefolder".
+
+    root: the folder that holds the data (for "imagefolder" the folder with train/ and test/ or val/). Nothing is
+    downloaded unless `download` says so. subset: only the first n training and n test images, balanced over the
+    classes. augment: the dataset's own augmentation in training. workers: decoding processes, for large images only.
+    Raises `ConfigError` for an unknown name or a subset that is too small, `DataError` for anything missing or damaged.
+    """
+    item, root = entry(name), Path(root)
+    if subset is not None and subset < 1:
+        raise ConfigError(f"data.subset must be at least 1, not {subset}")
+    if download and name in SOURCES and not (root / SOURCES[name].folder).is_dir():
+        fetch(name, root)
+    if name != "imagefolder":
+        decoded, label = READERS[name](root), item.label
+    else:
+        listing, label = list_folder(root), f"{root.resolve().name} (image folder)"
+        size = small_size(listing)
+        if size is None:
+            from ebsim.data.streaming import from_listing
+
+            return from_listing(
+                listing, name=name, label=label, device=device, subset=subset, augment=augment, workers=workers
+            )
+        decoded = read_small(listing, size)
+    return from_images(
+        decoded, name=name, label=label, recipe=item.recipe, device=device, subset=subset, augment=augment
+    )
+
+
+def fetch(name: str, root: str | Path = "data", from_file: str | Path | None = None) -> dict[str, Any]:
+    """Put a dataset under `root` and verify it; returns `verify`'s record.
+
+    cifar10, cifar100: unpack the archive `from_file`, or the one already in `root`, or else download it (resumable);
+    its SHA-256 is checked first. imagefolder: unpack `from_file` (a tar archive of train/ and test/). digits: nothing.
+    """
+    entry(name)
+    root, given = Path(root), Path(from_file) if from_file is not None else None
+    if given is not None and not given.is_file():
+        raise DataError(f"{given}: not found; --from takes a downloaded archive")
+    if name in SOURCES:
+        source = SOURCES[name]
+        archive = given or root / source.archive
+        if not archive.exists():
+            fetch_url(source.url, archive, sha256=source.archive_sha256, size=source.archive_bytes)
+        check_file(archive, source.archive_sha256, f"delete it and fetch {source.archive} again")
+        unpack(archive, root)
+    elif name == "imagefolder":
+        if given is None:
+            raise DataError(f"imagefolder: put train/ and test/ into {root}, or pass a tar archive of them with --from")
+        unpack(given, root)
+    return verify(name, root)
+
+
+def verify(name: str, root: str | Path = "data") -> dict[str, Any]:
+    """Check every file of a dataset; returns what it is and what was checked, or raises `DataError`."""
+    entry(name)
+    if name == "imagefolder":
+        listing = list_folder(Path(root))
+        size = small_size(listing)
+        checked = check_small(listing, size) if size else _decode_all(listing)
+    else:
+        checked = "SHA-256 of every file, labels and class counts"
+    return {**load(name, root=root).describe(), "checked": checked}
+
+
+def _decode_all(listing: Listing) -> str:
+    paths = [listing.root / path for split in listing.splits for path in split.paths]
+
+    def decode(i: int) -> None:
+        decode_rgb(paths[i], open_picture(paths[i]))
+
+    for_each(decode, len(paths))
+    return "every image decoded"

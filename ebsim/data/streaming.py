@@ -1,0 +1,132 @@
+"""Large images (ImageNet): decoded as they are needed, by worker processes if asked.
+
+Training: RandomResizedCrop 224 and a horizontal flip; testing: shorter side to 256, centre crop 224; torchvision's own
+transforms, which define the recipe. The draws of an image depend on (seed, epoch, index) and on nothing else, so the
+number of workers, the batch size and a resumed run cannot change them. Normalizing happens on the training device, on
+uint8 batches, which are a quarter of the size to copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from ebsim.data.catalogue import IMAGENET_MEAN, IMAGENET_STD, LARGE_RESIZE, LARGE_SIDE
+from ebsim.data.dataset import Batches, Dataset, balanced_subset, epoch_order, normalize
+from ebsim.data.image_files import decode_rgb, open_picture
+from ebsim.data.image_folder import Listing, Split, names_digest
+from ebsim.seeds import derive_seed
+from ebsim.torchvision_shim import import_torchvision
+
+
+@dataclass(frozen=True)
+class _Pictures(TorchDataset):  # type: ignore[type-arg]
+    """Index -> (uint8 [3, 224, 224], label); a seed per image, or None where the transform draws nothing."""
+
+    root: Path
+    split: Split
+    transform: Callable[[Any], Any]
+    seed: tuple[int, int] | None
+
+    def __len__(self) -> int:
+        return len(self.split.paths)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        path = self.root / self.split.paths[index]
+        picture = decode_rgb(path, open_picture(path))
+        with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator
+            if self.seed is not None:
+                torch.manual_seed(derive_seed(*self.seed, "picture", index))
+            cropped = self.transform(picture)
+        return torch.from_numpy(np.array(cropped)).permute(2, 0, 1), self.split.labels[index]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StreamedDataset(Dataset):
+    """A dataset whose images stay on disk; made by `from_listing`."""
+
+    root: Path
+    train: Split
+    test: Split
+    augment: bool
+    device: torch.device
+    workers: int
+
+    def train_batches(
+        self, batch_size: int, *, seed: int, epoch: int, memory_format: torch.memory_format = torch.contiguous_format
+    ) -> Batches:
+        pictures = _Pictures(self.root, self.train, _transform(self.augment), (seed, epoch))
+        order = epoch_order(self.train_images, seed=seed, epoch=epoch).tolist()
+        return self._batches(pictures, order, batch_size, memory_format)
+
+    def test_batches(self, batch_size: int, *, memory_format: torch.memory_format = torch.contiguous_format) -> Batches:
+        pictures = _Pictures(self.root, self.test, _transform(augment=False), None)
+        return self._batches(pictures, list(range(self.test_images)), batch_size, memory_format)
+
+    def _batches(
+        self, pictures: _Pictures, order: list[int], batch_size: int, memory_format: torch.memory_format
+    ) -> Batches:
+        loader = DataLoader(
+            pictures,
+            batch_size=batch_size,
+            sampler=order,
+            num_workers=self.workers,
+            pin_memory=self.device.type == "cuda",
+            generator=torch.Generator(),  # or the loader would draw from the global one
+        )
+        mean, std = (torch.tensor(v, device=self.device).view(-1, 1, 1) for v in (self.mean, self.std))
+        for pixels, labels in loader:
+            pixels = normalize(pixels.to(self.device, non_blocking=True), mean, std)
+            yield pixels.contiguous(memory_format=memory_format), labels.to(self.device, non_blocking=True)
+
+
+def _transform(augment: bool) -> Callable[[Any], Any]:
+    transforms = import_torchvision("torchvision.transforms")
+    if augment:
+        return transforms.Compose([transforms.RandomResizedCrop(LARGE_SIDE), transforms.RandomHorizontalFlip()])
+    return transforms.Compose([transforms.Resize(LARGE_RESIZE), transforms.CenterCrop(LARGE_SIDE)])
+
+
+def from_listing(
+    listing: Listing,
+    *,
+    name: str,
+    label: str,
+    device: str | torch.device,
+    subset: int | None,
+    augment: bool,
+    workers: int,
+) -> StreamedDataset:
+    """A streamed dataset over a checked image folder."""
+    (train, test), split = listing.splits, listing.split
+    if subset is not None:
+        train, test = (s.take(balanced_subset(torch.tensor(s.labels), subset).tolist()) for s in (train, test))
+        split += f"; the first {subset} of each, balanced over the classes"
+    return StreamedDataset(
+        name=name,
+        label=label,
+        class_names=listing.class_names,
+        shape=(3, LARGE_SIDE, LARGE_SIDE),
+        train_images=len(train.paths),
+        test_images=len(test.paths),
+        digest=names_digest(train, test),
+        digest_of="names and sizes of the image files (too many bytes to hash at every start)",
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        augmentation=f"random resized crop {LARGE_SIDE}, random horizontal flip" if augment else "none",
+        test_transform=f"shorter side to {LARGE_RESIZE}, centre crop {LARGE_SIDE}",
+        split=split,
+        root=listing.root,
+        train=train,
+        test=test,
+        augment=augment,
+        device=torch.device(device),
+        workers=workers,
+    )

@@ -1,0 +1,1 @@
+"""The context that the methods of one experiment share, its training stages, and the result of a method."""

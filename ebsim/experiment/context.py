@@ -1,0 +1,234 @@
+"""The bench that methods work at: networks, trajectories and tickets of one experiment, each made once.
+
+A method asks the lab for a dense trajectory, a mask, a shrunk network and its retraining; the lab knows the
+recipe, the dataset, the store and the seeds. What two methods share (the dense training, say) is the same stage
+of the store, so it is trained once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ebsim import models, precision, tickets
+from ebsim.config import Experiment, Prune
+from ebsim.experiment.training_stages import Dense
+from ebsim.pipeline import validation
+from ebsim.runs.store import Store
+from ebsim.seeds import seed_of
+from ebsim.training import Averaging, Progress, Silent, Trajectory
+
+
+@dataclass
+class Lab:
+    """Everything a method needs for one experiment.
+
+    `networks` collects the layer table of every network used, `facts` its parameters and forward MACs per image,
+    `masks` the channel masks of the shrunk ones; all by the key that ledger entries name. `make` makes a trajectory;
+    a plan has one here that only pretends to train.
+    """
+
+    experiment: Experiment
+    data: Any
+    store: Store
+    device: torch.device
+    progress: Progress = field(default_factory=Silent)
+    make: Callable[..., Trajectory] = Trajectory
+    networks: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    facts: dict[str, dict[str, int]] = field(default_factory=dict)
+    masks: dict[str, tickets.ChannelMask] = field(default_factory=dict)
+    trajectories: dict[str, Trajectory] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        precision.register(*self.experiment.precision.plugins)
+
+    # -- facts ---------------------------------------------------------------------------------------------------
+
+    @property
+    def epochs(self) -> int:
+        """N, the epochs of one full training."""
+        return self.experiment.train.epochs
+
+    @cached_property
+    def layers(self) -> dict[str, int]:
+        """BatchNorm layers of the dense network: name -> channels, in module order."""
+        return tickets.bn_layers(self.dense_network())
+
+    def backend(self, name: str) -> Any:
+        """A precision backend by its name in the experiment."""
+        return validation.backend(self.experiment, name)
+
+    def precisions(self, letters: str = "") -> tuple[str, str]:
+        """Backends of search and retrain: the experiment's, or as the paper's letters say (F = fp32, L = low)."""
+        section = self.experiment.precision
+        if not letters:
+            return section.search, section.retrain
+        search, retrain = ({"F": "fp32", "L": section.low}[letter] for letter in letters)
+        return search, retrain
+
+    # -- networks ------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def spec(self) -> models.NetworkSpec:
+        """The dense network, checked and with every default filled in."""
+        model = self.experiment.model
+        return models.resolve(
+            model.name,
+            classes=self.data.classes,
+            input_shape=self.data.shape,
+            depth=model.depth,
+            stem=model.stem,
+            gamma_init=model.gamma_init,
+        )
+
+    def dense_network(self) -> nn.Module:
+        """The dense network with the weights it starts from (a function of the seed), on the CPU."""
+        return models.build(**self.spec.describe(), seed=seed_of(self.experiment.seed, "init"))
+
+    def example(self) -> Tensor:
+        """A batch of two blank images, [2, C, H, W]: enough to trace a network with."""
+        return torch.zeros(2, *self.data.shape)
+
+    def shrunk(self, mask: tickets.ChannelMask) -> nn.Module:
+        """The start of the dense network as the really smaller network of a channel mask."""
+        return tickets.compact(self.dense_network(), mask, self.example())
+
+    def ticket_key(self, mask: tickets.ChannelMask) -> str:
+        """The key of a mask's shrunk network, which is remembered."""
+        key = f"ticket-{mask.digest[:12]}"
+        self.masks[key] = mask
+        return key
+
+    @cached_property
+    def batch(self) -> tuple[Tensor, Tensor]:
+        """The first training batch of an epoch 0 that is never trained: images [B, C, H, W] and labels [B]."""
+        size, seed = self.experiment.train.batch_size, self.experiment.seed
+        return next(iter(self.data.train_batches(size, seed=seed, epoch=0, memory_format=torch.channels_last)))
+
+    def workload(self, key: str, network: Callable[[], nn.Module]) -> str:
+        """Trace a network once and remember its layers under `key`, which is returned."""
+        if key not in self.networks:
+            import hw_models
+
+            model = network()
+            layers = hw_models.trace(model, tuple(self.data.shape))
+            self.networks[key] = [layer.to_dict() for layer in layers]
+            self.facts[key] = {
+                "parameters": sum(parameter.numel() for parameter in model.parameters()),
+                "macs": sum(layer.macs for layer in layers),
+            }
+        return key
+
+    # -- trajectories --------------------------------------------------------------------------------------------
+
+    def _recipe(self, backend: Any) -> dict[str, Any]:
+        """The part of every stage's identity that is the same for dense and shrunk networks."""
+        experiment = self.experiment
+        train = experiment.train.identity()
+        del train["epochs"]  # a trajectory can be extended; milestones are absolute
+        return {
+            "data": {**experiment.data.identity(), "digest": self.data.digest},
+            "model": self.spec.describe(),
+            "train": train,
+            "seed": experiment.seed,
+            "precision": precision.identity(backend),
+        }
+
+    def trajectory(
+        self,
+        kind: str,
+        identity: dict[str, Any],
+        network: Callable[[], nn.Module],
+        backend: Any,
+        *,
+        first: int = 0,
+        **options: Any,
+    ) -> Trajectory:
+        """The trajectory with this identity; `options` are those of `Trajectory`."""
+        # A dense trajectory is a search, whose end is not known; what ends at epoch N may average its last weights.
+        averaging = None if kind == "dense" else self._averaging(backend)
+        averages = {} if averaging is None else {"averaging": asdict(averaging)}
+        stage = self.store.stage(kind, {**self._recipe(backend), **averages, **identity})
+        if stage.id not in self.trajectories:
+            self.trajectories[stage.id] = self.make(
+                stage,
+                network,
+                self.data,
+                self.experiment.train,
+                seed=self.experiment.seed,
+                device=self.device,
+                first=first,
+                backend=backend,
+                averaging=averaging,
+                stats_every=self.experiment.precision.stats_every,
+                meter=self._meter if self.experiment.hardware.measure else None,
+                progress=self.progress,
+                **options,
+            )
+        for other in self.trajectories.values():
+            if other.stage.id != stage.id:
+                other.release()
+        return self.trajectories[stage.id]
+
+    def _meter(self, work: Callable[[], object]) -> dict[str, Any]:
+        """A sensor around some work; measured columns, or why there are none."""
+        from hw_models.sensors import measure
+
+        synchronize = torch.cuda.synchronize if self.device.type == "cuda" else None
+        return measure(work, synchronize=synchronize).columns()
+
+    def _averaging(self, backend: Any) -> Averaging | None:
+        """A backend's weight averaging; its start is given as an epoch (int) or as a fraction of N (float)."""
+        if backend.swa is None:
+            return None
+        start = backend.swa["start"]
+        epoch = max(1, round(start * self.epochs)) if isinstance(start, float) else start
+        return Averaging(epoch, backend.swa.get("lr"))
+
+    def fresh(self, model: nn.Module) -> nn.Module:
+        """New weights in place, as the recipe draws them for a network of this size."""
+        seed = seed_of(self.experiment.seed, "re-init")
+        return models.initialize(model, family=self.spec.name, gamma_init=self.spec.gamma_init, seed=seed)
+
+    def dense(self, backend_name: str = "fp32") -> Dense:
+        """The dense network's trajectory in a precision; states that somebody will ask for are kept."""
+        backend = self.backend(backend_name)
+        criterion = self.experiment.prune.criterion
+        ranked = {} if criterion == "gamma" else {"criterion": criterion}
+        trajectory = self.trajectory("dense", ranked, self.dense_network, backend, keep=self._wanted, score=self._score)
+        return Dense(self, trajectory, backend, "dense", self.dense_network, sum(self.layers.values()))
+
+    def _score(self, model: nn.Module, epoch: int) -> Tensor:
+        """What ranks the channels of the dense network after an epoch."""
+        seed = seed_of(self.experiment.seed, "criterion", epoch)
+        return tickets.CRITERIA[self.experiment.prune.criterion].score(model, tickets.Look(lambda: self.batch, seed))
+
+    def _wanted(self, gammas: Tensor) -> bool:
+        """Whether this experiment or a companion will ask for the dense state of the newest epoch."""
+        epoch, every = len(gammas) - 1, self.experiment.train.keep_every
+        asked = [(self.epochs, self.experiment.prune), *((c.epochs, c.prune) for c in self.experiment.companions)]
+        return bool(every and epoch % every == 0) or any(
+            epoch == last
+            or epoch in prune.draw_epochs
+            or any(self.emergence(gammas, ratio, prune)[0] == epoch for ratio in prune.ratio)
+            for last, prune in asked
+        )
+
+    def emergence(self, gammas: Tensor, ratio: float, prune: Prune | None = None) -> tuple[int | None, list[float]]:
+        """(epoch or None, mask distances) of one ratio under the experiment's rule, from the gammas so far."""
+        prune = prune or self.experiment.prune
+        found = tickets.emergence(
+            gammas,
+            self.layers,
+            ratio,
+            prune.rule,
+            threshold=prune.threshold,
+            window=prune.window,
+            min_channels=prune.min_channels,
+        )
+        return found.epoch, found.distances

@@ -1,0 +1,73 @@
+"""One line of a comparison: what a method ended with, and the ledger of what it executed."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ebsim.experiment.training_stages import Training
+    from ebsim.tickets import ChannelMask
+
+
+@dataclass
+class Row:
+    """Result of one method at one prune ratio (or none). Energies are added later, from `ledger`.
+
+    trajectory: stage of the dense training behind it; curve: stage of the last one; network: key of the layer table of
+    what it ends with. weights_kept: fraction of the prunable weights, where they are pruned one by one.
+    """
+
+    method: str
+    label: str
+    ratio: float | None
+    search_precision: str
+    retrain_precision: str
+    ledger: list[dict[str, Any]] = field(default_factory=list)
+    trajectory: str | None = None
+    curve: str | None = None
+    network: str | None = None
+    epoch_drawn: int | None = None
+    emerged: bool = True
+    accuracy: float | None = None
+    best_accuracy: float | None = None
+    accuracy_top5: float | None = None
+    averaged: bool = False
+    channels_kept: int | None = None
+    weights_kept: float | None = None
+    kept_floor: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def end(self, last: Training, stage: str = "retrain", mask: ChannelMask | None = None) -> Row:
+        """The method's last training: its ledger entry, its accuracies and what is left of the network."""
+        self.ledger.append(last.ledger(stage))
+        self.curve, self.network = last.stage, last.key
+        for name, value in accuracies(last.curve()).items():
+            setattr(self, name, value)
+        if mask is not None:
+            self.channels_kept, self.kept_floor = sum(mask.kept().values()), list(mask.kept_floor)
+        if last.weights is not None:
+            self.weights_kept = 1 - last.weights.ratio
+        return self
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON, with the two precisions as the paper writes them (FF, LF, LL, FL)."""
+        letters = "".join("F" if name == "fp32" else "L" for name in (self.search_precision, self.retrain_precision))
+        return {**asdict(self), "precision": letters}
+
+
+def accuracies(curve: list[dict[str, Any]]) -> dict[str, Any]:
+    """The headline (last epoch) and, beside it, the best epoch on the test set as the paper reports it.
+
+    Where the precision prescribes weight averaging (SWA), the headline is the averaged network's.
+    """
+    tested = [row for row in curve if "test_accuracy" in row]
+    if not tested:
+        return {}
+    last = tested[-1]
+    return {
+        "accuracy": last.get("average_accuracy", last["test_accuracy"]),
+        "best_accuracy": max(row["test_accuracy"] for row in tested),
+        "accuracy_top5": last.get("average_top5", last.get("test_top5")),
+        "averaged": "average_accuracy" in last,
+    }

@@ -1,0 +1,59 @@
+"""How a grid looks on a terminal (stderr): one line when a cell starts and ends, failures at once and in full."""
+
+from __future__ import annotations
+
+import time
+
+from rich.console import Console
+
+from ebsim.grid.expand import Cell
+from ebsim.grid.pool import Message
+from ebsim.grid.state import DONE, FAILED, PENDING, Board
+from ebsim.report.display.text import plain
+from ebsim.report.display.value import duration
+
+
+class Lines:
+    """A `drive.Watch`: plain lines, and on a terminal a last one that tells which epochs are being trained."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(stderr=True, highlight=False)
+        self._began = time.monotonic()
+        self._starts: dict[int, float] = {}
+        self._ended = 0
+        self._at: dict[int, str] = {}
+        self._status = self.console.status("") if self.console.is_terminal else None
+
+    def started(self, cell: Cell, board: Board) -> None:
+        self._starts[cell.number] = time.monotonic()
+        self._say(f"cell {cell.number}/{len(board.grid.cells)}  {cell.label}  started")
+        if self._status is not None:
+            self._status.start()
+
+    def heard(self, cell: Cell, message: Message) -> None:
+        if message["kind"] == "note":
+            self._say(f"cell {cell.number}: {message['text']}")
+        elif message["kind"] == "epoch":
+            self._at[cell.number] = f"cell {cell.number}: {message['stage']} epoch {message['epoch']}"
+            if self._status is not None:
+                self._status.update(plain("   ".join(self._at.values())))
+
+    def ended(self, cell: Cell, board: Board) -> None:
+        self._ended += 1
+        self._at.pop(cell.number, None)
+        now = time.monotonic()
+        left = len(board.cells(PENDING))
+        counts = f"{len(board.cells(DONE))} done, {len(board.cells(FAILED))} failed, {left} to go"
+        remaining = f", about {duration((now - self._began) / self._ended * left)}" if left else ""
+        took = duration(now - self._starts[cell.number])
+        failed = board.states[cell.number] == FAILED
+        how = f"FAILED after {took}" if failed else f"done in {took}"
+        self._say(f"cell {cell.number}/{len(board.grid.cells)}  {cell.label}  {how}  [{counts}{remaining}]")
+        if failed:
+            for line in board.errors[cell.number].splitlines():
+                self._say(f"    {line}")
+        if not left and self._status is not None:
+            self._status.stop()
+
+    def _say(self, text: str) -> None:
+        self.console.print(plain(text), markup=False, soft_wrap=True)

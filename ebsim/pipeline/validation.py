@@ -1,0 +1,121 @@
+"""The precisions of an experiment: which backends its methods work in, what they really are, and what is wrong there.
+
+No torch is needed to read the names; only rules with globs make a network, to see that they match one of its layers.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ebsim import models, precision
+from ebsim.config import Experiment
+from ebsim.data import catalogue
+from ebsim.errors import ConfigError
+from ebsim.methods import METHODS
+from ebsim.precision import backend_table, plugins
+from ebsim.precision.formats.number_format import nearest_name, operand
+
+if TYPE_CHECKING:
+    from ebsim.precision.backends import Backend
+
+KEYS = ("search", "retrain", "low")
+
+
+def backend(experiment: Experiment, name: str) -> Backend:
+    """A precision backend by its name in the experiment: one of its own tables, else whatever is known by that name."""
+    own = experiment.precision.backends
+    return precision.backend({**own[name], "name": name} if name in own else name)
+
+
+def used(experiment: Experiment) -> dict[str, str]:
+    """The keys of the section that say what is computed, with their backends; `low` only where a method works in it."""
+    letters = "".join(METHODS[name].options.get("precision", "") for name in experiment.methods)
+    keys = KEYS if "L" in letters else KEYS[:2]
+    return {key: getattr(experiment.precision, key) for key in keys}
+
+
+def identities(experiment: Experiment) -> dict[str, Any]:
+    """What these backends do, as plain JSON: part of what defines a run. No paths, no tables that nobody uses."""
+    found = {key: backend(experiment, name) for key, name in used(experiment).items()}
+    return {key: {"name": chosen.name, **precision.identity(chosen)} for key, chosen in found.items()}
+
+
+def outsiders(experiment: Experiment) -> list[dict[str, str]]:
+    """Formats and backends of these that are not built in: name, where from (package and version, or path), digest."""
+    found: dict[tuple[str, str], dict[str, str]] = {}
+
+    def note(kind: str, spec: str, name: str, digest: str) -> None:
+        if (origin := plugins.whence(kind, spec)) is not None:
+            found[kind, name] = {"kind": kind, "name": name, "origin": origin, "digest": digest}
+
+    for key in used(experiment).values():
+        chosen = backend(experiment, key)
+        if key not in experiment.precision.backends:
+            note("backends", key, chosen.name, precision.digest_of(chosen))
+        for spec in chosen.specs():
+            fmt = operand(spec).format
+            note("formats", spec, fmt.name, precision.fingerprint(fmt))
+    return list(found.values())
+
+
+def mistakes(experiment: Experiment) -> Iterator[tuple[str, str]]:
+    """(key, what is wrong with it): plug-ins, backends of one's own, names, and rules that match no layer."""
+    section = experiment.precision
+    for problem in plugins.refused(section.plugins):
+        yield "precision.plugins", f": {problem}"
+    broken = set()
+    for name, table in section.backends.items():
+        for key, problem in backend_table.mistakes(table):
+            broken.add(name)
+            yield f"precision.backends.{name}.{key}".rstrip("."), f"{_value(table, key)}: {problem}"
+    for key in KEYS:
+        name = getattr(section, key)
+        if name in broken:
+            continue
+        where = f"precision.backends.{name}" if name in section.backends else f"precision.{key}"
+        try:
+            chosen = backend(experiment, name)
+        except ConfigError as error:
+            known = [*precision.list_backends(), *section.backends]
+            unknown = plugins.whence("backends", name) is None and ".py:" not in name
+            yield where, f'= "{name}": {f"unknown precision{nearest_name(name, known)}" if unknown else error}'
+            continue
+        own = len(section.backends.get(name, {}).get("rule", ()))
+        for number, problem in chosen.unmatched(_layers(experiment) if chosen.globs else ()):
+            if where == f"precision.{key}":
+                yield where, f'= "{name}": {problem}'
+            else:
+                yield f"{where}.rule.{number}.layers" if number < own else f"{where}.base", f": {problem}"
+
+
+def _value(table: Any, key: str) -> str:
+    """A wrong value as it was written, where it is short."""
+    for part in key.split(".") if key else ():
+        if isinstance(table, Mapping) and part in table:
+            table = table[part]
+        elif isinstance(table, Sequence) and part.isdigit():
+            table = table[int(part)]
+        else:
+            return ""
+    return f"= {table!r}" if isinstance(table, str | int | float) else ""
+
+
+def _layers(experiment: Experiment) -> tuple[str, ...]:
+    """Names of the layers that a precision rounds in the experiment's dense network; none where it cannot be built."""
+    entry, model = catalogue.DATASETS.get(experiment.data.name), experiment.model
+    if entry is None:
+        return ()
+    options = {"depth": model.depth, "stem": model.stem}
+    return _layers_of(model.name, entry.classes or 10, entry.shape or (3, 224, 224), **options)
+
+
+@functools.cache
+def _layers_of(name: str, classes: int, shape: tuple[int, ...], **options: Any) -> tuple[str, ...]:
+    from ebsim.precision.rounded_layers import layers
+
+    try:
+        return tuple(layers(models.build(name, classes=classes, input_shape=shape, seed=0, **options)))
+    except ConfigError:  # a network that there is not: whoever builds it says so
+        return ()

@@ -1,0 +1,1 @@
+"""Number formats: pure functions from a tensor to its nearest or stochastically rounded values."""

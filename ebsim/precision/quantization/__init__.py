@@ -1,0 +1,1 @@
+"""Quantizers: a number format applied to tensors of any layout, compiled, with counter-based random numbers."""

@@ -1,0 +1,198 @@
+"""The quantizer: absmax of each group, scale, round, saturate, restore what is not finite. One text, two drivers.
+
+Eager walks the rows in pieces that stay in cache, which makes a chain of a dozen elementwise operations cost about
+two passes over memory instead of a dozen. Compiled is one graph per format and rounding, on matrices with dynamic
+sizes, so the number of graphs does not grow with the number of layer shapes. Both give the same bits.
+
+Scales. Powers of two are computed on the bits (exact, no log2). A real absmax scale is rounded to 17 significant
+bits: then code * scale is exact in fp32 for codes of up to 7 bits and sign, and quantizing twice changes nothing.
+Scales stay within [2^-100, 2^126 / top], so that neither a tiny nor a huge tensor leaves fp32's normal range.
+"""
+
+from __future__ import annotations
+
+import functools
+import struct
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ebsim.errors import ConfigError
+from ebsim.precision.formats.number_format import ROUNDINGS, NumberFormat, find_format
+from ebsim.precision.formats.rounding import EXPONENT, MANTISSA, ONE, POSITIVE
+from ebsim.precision.quantization import compilation
+from ebsim.precision.quantization.counter_rng import keyed, keys, uniform
+from ebsim.precision.quantization.layout import as_matrix
+
+_INF = float("inf")
+_SMALLEST = (127 - 100) << 23
+_PIECE = 1 << 17  # elements per thread that an eager chain works on at once: a few temporaries fit a core's cache
+
+
+def absmax(x: Tensor) -> Tensor:
+    """[G, N] -> [G, 1]: largest finite magnitude of each row, as the int32 of its bits.
+
+    Magnitudes sort like their bits. And an integer here lets a C++ compiler know that no store of a float changes it:
+    it then works out a row's scale once and not for each vector, which halves the time of a compiled kernel.
+    """
+    bits = x.view(torch.int32) & POSITIVE
+    return torch.where(bits < EXPONENT, bits, 0).amax(1, keepdim=True)
+
+
+@functools.cache
+def scaler(fmt: NumberFormat) -> Callable[[Tensor], Tensor | None]:
+    """Bits of each row's absmax [G, 1] -> the scale that broadcasts against the rows; None for unscaled formats."""
+    top = int.from_bytes(struct.pack("<f", fmt.top), "little")
+    largest = (253 << 23) - (top & EXPONENT) + ONE
+
+    def absolute(bits: Tensor) -> Tensor:
+        return ((bits.view(torch.float32) / fmt.top).view(torch.int32) + 0x40) & ~0x7F
+
+    def pow2(bits: Tensor) -> Tensor:
+        return ((bits - top + MANTISSA) & ~MANTISSA) + ONE
+
+    def pow2_floor(bits: Tensor) -> Tensor:
+        return (bits & EXPONENT) - (top & EXPONENT) + ONE
+
+    by_rule = {"absmax": absolute, "pow2": pow2, "pow2_floor": pow2_floor}.get(fmt.scaling)
+
+    def scale(bits: Tensor) -> Tensor | None:
+        if by_rule is None:
+            return None
+        group = bits if fmt.block else bits.amax(0, keepdim=True)
+        return by_rule(group).clamp(_SMALLEST, largest).view(torch.float32)
+
+    return scale
+
+
+def on_grid(
+    fmt: NumberFormat,
+    x: Tensor,
+    s: Tensor | None,
+    u: Tensor | None,
+    *,
+    finite: bool = False,
+    fits: bool = False,
+    out: Tensor | None = None,
+) -> Tensor:
+    """x rounded onto the format's grid at scale s; NaN and Inf pass.
+
+    `finite`: there are none of these; `fits`: nothing exceeds top s. Both only spare work.
+    """
+    if s is None:
+        y = torch.clamp(fmt.round(x, u), -fmt.top, fmt.top, out=out)
+    else:
+        # the inverse of a power of two is exact, and multiplying is many times faster than dividing
+        scaled = x / s if fmt.scaling == "absmax" else x * (2 * ONE - s.view(torch.int32)).view(torch.float32)
+        y = fmt.round(scaled, u)
+        y = torch.mul(y if fits else y.clamp_(-fmt.top, fmt.top), s, out=out)
+    return y if finite else torch.where(x.abs() < _INF, y, x, out=out)
+
+
+def eager(fmt: NumberFormat, x: Tensor, noise: tuple[Tensor, Tensor] | None, out: Tensor) -> None:
+    """Quantize a matrix piece by piece into `out`, which may be `x`."""
+    on_cpu = x.device.type == "cpu"
+    size = max(1, _PIECE * torch.get_num_threads() // x.shape[1]) if on_cpu else len(x)
+    finite = fits = False
+    if on_cpu:  # the range also tells, without waiting for a device, what need not be done
+        amax = torch.maximum(x.amax(1, keepdim=True), -x.amin(1, keepdim=True))
+        finite = bool(amax.isfinite().all())
+    s = scaler(fmt)(amax.view(torch.int32) if finite else absmax(x))
+    if finite and s is not None:  # the very quotient that will be rounded
+        fits = bool((amax / s <= fmt.top).all())
+    for i in range(0, len(x), size):
+        part = slice(i, i + size)
+        u = uniform(noise[0][part], noise[1]) if noise else None
+        here = s if s is None or len(s) == 1 else s[part]
+        on_grid(fmt, x[part], here, u, finite=finite, fits=fits, out=out[part])
+
+
+def kernel(fmt: NumberFormat, stochastic: bool, overwrite: bool) -> Callable[..., Tensor]:
+    """The same computation without pieces, as one function of tensors, to be compiled."""
+
+    scale = scaler(fmt)
+
+    def nearest(x: Tensor) -> Tensor:
+        return on_grid(fmt, x, scale(absmax(x)), None)
+
+    def random(x: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
+        return on_grid(fmt, x, scale(absmax(x)), uniform(rows, cols))
+
+    rounded = random if stochastic else nearest
+
+    def in_place(x: Tensor, *noise: Tensor) -> Tensor:
+        return x.copy_(rounded(x, *noise))
+
+    return in_place if overwrite else rounded
+
+
+@functools.cache
+def compiled(
+    fmt: NumberFormat, stochastic: bool, overwrite: bool, device: torch.device, threads: int
+) -> Callable[..., Tensor]:
+    """The compiled kernel, made once per process, device and number of threads."""
+    name = f"quantize_{fmt.name}_{ROUNDINGS[stochastic]}{'_in_place' * overwrite}".replace("/", "_")
+    # large, although sizes are dynamic: a kernel compiled for a small example would use one thread for ever
+    example: dict[Tensor, tuple[int, ...]] = {torch.ones(64, 8192, device=device): (0, 1)}
+    if stochastic:
+        rows, cols = (torch.zeros(n, dtype=torch.int32, device=device) for n in (64, 8192))
+        example |= {rows: (0,), cols: (0,)}
+    return compilation.compile_once(kernel(fmt, stochastic, overwrite), name, example, threads)
+
+
+def run(
+    x: Tensor,
+    fmt: NumberFormat,
+    *,
+    stochastic: bool = False,
+    key: tuple[int, int] = (0, 0),
+    axis: int = 1,
+    compile: bool = False,
+    overwrite: bool = False,
+) -> Tensor:
+    """Quantize any float32 tensor: the entrance for layers and optimizer hooks. Call it without grad.
+
+    `overwrite`: x is no longer needed; where its layout allows, the result takes its memory. Use what is returned.
+    """
+    if x.numel() == 0:
+        return x.detach().clone()
+    m = as_matrix(x.detach(), fmt.block, axis)
+    noise = (keyed(m.rows, key), m.cols) if stochastic else None
+    # a size of 1 would be compiled as a special case of its own; such tensors are small, and eager gives the same bits
+    if compile and 1 not in m.x.shape:
+        y = compiled(fmt, stochastic, overwrite, x.device, torch.get_num_threads())(m.x, *(noise or ()))
+    else:
+        y = m.x if overwrite else torch.empty_like(m.x)
+        eager(fmt, m.x, noise, y)
+    return m.back(y)
+
+
+def quantize(
+    x: Tensor,
+    fmt: str | NumberFormat,
+    *,
+    rounding: str = "nearest",
+    seed: int = 0,
+    step: int = 0,
+    layer: str = "",
+    role: str = "",
+    axis: int = 1,
+    compile: bool = False,
+) -> Tensor:
+    """`x` rounded to a number format and back: same shape, strides, device; float32; detached from autograd.
+
+    fmt       a name ("e4m3", "e5m2", "int8", "bfp8", "bf16", ...), with an optional variant: "int8/row" (one scale
+              per slice of dim 0), "e4m3/unscaled", "bfp8/16" (blocks of 16 along `axis`)
+    rounding  "nearest" (ties to even) or "stochastic", whose draw depends on (seed, step, layer, role, element index)
+              and on nothing else
+    Finite overflow saturates, NaN stays NaN, Inf stays Inf. Raises ConfigError for an unknown name, TypeError for a
+    tensor that is not float32.
+    """
+    if rounding not in ROUNDINGS:
+        raise ConfigError(f"rounding {rounding!r}: use nearest or stochastic")
+    if x.dtype != torch.float32:
+        raise TypeError(f"quantize works on float32 tensors, got {x.dtype}; convert with .float()")
+    key = keys(seed, step, layer, role)
+    with torch.no_grad():
+        return run(x, find_format(fmt), stochastic=rounding == "stochastic", key=key, axis=axis, compile=compile)

@@ -1,0 +1,128 @@
+"""Finished runs side by side: how their experiments differ, then the same lines as a grid's table.
+
+Runs that differ in the seed alone are replicates and become one line with a spread; everything is held against the
+first run named (or another baseline), paired by seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ebsim import config
+from ebsim.errors import CellsFailedError, ConfigError
+from ebsim.grid import results
+from ebsim.grid.expand import show
+from ebsim.report import Run, Table, load_run
+from ebsim.report.comparison import table
+from ebsim.report.comparison.aggregate import Baseline, Member, check_baseline, lines
+from ebsim.report.display.text import plain
+from ebsim.report.tables.results import Column
+
+SEED = "seed"
+TIMES = ("seconds", "epochs_trained", "epochs_reused")
+"""What results.json says of when and beside what a run was made; everything else follows from its experiment."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """`differing`: key -> its value in each run, where they are not all the same (the seed and the data included)."""
+
+    runs: list[Run]
+    differing: dict[str, list[Any]]
+    entries: list[table.Entry]
+    baseline: Baseline
+
+    def settings_table(self) -> Table:
+        """One row per run, one column per key that differs."""
+        names = Column("Run", tuple((plain(run.path),) for run in self.runs), numeric=False)
+        columns = [
+            Column(plain(key), tuple((plain(show(value)),) for value in values), numeric=False)
+            for key, values in self.differing.items()
+        ]
+        caption = "What differs" if columns else "The runs have the same experiment"
+        return Table("settings", caption, (names, *columns))
+
+    def table(self) -> Table:
+        members = [Member({}, run.record.seed, run) for run in self.runs]
+        return table.table(self.entries, results.caption(members), self.baseline, results.mixed(self.runs))
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "schema": 1,
+            "runs": [str(run.path) for run in self.runs],
+            "differing": self.differing,
+            "lines": table.as_json(self.entries),
+        }
+
+
+def compare(folders: Sequence[str | Path], baseline: Baseline | None = None) -> Comparison:
+    """Set finished runs side by side. baseline: a method, or values of differing keys; None: the first run's settings.
+
+    Raises `DamagedError` for a folder that is not a sound run, `ConfigError` for one named twice or fewer than two.
+    """
+    if len({Path(folder).resolve() for folder in folders}) < max(2, len(folders)):
+        raise ConfigError("compare: name two or more different run folders.")
+    runs = [load_run(folder) for folder in folders]
+    flat = [_experiment(run) for run in runs]
+    keys = list(dict.fromkeys(key for own in flat for key in own))
+    columns = {key: [own.get(key) for own in flat] for key in keys}
+    differing = {key: values for key, values in columns.items() if any(value != values[0] for value in values)}
+    settings = _settings(runs, differing)
+    every = lines(Member(own, run.record.seed, run) for own, run in zip(settings, runs, strict=True))
+    chosen: Baseline = baseline if baseline is not None else (settings[0] or "dense")
+    axes = {key: [own[key] for own in settings] for key in settings[0]}
+    check_baseline(chosen, (line.method for line in every), axes)
+    return Comparison(runs, differing, table.entries(every, chosen), chosen)
+
+
+def _settings(runs: Sequence[Run], differing: dict[str, list[Any]]) -> list[dict[str, Any]]:
+    """What tells runs apart that are not replicates; runs alike in everything, the seed too, by their folder."""
+    keys = [key for key in differing if key not in (SEED, "name")]
+    out = [{key: differing[key][place] for key in keys} for place in range(len(runs))]
+    alike = [repr((own, run.record.seed)) for own, run in zip(out, runs, strict=True)]
+    if len(set(alike)) < len(alike):
+        out = [own | {"run": str(run.path)} for own, run in zip(out, runs, strict=True)]
+    return out
+
+
+def _experiment(run: Run) -> dict[str, Any]:
+    """Every key that defines a run, dotted, and the digests of its data, its accelerator and its outside formats."""
+    experiment = config.validate(config.read(run.path / "experiment.toml"))
+    digests = {"data digest": run.record.dataset.digest, "profile digest": run.provenance.hardware_digest}
+    digests |= {f"{plugin['name']} digest": plugin["digest"] for plugin in run.provenance.precision_plugins}
+    return dict(_leaves(experiment.identity())) | {key: value[:12] for key, value in digests.items() if value}
+
+
+def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def assert_equal(runs: Sequence[Run]) -> None:
+    """`CellsFailedError` with the first difference between the results of the first run and of any other.
+
+    Everything in results.json counts but what depends on the clock and on what was found in the store (`TIMES`).
+    """
+    first, *others = ({key: value for key, value in run.results.items() if key not in TIMES} for run in runs)
+    for run, other in zip(runs[1:], others, strict=True):
+        if (found := _first_difference(first, other)) is not None:
+            place, one, two = found
+            raise CellsFailedError(f"{runs[0].path} and {run.path} differ: {place}: {one!r} and {two!r}.")
+
+
+def _first_difference(one: Any, two: Any, place: str = "results") -> tuple[str, Any, Any] | None:
+    """Where two JSON values part, depth first in the order of the first."""
+    if isinstance(one, dict) and isinstance(two, dict):
+        keys = dict.fromkeys([*one, *two])
+        pairs = [(f"{place}.{key}", one.get(key, "(absent)"), two.get(key, "(absent)")) for key in keys]
+    elif isinstance(one, list) and isinstance(two, list) and len(one) == len(two):
+        pairs = [(f"{place}.{number}", *pair) for number, pair in enumerate(zip(one, two, strict=True))]
+    else:
+        return None if one == two and type(one) is type(two) else (place, one, two)
+    return next((found for at, a, b in pairs if (found := _first_difference(a, b, at)) is not None), None)

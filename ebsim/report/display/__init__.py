@@ -1,0 +1,1 @@
+"""Values, cells and tables as text: terminal, Markdown, LaTeX and CSV."""

@@ -1,0 +1,245 @@
+"""A network in memory with its optimizer, at some epoch of its training: what an epoch does to it.
+
+Everything random is a function of (seed, epoch, step), so the state after an epoch depends on the state before it and
+on the setup alone; a checkpoint therefore needs no generator states.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.optim import swa_utils
+
+from ebsim import precision
+from ebsim.config import Train
+from ebsim.runs.provenance import environment
+from ebsim.training import loop as steps
+from ebsim.training.allocator import keep_freed_memory
+from ebsim.training.checkpoint import Checkpoint, momentum_of, restore_momentum
+
+LAYOUT = torch.channels_last  # pays on every device measured; results are independent of it up to rounding
+
+
+Meter = Callable[[Callable[[], object]], dict[str, Any]]  # runs the work, returns measured columns
+
+
+class Constraint(Protocol):
+    """Something a method holds the network to while it trains (a weight mask, soft filter pruning)."""
+
+    def after_step(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None: ...
+
+    def after_epoch(self, model: nn.Module, epoch: int) -> None: ...
+
+
+@dataclass(frozen=True)
+class Averaging:
+    """Stochastic weight averaging from epoch `start` on, at the schedule's learning rate or a constant one."""
+
+    start: int
+    lr: float | None = None
+
+    def includes(self, epoch: int) -> bool:
+        """Whether the weights after `epoch` enter the average."""
+        return epoch >= self.start
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a training depends on, besides the state it continues from.
+
+    network: builds the network with the weights it starts from, on the CPU. score: (network, epoch) -> one number per
+    BatchNorm channel, remembered after every epoch. first: epochs that lie behind the start already. meter: a sensor
+    around the training of every epoch; what it reads goes into the curve under its own names.
+    """
+
+    network: Callable[[], nn.Module]
+    data: Any
+    train: Train
+    seed: int
+    device: torch.device
+    score: Callable[[nn.Module, int], Tensor]
+    first: int = 0
+    backend: Any = "fp32"
+    stats_every: int = 0
+    averaging: Averaging | None = None
+    constraint: Constraint | None = None
+    meter: Meter | None = None
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """The last partial batch is a step too."""
+        return -(-self.data.train_images // self.train.batch_size)
+
+    def build(self) -> nn.Module:
+        """The network at its start, on the device."""
+        return self.network().to(self.device).to(memory_format=LAYOUT)  # type: ignore[call-overload]
+
+    def start(self) -> Checkpoint:
+        """The state before the first epoch."""
+        model = self.network()
+        scores = self.score(model, self.first).detach().cpu()[None].clone()
+        return Checkpoint(self.first, 0, model.state_dict(), {}, scores)
+
+    def learning_rate(self, epoch: int) -> float:
+        """Milestones are absolute: the rate of an epoch does not depend on where a training started."""
+        if self.averaging is not None and self.averaging.includes(epoch) and self.averaging.lr is not None:
+            return self.averaging.lr
+        passed = sum(epoch > milestone for milestone in self.train.milestones)
+        return self.train.lr * self.train.lr_decay**passed
+
+    def evaluate(self, model: nn.Module) -> dict[str, Any]:
+        """A network on the test images, as columns of a curve."""
+        batches = self.data.test_batches(max(self.train.batch_size, 500), memory_format=LAYOUT)
+        sums = steps.evaluate(model, batches, amp=self.train.amp)
+        top5 = {} if sums.top5 is None else {"test_top5": sums.top5}
+        return {"test_loss": sums.loss, "test_accuracy": sums.accuracy, "test_images": sums.images, **top5}
+
+
+class Live:
+    """The network, its optimizer and its precision in memory, continuing from a checkpoint."""
+
+    def __init__(self, setup: Setup, start: Checkpoint) -> None:
+        self.setup = setup
+        train = setup.train
+        keep_freed_memory()
+        torch.backends.cuda.matmul.allow_tf32 = train.tf32
+        torch.backends.cudnn.allow_tf32 = train.tf32
+        self.model = setup.build()
+        self.model.load_state_dict(start.model)
+        self.optimizer = steps.make_optimizer(
+            self.model, lr=train.lr, momentum=train.momentum, weight_decay=train.weight_decay
+        )
+        restore_momentum(self.model, self.optimizer, start.momentum)
+        total = (train.epochs - setup.first) * setup.steps_per_epoch
+        self.placement = precision.apply(
+            self.model, setup.backend, seed=setup.seed, steps=total, stats_every=setup.stats_every
+        )
+        self.placement.attach(self.optimizer)
+        # A plain fp32 network beside the trained one: its average has full precision whatever the backend is.
+        self.average = None if setup.averaging is None else swa_utils.AveragedModel(setup.build())
+        if self.average is not None and start.extra:
+            self.average.load_state_dict(start.extra)
+        self.forward: Callable[[Tensor], Tensor] = torch.compile(self.model) if train.compile else self.model
+        self.epoch, self.step = start.epoch, start.step
+        self.gammas, self.curve = start.gammas, list(start.curve)
+        self.environment = environment(str(setup.device))
+        self.saved_at = 0
+
+    def one_epoch(self, *, last: bool, tick: Callable[[int, int], None]) -> dict[str, Any]:
+        """Train the next epoch; returns its line of the curve. `tick(done, total)` is called after every step.
+
+        The test set is evaluated where `train.eval_every` says so, and after the `last` epoch asked for.
+        """
+        setup, epoch, began = self.setup, self.epoch + 1, time.monotonic()
+        rate = setup.learning_rate(epoch)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+        def after_step(done: int) -> None:
+            self.step += 1
+            if setup.constraint is not None:
+                setup.constraint.after_step(self.model, self.optimizer)
+            tick(done, setup.steps_per_epoch)
+
+        def train() -> steps.Sums:
+            return steps.train_epoch(
+                self.model,
+                self.forward,
+                self.optimizer,
+                self._train_batches(epoch),
+                l1=setup.train.l1,
+                amp=setup.train.amp,
+                before_step=lambda: self.placement.set_step(self.step),
+                after_step=after_step,
+            )
+
+        sums, measured = _metered(train, setup.meter)
+        if setup.constraint is not None:
+            setup.constraint.after_epoch(self.model, epoch)
+        row = {
+            "epoch": epoch,
+            "lr": rate,
+            "loss": sums.loss,
+            "accuracy": sums.accuracy,
+            "images": sums.images,
+            "steps": sums.steps,
+            **measured,
+        }
+        if last or epoch % setup.train.eval_every == 0:
+            row |= setup.evaluate(self.model)
+        row |= self._averaged(epoch, last)
+        if observed := self.placement.stats():
+            row["precision"] = _finite(observed)
+        row["seconds"] = round(time.monotonic() - began, 3)
+        self._advance(row)
+        return row
+
+    def _train_batches(self, epoch: int) -> Any:
+        setup = self.setup
+        return setup.data.train_batches(setup.train.batch_size, seed=setup.seed, epoch=epoch, memory_format=LAYOUT)
+
+    def _averaged(self, epoch: int, last: bool) -> dict[str, Any]:
+        """Take the weights into the average; after the last epoch evaluate it.
+
+        The averaged weights get BatchNorm statistics of their own, by one pass over the training images.
+        """
+        averaging = self.setup.averaging
+        if self.average is None or averaging is None or not averaging.includes(epoch):
+            return {}
+        self.average.update_parameters(self.model)
+        if not last:
+            return {}
+        swa_utils.update_bn(self._train_batches(epoch), self.average)
+        found = self.setup.evaluate(self.average.module)
+        top5 = {"average_top5": found["test_top5"]} if "test_top5" in found else {}
+        return {
+            "average_accuracy": found["test_accuracy"],
+            "average_images": self.setup.data.train_images + found["test_images"],
+            **top5,
+        }
+
+    def _advance(self, row: dict[str, Any]) -> None:
+        self.epoch += 1
+        now = self.setup.score(self.model, self.epoch).detach().cpu()[None]
+        self.gammas = torch.cat([self.gammas, now.to(self.gammas.dtype)])
+        self.curve = [*self.curve, row]
+
+    def checkpoint(self) -> Checkpoint:
+        """The state as it is now, as copies on the CPU."""
+        return Checkpoint(
+            epoch=self.epoch,
+            step=self.step,
+            model=_on_cpu(self.model.state_dict()),
+            momentum=_on_cpu(momentum_of(self.model, self.optimizer)),
+            gammas=self.gammas,
+            curve=self.curve,
+            environment=self.environment,
+            extra=_on_cpu({} if self.average is None else self.average.state_dict()),
+        )
+
+
+def _metered(train: Callable[[], steps.Sums], meter: Meter | None) -> tuple[steps.Sums, dict[str, Any]]:
+    """The sums of an epoch's training, and what a sensor around it read."""
+    if meter is None:
+        return train(), {}
+    results: list[steps.Sums] = []
+    measured = meter(lambda: results.append(train()))
+    return results[0], measured
+
+
+def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copies on the CPU: later steps must not change them."""
+    return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
+
+
+def _finite(observed: Any) -> Any:
+    """The same tables with None for infinite figures (JSON has none): an SQNR where nothing was lost."""
+    if isinstance(observed, dict):
+        return {key: _finite(value) for key, value in observed.items()}
+    return observed if math.isfinite(observed) else None

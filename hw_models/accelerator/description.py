@@ -1,0 +1,161 @@
+"""An accelerator described as data.
+
+Two kinds share one description. An `array` counts operations and bits at every memory level and multiplies
+by pJ. A `device` (a GPU) is calibrated: pJ per FLOP that include instruction, register and cache cost, pJ
+per DRAM bit, and idle power over a roofline time. Energies of the two kinds are never comparable absolutes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from hw_models.accelerator.energy_laws import mac_energy
+from hw_models.accelerator.toml_reader import SHIPPED, Number, read
+from hw_models.errors import FormatError
+from hw_models.precision.formats import FORMATS, Format
+
+OPS = ("add", "multiply", "compare", "integer", "random")
+REGISTERS = ("streaming", "held", "sums")  # of the operands X, Y and Z of a contraction
+
+
+@dataclass(frozen=True)
+class Register:
+    """What keeps an operand at the elements; one serves all elements along `shared_along` (array dims from 0)."""
+
+    bits: float
+    pj_per_bit: Number
+    shared_along: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Memory:
+    """One on-chip level; `holds`: which operands it keeps (all by default).
+
+    `slides`: rows that neighbouring tiles share stay when pixels advance over the same channels (`search`).
+    """
+
+    name: str
+    bits: float
+    read: Number
+    write: Number
+    bits_per_cycle: float
+    holds: tuple[str, ...] = REGISTERS
+    slides: bool = True
+
+
+@dataclass(frozen=True)
+class Accelerator:
+    """A validated profile. Energies are `Number`s in pJ; capacities in bits; `digest` names the content."""
+
+    name: str
+    kind: str
+    summary: str
+    source: str
+    path: str
+    digest: str
+    node_nm: float
+    clock_hz: float
+    absolute_band: float
+    mac_points: dict[str, Number]
+    ops: dict[str, Number]
+    dims: tuple[int, ...]
+    unroll: dict[str, tuple[str, ...]]
+    zero_skip: bool
+    fused: tuple[str, ...]
+    registers: dict[str, Register]
+    network: Number | None
+    memories: tuple[Memory, ...]
+    dram: Number
+    dram_bits_per_s: float
+    static: Number
+    peak: dict[str, float]  # device: FLOP/s by format, `eta_compute` included
+    eta_compute: float
+    launch_s: float
+    formats: tuple[str, ...]  # format names the hardware has; empty = anything the law prices
+    calibrated_on: str
+    rails: str
+    speedup: dict[str, float]
+
+    def __repr__(self) -> str:
+        return f"<Accelerator {self.name}: {self.summary}>"
+
+    @property
+    def constants(self) -> dict[str, Number]:
+        """Every constant with its provenance, by the key that costs, bands and sensitivities use."""
+        found = {f"mac.{name}": n for name, n in self.mac_points.items()}
+        found |= {f"op.{name}": n for name, n in self.ops.items()}
+        found |= {f"registers.{name}": r.pj_per_bit for name, r in self.registers.items() if r.bits}
+        if self.network is not None:
+            found["network.pj_per_bit"] = self.network
+        for m in self.memories:
+            found |= {f"memory.{m.name}.read": m.read, f"memory.{m.name}.write": m.write}
+        return found | {"dram.pj_per_bit": self.dram, "static.watts": self.static}
+
+    @property
+    def widest(self) -> str:
+        """The widest format that the hardware has: what it trains in when nothing is said."""
+        usable = [f for f in FORMATS.values() if self.supports(f) and f.name in {*self.mac_points, "fp32", "int16"}]
+        return max(usable, key=lambda f: (f.bits, not f.integer)).name if usable else "fp32"
+
+    @property
+    def supply(self) -> tuple[float, float, float]:
+        """pJ per bit of the memory that feeds the array with X and Y and takes its sums."""
+        cost = []
+        for operand in REGISTERS:
+            source = next((m for m in self.memories if operand in m.holds), None)
+            cost.append(
+                self.dram.value
+                if source is None
+                else (source.read.value + source.write.value) / 2
+                if operand == "sums"
+                else source.read.value
+            )
+        return cost[0], cost[1], cost[2]
+
+    def mac(self, x: Format, y: Format, hypothetical: bool = False) -> Number:
+        """pJ of one multiply-accumulate of these operands; raises `FormatError` where the chip cannot."""
+        for fmt in (x, y):
+            if not hypothetical and not self.supports(fmt):
+                raise FormatError(
+                    f"{self.name} has no {fmt.name}; it has {', '.join(self.formats)}. Price it as a what-if with "
+                    "hypothetical=True (--hypothetical), or choose another accelerator, or one format that it has for "
+                    "all layers (most trainings keep the first and last layer in fp32)"
+                )
+        return mac_energy(self.mac_points, x, y)
+
+    def supports(self, fmt: Format) -> bool:
+        """Whether the hardware multiplies this format; a class name ("int", "fp", "bfp") allows all of it.
+
+        Integer units have block floats of their width too: those multiply mantissas, and add exponents beside.
+        """
+        return not self.formats or not {fmt.kind, fmt.hardware, *_integer_unit(fmt)}.isdisjoint(self.formats)
+
+    def rate(self, x: Format, y: Format) -> float:
+        """Peak MACs per second relative to fp32's on the whole machine (arrays: relative to one per PE)."""
+        if self.kind == "device":
+            wide = max((x, y), key=lambda f: f.bits)
+            widest = max(self.peak, key=lambda n: FORMATS[n].bits)
+            return self.peak[next((n for n in (wide.hardware, *_integer_unit(wide)) if n in self.peak), widest)] / 2
+        bits = max(x.significand if x.integer else x.bits, y.significand if y.integer else y.bits)
+        fits = [v for n, v in self.speedup.items() if FORMATS[n].bits >= bits]
+        return max(fits, default=1.0)
+
+
+def _integer_unit(fmt: Format) -> tuple[str, ...]:
+    """What integer units that multiply a block float's mantissas are called, as a class and by their width."""
+    return ("int", f"int{fmt.significand}") if fmt.kind == "bfp" else ()
+
+
+def shipped() -> list[Accelerator]:
+    """Every profile that comes with the package, by name."""
+    return [load(path.stem) for path in sorted(SHIPPED.glob("*.toml"))]
+
+
+def load(name_or_path: str | Path | Accelerator) -> Accelerator:
+    """A shipped profile by name, or a user's TOML by path; raises `ProfileError` with every problem."""
+    if isinstance(name_or_path, Accelerator):
+        return name_or_path
+    from hw_models.accelerator.loader import build
+
+    return build(read(name_or_path))

@@ -1,0 +1,1 @@
+"""Accelerators and steps taken apart and compared: breakdowns, sanity checks, calibration, design sweeps."""

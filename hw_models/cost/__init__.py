@@ -1,0 +1,1 @@
+"""Energy, time and traffic of training steps and of ledgers."""

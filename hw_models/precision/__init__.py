@@ -1,0 +1,1 @@
+"""Number formats and precision records as the hardware model reads them."""

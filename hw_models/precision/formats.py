@@ -1,0 +1,220 @@
+"""Number formats and the precision of a training step, as data.
+
+A format here is what its cost depends on: stored bits, significand (hidden one included) and exponent of
+a float, width of an integer, and the size of the block that shares a scale. The class of its multiplier is
+read from a record's `mac` entry ("fp:E,M" with M stored mantissa bits, "int:B", "bfp:B"), so a format this
+package has never heard of is priced by the law of its class.
+
+A precision record (plain JSON) says which format each operand of each pass has; docs/hardware-model.md shows a whole
+one. Wherever a record is accepted there are short forms:
+    None                                                full precision
+    "fp32", "bf16", "fp8", "int8", "bfp8", "mxfp8", "eb2020"   what a training of that name really does (`presets`)
+    8, "all int8", "e4m3", a `Format`                   one format for all operands and layer outputs; sums, gradients
+                                                        and weights between steps in fp32 (an integer: that width)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+from hw_models.errors import FormatError
+from hw_models.precision.presets import PRESETS
+from hw_models.precision.record_schema import OPERANDS, mistakes, near
+
+PASSES = tuple(OPERANDS)
+
+
+KEYS = ("bits", "mac", "scale_bits", "block")  # of a format in a record
+
+
+@dataclass(frozen=True)
+class Format:
+    """A number format: `kind` is "fp", "int" or "bfp"; `significand` counts the hidden one."""
+
+    name: str
+    bits: float  # stored bits per element, its share of a block's scale included
+    kind: str
+    significand: int
+    exponent: int
+    block: int = 0  # elements that share a scale; 0 = a whole row or tensor
+
+    @property
+    def hardware(self) -> str:
+        """The name hardware knows it by: that of the known format with the same multiplier, else its own."""
+        same = (self.kind, self.significand, self.exponent)
+        return next((f.name for f in FORMATS.values() if (f.kind, f.significand, f.exponent) == same), self.name)
+
+    @property
+    def integer(self) -> bool:
+        """Whether its multiplier is an integer one (a block float multiplies mantissas)."""
+        return self.kind != "fp"
+
+
+def parse_format(name: str, data: Mapping[str, Any]) -> Format:
+    """The format of one entry of a record's `formats`; raises `FormatError` naming it."""
+    if not isinstance(data, Mapping):
+        raise FormatError(f"format {name!r}: is {data!r}, must be a table with bits and mac")
+    if strange := [key for key in data if key not in KEYS]:
+        raise FormatError(f"format {name!r}: {strange[0]}: is not a known key{near(str(strange[0]), KEYS)}")
+    mac = str(data.get("mac", ""))
+    kind, _, rest = mac.partition(":")
+    try:
+        numbers = [int(n) for n in rest.split(",")]
+        bits = float(data["bits"])
+        scale, block = float(data.get("scale_bits", 0)), data.get("block", 0)
+        shared = block if isinstance(block, int) else 0
+        if kind == "fp" and len(numbers) == 2:
+            exponent, significand = numbers[0], numbers[1] + 1
+        elif kind in ("int", "bfp") and len(numbers) == 1:
+            exponent, significand = 0, numbers[0]
+        else:
+            raise ValueError(mac)
+        if not (1 <= bits <= 128 and 1 <= significand <= 128 and 0 <= exponent <= 15 and scale >= 0 and shared >= 0):
+            raise ValueError("out of range")
+    except (KeyError, TypeError, ValueError) as error:
+        raise FormatError(
+            f"format {name!r}: cannot read {dict(data)}; it needs bits (1 to 128) and mac = "
+            '"fp:E,M", "int:B" or "bfp:B"'
+        ) from error
+    return Format(name, bits + (scale / shared if shared else 0.0), kind, significand, exponent, shared)
+
+
+FORMATS = {
+    name: parse_format(name, {"bits": bits, "mac": mac, "scale_bits": scale, "block": "row"})
+    for name, bits, mac, scale in [
+        ("fp32", 32, "fp:8,23", 0),
+        ("tf32", 32, "fp:8,10", 0),
+        ("bf16", 16, "fp:8,7", 0),
+        ("fp16", 16, "fp:5,10", 0),
+        ("e4m3", 8, "fp:4,3", 0),
+        ("e5m2", 8, "fp:5,2", 0),
+        ("int32", 32, "int:32", 0),
+        ("int16", 16, "int:16", 0),
+        ("int8", 8, "int:8", 0),
+        ("int4", 4, "int:4", 0),
+        ("int2", 2, "int:2", 0),
+        ("bfp8", 8, "bfp:8", 8),
+        ("bfp4", 4, "bfp:4", 8),
+    ]
+}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """The formats of one layer: (x, y) of each pass, accumulator, and what leaves the layer."""
+
+    operands: tuple[tuple[Format, Format], ...]
+    accumulator: Format
+    output: Format
+
+
+@dataclass(frozen=True)
+class Precision:
+    """The formats of a whole step: a default rule, the layers that differ, the update, the quantizers."""
+
+    name: str
+    default: Rule
+    layers: Mapping[str, Rule]
+    gradient: Format
+    momentum: Format
+    stored: Format
+    quantized: Mapping[str, str]  # role -> rounding, only roles that really are quantized
+
+    def rule(self, layer: str) -> Rule:
+        return self.layers.get(layer, self.default)
+
+    def on(self, names: Sequence[str]) -> Precision:
+        """On a network whose convolutions and linear layers are `names`: "@first" and "@last" become theirs."""
+        ends = {key: rule for key, rule in self.layers.items() if key in ("@first", "@last")}
+        if not ends:
+            return self
+        named = {key: rule for key, rule in self.layers.items() if key not in ends}
+        placed = {names[0 if key == "@first" else -1]: rule for key, rule in sorted(ends.items())} if names else {}
+        return replace(self, layers=placed | named)
+
+
+Bits = Mapping[str, Any] | Precision | Format | str | int | None
+
+
+def parse_precision(bits: Bits) -> Precision:
+    """Any accepted way to name a precision -> `Precision`; raises `FormatError` naming the entry and the cure."""
+    if isinstance(bits, Precision):
+        return bits
+    if isinstance(bits, Mapping):
+        return _from_record(bits)
+    if isinstance(bits, str) and bits in PRESETS:
+        return _preset(bits)
+    return _uniform(_format(bits))
+
+
+@cache
+def _preset(name: str) -> Precision:
+    return _from_record({"name": name, **PRESETS[name]})
+
+
+def _format(bits: Any) -> Format:
+    """The one format of a uniform precision."""
+    if bits is None or bits == 32:
+        return FORMATS["fp32"]
+    if isinstance(bits, Format):
+        return bits
+    if isinstance(bits, int) and not isinstance(bits, bool) and 1 <= bits <= 64:
+        return parse_format(f"int{bits}", {"bits": bits, "mac": f"int:{bits}"})
+    if isinstance(bits, str) and bits.removeprefix("all ") in FORMATS:
+        return FORMATS[bits.removeprefix("all ")]
+    names = dict.fromkeys([*PRESETS, *FORMATS])
+    raise FormatError(
+        f"unknown precision {bits!r}{near(str(bits), names)} (a name, an integer width from 1 to 64, "
+        "or a precision record)"
+    )
+
+
+def _uniform(fmt: Format) -> Precision:
+    """One format for all operands and for what is stored between layers; 32-bit sums and update."""
+    fp32 = FORMATS["fp32"]
+    rule = Rule(((fmt, fmt),) * 3, fp32, fmt)
+    quantized = {} if fmt.name == "fp32" else dict.fromkeys(("weight", "activation", "error"), "nearest")
+    name = f"all {fmt.name}" if fmt.name in PRESETS and fmt.name != "fp32" else fmt.name
+    return Precision(name, rule, {}, fp32, fp32, fp32, quantized)
+
+
+def _over(default: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]:
+    """The default with what a layer says differently, role by role."""
+    return {**default, **layer, **{p: {**default.get(p, {}), **layer.get(p, {})} for p in OPERANDS}}
+
+
+def _from_record(record: Mapping[str, Any]) -> Precision:
+    title = f"precision record {record.get('name', '')!r}: "
+    if wrong := list(mistakes(record)):
+        raise FormatError("\n".join(title + one for one in wrong))
+    own = {name: parse_format(name, data) for name, data in record.get("formats", {}).items()}
+
+    def find(name: str) -> Format:
+        if name in own or name in FORMATS:
+            return own.get(name) or FORMATS[name]
+        raise FormatError(f"{title}no format {name!r}{near(name, {**own, **FORMATS})}; its own stand under formats")
+
+    def rule(data: Mapping[str, Any]) -> Rule:
+        return Rule(
+            tuple(
+                (find(data.get(p, {}).get(x, "fp32")), find(data.get(p, {}).get(y, "fp32")))
+                for p, (x, y) in OPERANDS.items()
+            ),
+            find(data.get("accumulator", "fp32")),
+            find(data.get("output", "fp32")),
+        )
+
+    default = record["default"]
+    update = record.get("update", {})
+    return Precision(
+        str(record.get("name", "custom")),
+        rule(default),
+        {name: rule(_over(default, data)) for name, data in record.get("layers", {}).items()},
+        find(update.get("gradient", "fp32")),
+        find(update.get("momentum", "fp32")),
+        find(update.get("stored", "fp32")),
+        dict(record.get("quantise", {})),
+    )

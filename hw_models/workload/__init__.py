@@ -1,0 +1,1 @@
+"""Networks as layers with exact MACs, and the three passes of training."""
