@@ -1,0 +1,268 @@
+"""Memory of a training step over time: what the backward pass needs kept, its peak, and what recomputing it costs.
+
+The rows run in order, then backwards. A row's output lives until its last reader; longer if a backward pass reads it:
+
+    conv, linear, matmul, mul    its inputs               relu, sigmoid, tanh, softmax   its output
+    bn, norm                     its input, statistics    gelu, silu, hardswish, ...     its input
+    maxpool                      an index each            avgpool of a window            its input
+    dropout                      a mask bit each          loss                           its softmax
+    add, concat, mean, select    nothing
+
+That is what an eager framework keeps (a test holds it against torch's saved tensors); what several read counts once.
+Gradients of activations live from the first reader's backward pass to their own row's. Weights, their gradients and
+momentum are there all the time. Bytes follow from the precision: outputs in their format, statistics in fp32.
+
+With checkpoints the network is cut into segments: of all but the last only the tensors that cross a cut are kept, and a
+segment runs forward again before its backward pass (Chen et al., arXiv 1604.06174). Not modelled: allocator
+fragmentation, workspaces, and gradients summed at a fork (the sum is in place).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import ceil, log2
+
+from hw_models.cost.step_cost import Cost
+from hw_models.precision.formats import Bits, Precision, parse_precision
+from hw_models.workload.layer import CONTRACTIONS, INPUT, Layer
+
+READS_INPUT = (
+    "gelu",
+    "silu",
+    "hardswish",
+    "hardsigmoid",
+    "elu",
+    "softplus",
+    "mish",
+    "Gelu",
+    "Elu",
+    "HardSwish",
+    "HardSigmoid",
+    "Softplus",
+    "Mish",
+    "Swish",
+)  # activations whose derivative is of their input
+MEANS = ("mean", "sum", "ReduceMean", "ReduceSum", "GlobalAveragePool")  # averages whose gradient needs sizes only
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Bytes of activations (kept, live and gradients) while one row runs; `phase`: forward, recompute, backward."""
+
+    row: str
+    phase: str
+    bytes: float
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Memory of one step on a batch: over time, its peak, and what each row kept."""
+
+    batch: float
+    timeline: tuple[Moment, ...]
+    kept: dict[str, float]  # tensor or statistics -> bytes kept from the forward to the backward pass
+    parameters: float  # bytes of weights, gradients and momentum
+    recomputed: tuple[str, ...]  # rows that run forward twice
+    segments: int
+
+    @property
+    def peak(self) -> float:
+        """Bytes at the worst moment, parameters included."""
+        return self.parameters + max((m.bytes for m in self.timeline), default=0.0)
+
+    @property
+    def activations(self) -> float:
+        """Bytes that the forward pass leaves for the backward pass."""
+        return sum(self.kept.values())
+
+    @property
+    def most(self) -> float:
+        """Bytes of activations and their gradients at the worst moment, without the parameters."""
+        return self.peak - self.parameters
+
+    @property
+    def worst(self) -> Moment:
+        return max(self.timeline, key=lambda m: m.bytes)
+
+
+def footprint(
+    layers: Sequence[Layer],
+    bits: Bits = None,
+    batch: float = 256,
+    cuts: Sequence[int] = (),
+    *,
+    index_bits: float | None = None,
+) -> Footprint:
+    """The memory of one training step of `layers` on `batch` images.
+
+    `cuts`: positions in `layers` where a new segment begins (checkpointing); none keeps everything. `index_bits`: of a
+    max pool's index (default: as many as the window needs; eager torch takes 64 and keeps the pool's input as well).
+    """
+    step = _Step(layers, parse_precision(bits), float(batch), index_bits)
+    edges = [0, *sorted({c for c in cuts if 0 < c < len(layers)}), len(layers)]
+    segments = [range(a, b) for a, b in itertools.pairwise(edges)]
+    crossing = [step.entering(rows) for rows in segments[:-1]]  # what running a segment again starts from
+    timeline: list[Moment] = []
+    held: dict[str, float] = {}
+    for j, rows in enumerate(segments):
+        last = j == len(segments) - 1
+        held |= {} if last else crossing[j]
+        timeline += step.forward(rows, "forward", held, keeps=last, until=len(layers))
+    kept = {**held, **step.saved(segments[-1])}
+    again: list[str] = []
+    for j in range(len(segments) - 1, -1, -1):
+        rows, held = segments[j], _union(crossing[: j + 1])
+        if j < len(segments) - 1:
+            again += [layers[i].name for i in rows]
+            flowing = {**held, **step.gradients(rows[-1] + 1)} if rows[-1] + 1 < len(layers) else held
+            timeline += step.forward(rows, "recompute", flowing, keeps=True, until=rows[-1])
+        timeline += step.backward(rows, held)
+    return Footprint(float(batch), tuple(timeline), kept, step.parameters, tuple(again), len(segments))
+
+
+def _union(tables: Iterable[dict[str, float]]) -> dict[str, float]:
+    out: dict[str, float] = {}
+    for table in tables:
+        out |= table
+    return out
+
+
+class _Step:
+    """Tensors, who makes and reads them, and what each row keeps; bytes for the whole batch."""
+
+    def __init__(self, layers: Sequence[Layer], precision: Precision, batch: float, index_bits: float | None) -> None:
+        self.rows = list(layers)
+        self.size = {row.name: row.outputs * batch * precision.rule(row.name).output.bits / 8 for row in self.rows}
+        first = next((row for row in self.rows if INPUT in row.sources), None)
+        self.size[INPUT] = (first.inputs if first else 0) * batch * precision.default.output.bits / 8
+        self.made = {INPUT: -1, **{row.name: i for i, row in enumerate(self.rows)}}
+        self.read = dict(self.made)  # by whom last
+        for i, row in enumerate(self.rows):
+            self.read |= dict.fromkeys(row.sources, i)
+        self.keeps = [self._kept(row, batch, index_bits) for row in self.rows]
+        weights = sum(row.weights for row in self.rows)
+        self.parameters = weights * (precision.stored.bits + precision.gradient.bits + precision.momentum.bits) / 8
+
+    def entering(self, rows: range) -> dict[str, float]:
+        """Tensors made before `rows` that they read."""
+        return {t: self.size[t] for i in rows for t in self.rows[i].sources if self.made[t] < rows.start}
+
+    def saved(self, rows: range) -> dict[str, float]:
+        """What the backward passes of `rows` read."""
+        return _union(self.keeps[rows.start : rows.stop])
+
+    def gradients(self, i: int) -> dict[str, float]:
+        """Gradients that exist while row `i` runs backwards: of its output, its inputs, and of what it lies between."""
+        return {
+            f"d {t}": self.size[t]
+            for t, made in self.made.items()
+            if 0 <= made <= i <= self.read[t] and (self.rows[made].weights or not self.rows[made].first)
+        }
+
+    def forward(self, rows: range, phase: str, held: dict[str, float], *, keeps: bool, until: int) -> list[Moment]:
+        """Runs `rows`; a tensor lives to its last reader, but no longer than row `until`."""
+        moments, saved = [], dict(held)
+        live = (
+            {t: self.size[t] for t in self.size if self.made[t] < rows.start <= self.read[t]}
+            if phase == "forward"
+            else {}
+        )
+        for i in rows:
+            live[self.rows[i].name] = self.size[self.rows[i].name]
+            saved |= self.keeps[i] if keeps else {}
+            moments.append(Moment(self.rows[i].name, phase, sum({**saved, **live}.values())))
+            live = {t: n for t, n in live.items() if min(self.read[t], until) > i}
+        return moments
+
+    def backward(self, rows: range, held: dict[str, float]) -> list[Moment]:
+        return [
+            Moment(
+                self.rows[i].name,
+                "backward",
+                sum({**held, **self.saved(range(rows.start, i + 1)), **self.gradients(i)}.values()),
+            )
+            for i in reversed(rows)
+        ]
+
+    def _kept(self, row: Layer, batch: float, index_bits: float | None) -> dict[str, float]:
+        """Bytes by tensor (or by row, for what only the backward pass has) that `row` keeps for its backward pass."""
+        own = f"{row.name} (own)"
+        inputs = {source: self.size[source] for source in row.sources}
+        if row.first and row.kind not in (*CONTRACTIONS, "bn", "norm"):
+            return {}  # nothing before it is trained: no gradient passes through
+        if row.kind in CONTRACTIONS:
+            return inputs
+        if row.kind == "mul":  # by a constant: its gradient needs no tensor
+            return inputs if len(row.sources) > 1 or row.weights else {}
+        if row.kind in ("bn", "norm"):
+            return {**inputs, own: 2 * 4.0 * (row.channels[1] if row.kind == "bn" else batch * row.out[0])}
+        if row.kind == "maxpool":
+            bits = ceil(log2(max(row.kernel[0] * row.kernel[1], 2))) if index_bits is None else index_bits
+            return {**({} if index_bits is None else inputs), own: row.outputs * batch * bits / 8}
+        if row.kind == "dropout":
+            return {own: row.outputs * batch / 8}
+        if row.kind == "avgpool":
+            return {} if row.op in MEANS else inputs
+        if row.kind == "loss":
+            return {own: self.size[row.name]}
+        if row.kind == "relu" or (row.kind == "activation" and row.op not in READS_INPUT):
+            return {row.name: self.size[row.name]}
+        return inputs if row.kind == "activation" else {}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A way to checkpoint: where segments begin, the memory that it needs, and one step with what is recomputed."""
+
+    cuts: tuple[int, ...]
+    memory: Footprint
+    joules: float  # of the step, recomputed rows included (modelled)
+    seconds: float
+    again: float  # share of the step's joules that recomputing takes
+
+
+def plans(cost: Cost, layers: Sequence[Layer], bits: Bits = None) -> list[Plan]:
+    """Ways to checkpoint a step that trade memory for energy: each needs less memory than those that cost less.
+
+    `cost`: the step without checkpoints (`training_cost` of `layers` in `bits`). A recomputed row costs what its
+    forward pass did. Cuts follow Chen's rule, for many budgets: a segment ends when what it
+    keeps passes the budget.
+    """
+    forward = cost.joules[:, 0].sum(axis=0), cost.row_seconds[0]
+    where = {name: i for i, name in enumerate(cost.table.names)}
+    base = footprint(layers, bits, cost.batch)
+    found = [Plan((), base, cost.total, cost.seconds, 0.0)]
+    for cuts in _cuts(layers, bits, cost.batch, base.activations):
+        memory = footprint(layers, bits, cost.batch, cuts)
+        rows = [where[name] for name in memory.recomputed]
+        extra, later = (float(values[rows].sum()) for values in forward)
+        found.append(Plan(cuts, memory, cost.total + extra, cost.seconds + later, extra / (cost.total + extra)))
+    best: list[Plan] = []
+    for plan in sorted(found, key=lambda plan: (plan.joules, plan.memory.peak)):
+        if not best or plan.memory.peak < best[-1].memory.peak:
+            best.append(plan)
+    return best
+
+
+def _cuts(layers: Sequence[Layer], bits: Bits, batch: float, whole: float) -> list[tuple[int, ...]]:
+    """Cuts for budgets from all that is kept down to a sixty-fourth of it, each where the least crosses."""
+    step = _Step(layers, parse_precision(bits), batch, None)
+    count = len(layers)
+    crossing = [sum(n for t, n in step.size.items() if step.made[t] < i <= step.read[t]) for i in range(count)]
+    out: dict[tuple[int, ...], None] = {}
+    for divisor in (1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64):
+        cuts = [0]
+        held: dict[str, float] = {}
+        i = 0
+        while i < count:
+            held |= step.keeps[i]
+            i += 1
+            if sum(held.values()) > whole / divisor and i < count:
+                least = min(crossing[cuts[-1] + 1 : i + 1])
+                i = max(p for p in range(cuts[-1] + 1, i + 1) if crossing[p] <= least)
+                cuts.append(i)
+                held = {}
+        out[tuple(cuts[1:])] = None
+    return [cuts for cuts in out if cuts]
