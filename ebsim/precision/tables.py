@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from ebsim.precision.backends import PRESETS, ROLES, backend
-from ebsim.precision.formats.conformance import codes_of
+from ebsim.precision.conformance import codes_of
 from ebsim.precision.formats.number_format import BUILTIN
 from ebsim.precision.listing import scale_of
 from ebsim.precision.quantization.quantizer import quantize

@@ -10,8 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ebsim.precision import NumberFormat, find_format, list_formats
-from ebsim.precision.formats import conformance
+from ebsim.precision import NumberFormat, conformance, find_format, list_formats
 from ebsim.precision.formats.rounding import float_grid, to_integer
 
 FORMATS = [*list_formats(), "int8/row", "e4m3/unscaled", "bfp8/16", "mxint8/row"]

@@ -6,8 +6,7 @@ import re
 import tomllib
 from pathlib import Path
 
-from ebsim.precision import Backend, tables
-from ebsim.precision.formats import conformance
+from ebsim.precision import Backend, conformance, tables
 
 PAGE = (Path(__file__).parents[2] / "docs" / "precision.md").read_text()
 

@@ -16,6 +16,7 @@ from ebsim.errors import ConfigError
 from ebsim.precision import (
     apply,
     backend,
+    conformance,
     find_format,
     fingerprint,
     list_backends,
@@ -25,7 +26,6 @@ from ebsim.precision import (
     quantize,
     register,
 )
-from ebsim.precision.formats import conformance
 from ebsim.precision.formats.rounding import to_integer
 from ebsim.precision.listing import listing, show
 from ebsim.precision.quantization import compilation

@@ -1,6 +1,6 @@
 """What every number format must do, as checks that any format, built in or from outside, can run.
 
-    python -m ebsim.precision.formats.conformance int8            # or "path/to/file.py:NAME"
+    python -m ebsim.precision.conformance int8            # or "path/to/file.py:NAME"
     conformance.check("int8")                             # a table with a line per check
     @pytest.mark.parametrize("run", conformance.CHECKS.values(), ids=conformance.CHECKS)
     def test_mine(run): run(find_format("mine"))          # each raises AssertionError with the reason
@@ -325,9 +325,9 @@ def check(fmt: str | NumberFormat, *, compile: bool = True) -> Report:
 
 
 def main() -> None:
-    """`python -m ebsim.precision.formats.conformance FORMAT...`: exit 0 all pass, 1 a check fails, 2 unknown format."""
+    """`python -m ebsim.precision.conformance FORMAT...`: exit 0 all pass, 1 a check fails, 2 unknown format."""
     head = "Checks that every number format has to pass."
-    parser = argparse.ArgumentParser("python -m ebsim.precision.formats.conformance", description=head)
+    parser = argparse.ArgumentParser("python -m ebsim.precision.conformance", description=head)
     parser.add_argument("formats", nargs="+", metavar="FORMAT", help='a name ("int8/row") or "path/to/file.py:NAME"')
     passed = True
     for name in parser.parse_args().formats:
