@@ -179,8 +179,10 @@ class Lab:
         """A sensor around some work; measured columns, or why there are none."""
         from hw_models.sensors import measure
 
-        synchronize = torch.cuda.synchronize if self.device.type == "cuda" else None
-        return measure(work, synchronize=synchronize).columns()
+        if self.device.type != "cuda":
+            return measure(work).columns()
+        index = torch.cuda.current_device() if self.device.index is None else self.device.index
+        return measure(work, rail=f"GPU {index}").columns()
 
     def _averaging(self, backend: Any) -> Averaging | None:
         """A backend's weight averaging; its start is given as an epoch (int) or as a fraction of N (float)."""
