@@ -24,10 +24,11 @@ from hw_models import Layer, load, training_cost
 from hw_models.accelerator.description import Accelerator
 from hw_models.cost.step_cost import STAGES
 from hw_models.cost.training_step import MODELS
-from hw_models.mapping.closed_form import Widths
 from hw_models.mapping.exhaustive import best_tiles
+from hw_models.mapping.traffic import Widths
 from hw_models.precision.record_schema import OPERANDS
-from hw_models.workload.training_passes import passes, shapes
+from hw_models.workload.shapes import shapes
+from hw_models.workload.training_passes import passes
 
 HERE = Path(__file__).parent
 GOLDEN = HERE.parent / "tests" / "golden" / "hw_zigzag.jsonl"

@@ -18,13 +18,14 @@ REVISION = 3  # counts up whenever the model gives another number: finished runs
 _HOME = {
     "Layer": "workload.layer",
     "trace": "workload.trace",
-    "load": "accelerator.description",
+    "load": "accelerator.loader",
     "Accelerator": "accelerator.description",
     "training_cost": "cost.training_step",
     "Cost": "cost.step_cost",
     "price": "cost.ledger",
     "price_all": "cost.savings",
-    "Bill": "cost.ledger",
+    "EnergyReport": "cost.ledger",
+    "Bill": "cost.ledger",  # the name of an `EnergyReport` until 0.1
     "ProfileError": "errors",
     "FormatError": "errors",
     "WorkloadError": "errors",

@@ -1,6 +1,9 @@
-"""Every error a user of the hardware model can meet; each message names the thing and the cure."""
+"""The errors that a user of the hardware model can meet, and the nearest name to one that was mistyped."""
 
 from __future__ import annotations
+
+import difflib
+from collections.abc import Collection
 
 
 class HardwareError(ValueError):
@@ -29,3 +32,15 @@ class LedgerError(HardwareError):
 
 class ConservationError(HardwareError):
     """Rows that do not sum to their total: always a bug of this package, never of the user."""
+
+
+def nearest(name: str, known: Collection[str]) -> str:
+    """The known name that was probably meant, or ""."""
+    return next(iter(difflib.get_close_matches(name, known, 1)), "")
+
+
+def did_you_mean(name: str, known: Collection[str], most: int = 20) -> str:
+    """`; did you mean X?` with the nearest known name, else the first `most` that there are."""
+    if near := nearest(name, known):
+        return f"; did you mean {near}?"
+    return f"; known here: {', '.join(list(known)[:most])}" if known else ""

@@ -50,15 +50,11 @@ KNOWN: set[str] = {
     "ebsim.report.comparison.figures imports ebsim.grid",
     "ebsim.report.comparison.runs imports ebsim.grid",
     "ebsim.report.comparison.table imports ebsim.grid",
-    "hw_models.accelerator.loader imports hw_models.cost",
-    "hw_models.accelerator.loader imports hw_models.mapping",
 }
 KNOWN_CIRCLES: set[str] = {
     "ebsim.experiment.context",
     "ebsim.precision.backend_table",
     "ebsim.tickets.shrinking.liveness",
-    "hw_models.accelerator.description",
-    "hw_models.mapping.exhaustive",
 }
 
 

@@ -51,9 +51,7 @@ def lacking(chip: Accelerator, record: Any, layers: Iterable[str]) -> list[str]:
     """Formats that these convolution and linear layers multiply under a precision record and the chip cannot."""
     from hw_models.precision.formats import parse_precision
 
-    precision = parse_precision(record)
-    rules = {id(rule): rule for rule in (precision.rule(name) for name in layers)}.values()
-    used = {fmt for rule in rules for pair in rule.operands for fmt in pair}
+    used = {fmt for pair in parse_precision(record).multiplied(layers) for fmt in pair}
     return sorted({fmt.name for fmt in used if not chip.supports(fmt)})
 
 

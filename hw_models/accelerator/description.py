@@ -8,10 +8,9 @@ per DRAM bit, and idle power over a roofline time. Energies of the two kinds are
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
+from hw_models.accelerator.constant import Number
 from hw_models.accelerator.energy_laws import mac_energy
-from hw_models.accelerator.toml_reader import SHIPPED, Number, read
 from hw_models.errors import FormatError
 from hw_models.precision.formats import FORMATS, Format
 
@@ -145,17 +144,3 @@ class Accelerator:
 def _integer_unit(fmt: Format) -> tuple[str, ...]:
     """What integer units that multiply a block float's mantissas are called, as a class and by their width."""
     return ("int", f"int{fmt.significand}") if fmt.kind == "bfp" else ()
-
-
-def shipped() -> list[Accelerator]:
-    """Every profile that comes with the package, by name."""
-    return [load(path.stem) for path in sorted(SHIPPED.glob("*.toml"))]
-
-
-def load(name_or_path: str | Path | Accelerator) -> Accelerator:
-    """A shipped profile by name, or a user's TOML by path; raises `ProfileError` with every problem."""
-    if isinstance(name_or_path, Accelerator):
-        return name_or_path
-    from hw_models.accelerator.loader import build
-
-    return build(read(name_or_path))

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from hw_models.accelerator.toml_reader import Number
+from hw_models.accelerator.constant import Number
 from hw_models.precision.formats import FORMATS, Format
 
 INT_LAW = (0.0121, 0.0111, 0.00161)

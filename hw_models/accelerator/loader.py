@@ -7,18 +7,32 @@ import itertools
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
+from hw_models.accelerator.constant import Number
 from hw_models.accelerator.description import OPS, REGISTERS, Accelerator, Memory, Register
 from hw_models.accelerator.energy_laws import SRAM_LAWS, sram_pj_per_bit
-from hw_models.accelerator.toml_reader import Number, Source
-from hw_models.cost.vector_ops import FORWARD
-from hw_models.mapping.closed_form import INDEX, SHARED_INDEX
+from hw_models.accelerator.toml_reader import SHIPPED, Source, read
 from hw_models.precision.formats import FORMATS, PASSES
 from hw_models.units import BITS_PER_KIB
+from hw_models.workload.layer import POINTWISE
+from hw_models.workload.training_passes import INDEX, SHARED_INDEX
 
 UNROLLS = ("K", "C", "pixels")
 MOST_DIMS = 4
 UNLIMITED = 1e9  # bits per cycle of a memory that says nothing
+
+
+def shipped() -> list[Accelerator]:
+    """Every profile that comes with the package, by name."""
+    return [load(path.stem) for path in sorted(SHIPPED.glob("*.toml"))]
+
+
+def load(name_or_path: str | Path | Accelerator) -> Accelerator:
+    """A shipped profile by name, or a user's TOML by path; raises `ProfileError` with every problem."""
+    if isinstance(name_or_path, Accelerator):
+        return name_or_path
+    return build(read(name_or_path))
 
 
 def build(s: Source) -> Accelerator:
@@ -47,7 +61,7 @@ def build(s: Source) -> Accelerator:
     peak = _peak(s, eta) if kind == "device" else {}
     launch = s.plain("device.launch_us", 0, 1e6, 0.0) * 1e-6 if kind == "device" else 0.0
     formats = _texts(s, "formats", (*FORMATS, *sorted({f.kind for f in FORMATS.values()})))
-    fused = _texts(s, "array.fused" if kind == "array" else "device.fused", tuple(FORWARD))
+    fused = _texts(s, "array.fused" if kind == "array" else "device.fused", POINTWISE)
     speedup = {f: s.plain(f"speedup.{f}", 1e-3, 1e6) for f in _formats_of(s, "speedup")}
     calibrated = s.text("calibrated_on", required=False)
     rails = s.text("rails", required=False)

@@ -8,7 +8,6 @@ acyclic. Problems are collected, so that one attempt shows them all.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import math
 import re
 import tomllib
@@ -16,21 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hw_models.errors import ProfileError
+from hw_models.accelerator.constant import Number
+from hw_models.errors import ProfileError, did_you_mean, nearest
 
 MAX_BYTES = 256 * 1024
 MAX_CHAIN = 8
 SHIPPED = Path(__file__).parents[1] / "profiles"
-
-
-@dataclass(frozen=True)
-class Number:
-    """A constant with its provenance; `band` is the factor x/÷ of its 90 % interval."""
-
-    value: float
-    band: float
-    source: str
-    derived: bool = False
 
 
 @dataclass
@@ -186,10 +176,7 @@ def _around(key: str) -> list[str]:
 
 
 def _unknown(name: str, valid: list[str]) -> str:
-    near = difflib.get_close_matches(name, valid, 1)
-    return "is not a known key" + (
-        f"; did you mean {near[0]}?" if near else f"; known here: {', '.join(sorted(set(valid))[:20])}" if valid else ""
-    )
+    return f"is not a known key{did_you_mean(name, sorted(set(valid)))}"
 
 
 def _paths(data: dict[str, Any], prefix: str = "") -> list[str]:
@@ -239,9 +226,9 @@ def _meant(text: str, shipped: list[str], path: Path) -> str:
     with contextlib.suppress(OSError, ValueError):
         files = [p.name for p in path.parent.glob("*.toml") if p.name.isprintable() and _like_a_profile(p)]
     starts = [name for name in shipped if len(text) > 2 and name.startswith(text.lower()[:5])]
-    beside = [str(path.with_name(name)) for name in difflib.get_close_matches(path.name, files, 1)]
-    near = beside or difflib.get_close_matches(text, shipped, 1) or starts
-    return f"; did you mean {near[0]}?" if near else ""
+    beside = nearest(path.name, files)
+    near = str(path.with_name(beside)) if beside else nearest(text, shipped) or next(iter(starts), "")
+    return f"; did you mean {near}?" if near else ""
 
 
 def _read(path: Path, chain: list[Path]) -> Source:

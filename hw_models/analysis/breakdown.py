@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hw_models.accelerator.description import Accelerator, load
+from hw_models.accelerator.description import Accelerator
+from hw_models.accelerator.loader import load
 from hw_models.cost.step_cost import COMPONENTS, STAGES, Cost
 from hw_models.cost.training_step import training_cost
 from hw_models.precision.formats import FORMATS, Bits, parse_precision

@@ -23,14 +23,15 @@ from typing import Any
 import numpy as np
 from scipy.optimize import nnls
 
-from hw_models.accelerator.description import Accelerator, load
+from hw_models.accelerator.description import Accelerator
+from hw_models.accelerator.loader import load
 from hw_models.accelerator.toml_reader import SHIPPED
 from hw_models.cost.training_step import training_cost
 from hw_models.errors import HardwareError, ProfileError
 from hw_models.precision.formats import FORMATS
 from hw_models.workload.layer import Layer
 from hw_models.workload.reference_networks import network
-from hw_models.workload.training_passes import Array
+from hw_models.workload.shapes import Array
 
 COLUMNS = ("network", "precision", "batch", "joules", "seconds")
 MOST = {"batch": 1e7, "joules": 1e9, "seconds": 1e7}  # of one step; beyond, a unit is wrong

@@ -5,21 +5,19 @@ None of them needs torch: the networks are the reference tables of `hw_models.wo
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from hw_models.accelerator.description import load, shipped
 from hw_models.accelerator.energy_laws import SRAM_LAWS
-from hw_models.accelerator.loader import UNLIMITED
+from hw_models.accelerator.loader import UNLIMITED, load, shipped
 from hw_models.accelerator.toml_reader import locate
 from hw_models.analysis.breakdown import breakdown, compare, parts
 from hw_models.analysis.calibration import Fit, fit, profile_text, read_steps
 from hw_models.analysis.sanity_checks import check
-from hw_models.errors import ProfileError
+from hw_models.errors import ProfileError, nearest
 from hw_models.units import BITS_PER_KIB
 
 __all__ = ["breakdown", "calibrate", "check", "compare", "describe", "list_profiles", "new", "parts", "show", "unit"]
@@ -155,10 +153,9 @@ def new(path: str | Path, start: str = "horowitz-45nm", *, sram_law: str | None 
     text = re.sub(r'(?m)^name = ".*"$', f'name = "{target.stem}"', text, count=1)
     if sram_law is not None:
         if sram_law not in SRAM_LAWS:
-            near = difflib.get_close_matches(sram_law, SRAM_LAWS, 1)
+            near = nearest(sram_law, SRAM_LAWS)
             raise ProfileError(
-                f"no SRAM law {sram_law!r}{f'; did you mean {near[0]}?' if near else ''} "
-                f"(known: {', '.join(SRAM_LAWS)})"
+                f"no SRAM law {sram_law!r}{f'; did you mean {near}?' if near else ''} (known: {', '.join(SRAM_LAWS)})"
             )
         text = re.sub(r'(?m)^(sram_law = )"[^"]*"', rf'\1"{sram_law}"', text)
         text = re.sub(r"(?m)^read_pj_per_bit = .*\n(write_pj_per_bit = .*)$", f'sram_law = "{sram_law}"', text)

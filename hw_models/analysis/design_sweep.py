@@ -12,14 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from hw_models.accelerator.description import Accelerator, load
+from hw_models.accelerator.description import Accelerator
+from hw_models.accelerator.loader import load
 from hw_models.cost.step_cost import Cost
 from hw_models.cost.training_step import assemble
 from hw_models.errors import HardwareError
 from hw_models.precision.formats import Bits, parse_precision
 from hw_models.units import BITS_PER_KIB, PJ
 from hw_models.workload.layer import Layer
-from hw_models.workload.training_passes import Array, Shapes, shapes
+from hw_models.workload.shapes import Array, Shapes, shapes
 
 BLOCK = 32  # variants worked on together: their arrays stay in the processor's cache
 

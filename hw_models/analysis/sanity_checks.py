@@ -7,8 +7,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hw_models.accelerator.description import Accelerator, load, shipped
+from hw_models.accelerator.description import Accelerator
 from hw_models.accelerator.energy_laws import law
+from hw_models.accelerator.loader import load, shipped
 from hw_models.analysis.breakdown import Breakdown, breakdown
 from hw_models.precision.formats import FORMATS
 from hw_models.units import BITS_PER_KIB

@@ -18,7 +18,7 @@ from hw_models.cost.step_cost import Cost
 from hw_models.cost.training_step import training_cost
 from hw_models.precision.formats import Bits
 from hw_models.workload.layer import KINDS, Layer
-from hw_models.workload.training_passes import Shapes, shapes
+from hw_models.workload.shapes import Shapes, shapes
 
 
 def forward_cost(

@@ -11,17 +11,17 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from hw_models.accelerator.description import Accelerator, load
-from hw_models.accelerator.toml_reader import Number
+from hw_models.accelerator.constant import Number
+from hw_models.accelerator.description import Accelerator
+from hw_models.accelerator.loader import load
 from hw_models.cost.inference import forward_cost
 from hw_models.cost.step_cost import COMPONENTS, Cost
 from hw_models.cost.training_step import MODELS, training_cost
 from hw_models.cost.vector_ops import mask_draw
-from hw_models.errors import ConservationError, LedgerError
-from hw_models.precision.record_schema import near
+from hw_models.errors import ConservationError, LedgerError, did_you_mean
 from hw_models.units import PJ, kwh, show_joules
 from hw_models.workload.layer import Layer
-from hw_models.workload.training_passes import Shapes, shapes
+from hw_models.workload.shapes import Shapes, shapes
 
 ENTRY = {  # what an entry may say, see `price`
     "stage",
@@ -66,7 +66,7 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Bill:
+class EnergyReport:
     """A priced ledger: its stages and their sums."""
 
     chip: Accelerator
@@ -75,7 +75,7 @@ class Bill:
     numbers: dict[str, Number] = field(repr=False)
 
     def __repr__(self) -> str:
-        return f"<Bill {self.statement}>"
+        return f"<EnergyReport {self.statement}>"
 
     @property
     def joules(self) -> float:
@@ -205,6 +205,9 @@ class Bill:
                     raise ConservationError(f"stage {s.stage!r}: {name} sum to {found} J, the total is {total} J")
 
 
+Bill = EnergyReport  # the name until 0.1; documents and scripts use it
+
+
 def _sum(tables: Any) -> dict[str, float]:
     out: dict[str, float] = {}
     for table in tables:
@@ -220,7 +223,7 @@ def price(
     *,
     model: str = "closed",
     hypothetical: bool = False,
-) -> Bill:
+) -> EnergyReport:
     """Price ledger entries on an accelerator.
 
     An entry: {"stage", "network": key into `networks`, "precision": record or name, "epochs", "batch_size",
@@ -235,7 +238,7 @@ def price(
     tables = {name: _table(name, rows) for name, rows in networks.items()}
     numbers: dict[str, Number] = {}
     stages = tuple(_stage(i, e, tables, chip, model, hypothetical, numbers) for i, e in enumerate(entries))
-    bill = Bill(chip, model, stages, numbers)
+    bill = EnergyReport(chip, model, stages, numbers)
     bill.check()
     return bill
 
@@ -263,7 +266,8 @@ def _stage(
         return value
 
     if strange := [key for key in e if key not in ENTRY]:
-        raise LedgerError(f"ledger entry {i}: {strange[0]}: is not a known key{near(str(strange[0]), sorted(ENTRY))}")
+        meant = did_you_mean(str(strange[0]), sorted(ENTRY), len(ENTRY))
+        raise LedgerError(f"ledger entry {i}: {strange[0]}: is not a known key{meant}")
     network = str(e.get("network"))
     if network not in tables:
         raise LedgerError(f"ledger entry {i}: network {network!r} is not among {', '.join(tables) or 'none'}")

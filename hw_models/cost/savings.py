@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hw_models.accelerator.description import Accelerator, load
-from hw_models.cost.ledger import Bill, price
+from hw_models.accelerator.description import Accelerator
+from hw_models.accelerator.loader import load
+from hw_models.cost.ledger import EnergyReport, price
 from hw_models.cost.uncertainty import ratio, sensitivity
 
 STRONGEST = 6  # constants listed with a saving
 
 
-def saving(bill: Bill, baseline: Bill) -> dict[str, Any]:
+def saving(bill: EnergyReport, baseline: EnergyReport) -> dict[str, Any]:
     """1 - energy / baseline's energy with its 90 % band, and the constants that move it most.
 
     sensitivity: constant -> change of (energy / baseline) in percent when the constant is 1 % larger.
@@ -41,7 +42,7 @@ def price_all(
     model: str = "closed",
     hypothetical: bool = False,
 ) -> list[dict[str, Any]]:
-    """Price ledgers side by side: `Bill.to_dict` of each, with its `saving` against the ledger number `baseline`.
+    """Price ledgers side by side: each as a dictionary, with its `saving` against the ledger number `baseline`.
 
     Without a baseline (and for a baseline of no energy) `saving` is None. Errors as `price`.
     """

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from hw_models.accelerator.constant import Number
 from hw_models.accelerator.description import Accelerator
-from hw_models.accelerator.toml_reader import Number
 from hw_models.errors import ConservationError
 from hw_models.precision.formats import PASSES
 from hw_models.units import PJ, show_joules
-from hw_models.workload.training_passes import Array, Shapes
+from hw_models.workload.shapes import Array, Shapes
 
 STAGES = (*PASSES, "update")  # the pass axis of a cost
 LIMITS = ("compute", "buffer", "dram")  # what a row can wait for

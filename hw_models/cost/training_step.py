@@ -16,16 +16,20 @@ from typing import Any
 
 import numpy as np
 
-from hw_models.accelerator.description import Accelerator, load
+from hw_models.accelerator.description import Accelerator
+from hw_models.accelerator.loader import load
 from hw_models.cost.step_cost import LIMITS, STAGES, Cost, Part
 from hw_models.cost.vector_ops import QUANTISE, UPDATE_ADD, UPDATE_MULTIPLY, pointwise
 from hw_models.errors import HardwareError
-from hw_models.mapping.closed_form import Widths, steps
-from hw_models.mapping.mapper import Capacities, Mapped, grid, map_passes, register_sharing
-from hw_models.precision.formats import PASSES, Bits, Format, Precision, Rule, parse_precision
+from hw_models.mapping.closed_form import Capacities
+from hw_models.mapping.mapper import map_passes
+from hw_models.mapping.spatial import grid, register_sharing
+from hw_models.mapping.traffic import Mapped, Widths, steps
+from hw_models.precision.formats import PASSES, Bits, Format, Precision, Rule, mac_key, parse_precision
 from hw_models.units import PJ
 from hw_models.workload.layer import KINDS, Layer
-from hw_models.workload.training_passes import Array, Passes, Shapes, passes, shapes
+from hw_models.workload.shapes import Array, Shapes, shapes
+from hw_models.workload.training_passes import Passes, passes
 
 MATMUL = KINDS.index("matmul")  # kinds before it have weights
 MODELS = ("macs", "compulsory", "closed", "search")
@@ -96,8 +100,8 @@ def assemble(
         parts.append(Part("static.watts", "static", chip.static, seconds / PJ, None))
     macs = np.zeros(shape)
     macs[:3, ..., p.index] = p.macs
-    multiplied = {f.name: f for rule in rules.distinct for pair in rule.operands for f in pair}
-    lacking = tuple(sorted(name for name, f in multiplied.items() if not chip.supports(f)))
+    multiplied = {f for pair in precision.multiplied(table.names[i] for i in p.index) for f in pair}
+    lacking = tuple(sorted({f.name for f in multiplied if not chip.supports(f)}))
     return Cost(chip, table, precision.name, batch, model, tuple(parts), dram, limits, seconds, macs, lacking)
 
 
@@ -133,8 +137,7 @@ def _mac_parts(p: Passes, chip: Accelerator, rules: _Rules, hypothetical: bool) 
     parts = []
     for (x, y), places in pairs.items():
         counts = p.macs * rules.spread(p, places)
-        name = x.name if x.name == y.name else f"{x.name}*{y.name}"
-        parts.append(Part(f"mac.{name}", "mac", chip.mac(x, y, hypothetical), counts, p.index))
+        parts.append(Part(mac_key(x, y), "mac", chip.mac(x, y, hypothetical), counts, p.index))
         if "bfp" in (x.kind, y.kind):
             block = min(b for b in (x.block, y.block, np.inf) if b)
             adds = counts / np.minimum(np.maximum(p.red, 1.0), block)

@@ -19,10 +19,10 @@ from typing import Protocol
 import numpy as np
 from scipy.special import ndtri
 
+from hw_models.accelerator.constant import Number
 from hw_models.accelerator.description import Accelerator
-from hw_models.accelerator.toml_reader import Number
 from hw_models.errors import HardwareError
-from hw_models.workload.training_passes import Array
+from hw_models.workload.shapes import Array
 
 DRAWS = 1024
 RHO = 0.8  # share of a constant's variance that its group has in common
@@ -32,7 +32,7 @@ Z90 = 1.645
 
 
 class Priced(Protocol):
-    """What has an energy: a step (`Cost`) or a whole ledger (`Bill`)."""
+    """What has an energy: a step (`Cost`) or a whole ledger (`EnergyReport`)."""
 
     @property
     def chip(self) -> Accelerator: ...
@@ -75,12 +75,12 @@ def draws(
 
 
 def energy_draws(priced: Priced, n: int = DRAWS) -> Array:
-    """`n` draws of the joules of a `Cost` or `Bill`."""
+    """`n` draws of the joules of a `Cost` or `EnergyReport`."""
     return draws(priced.by_constant, priced.numbers, priced.chip.name, priced.chip.absolute_band, n)
 
 
 def band(priced: Priced) -> tuple[float, float]:
-    """The 90 % band of the joules of a `Cost` or `Bill`."""
+    """The 90 % band of the joules of a `Cost` or `EnergyReport`."""
     low, high = np.quantile(energy_draws(priced), [0.05, 0.95])
     return min(float(low), priced.total), max(float(high), priced.total)
 
@@ -92,7 +92,7 @@ def derived_share(priced: Priced) -> float:
 
 
 def ratio(a: Priced, b: Priced) -> tuple[float, float, float]:
-    """(value, low, high) of energy a / energy b, two `Cost`s or `Bill`s on the same accelerator.
+    """(value, low, high) of energy a / energy b, two `Cost`s or `EnergyReport`s on the same accelerator.
 
     Raises `HardwareError` for two accelerators (their absolutes are not comparable that closely) and for b = 0.
     """
@@ -106,7 +106,7 @@ def ratio(a: Priced, b: Priced) -> tuple[float, float, float]:
 
 
 def sensitivity(a: Priced, b: Priced) -> dict[str, float]:
-    """d ln(a / b) / d ln(constant) for each constant of two `Cost`s or `Bill`s: what a 1 % error of it does, in %.
+    """d ln(a / b) / d ln(constant) for each constant: by how many % the ratio moves if the constant is 1 % larger.
 
     Refuses what `ratio` refuses: constants of one name on two accelerators are not the same constant.
     """

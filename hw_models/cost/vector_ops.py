@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hw_models.workload.layer import KINDS
-from hw_models.workload.training_passes import Array, Shapes
+from hw_models.workload.shapes import Array, Shapes
 
 
 class Work(NamedTuple):

@@ -24,110 +24,46 @@ All arguments broadcast as numpy arrays.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hw_models.workload.training_passes import Array, Passes
+from hw_models.accelerator.description import Accelerator
+from hw_models.mapping.spatial import grid, inner_capacity
+from hw_models.mapping.traffic import (
+    OPERANDS,
+    Costs,
+    Grid,
+    Lengths,
+    Mapped,
+    Widths,
+    choose,
+    edge_pj,
+    stack,
+    traffic,
+    whole,
+)
+from hw_models.workload.shapes import Array
+from hw_models.workload.training_passes import Passes
 
-T = TypeVar("T", bound=Any)
-Costs = tuple[float, float, float]  # pJ per bit of X, Y and sums
-OPERANDS = ("streaming", "held", "sums")  # X, Y, Z: the names that profiles use for them
-
-
-@dataclass(frozen=True)
-class Widths:
-    """Bits per element of X, Y, finished Z and the accumulator; arrays like those of `Passes`."""
-
-    x: Array
-    y: Array
-    z: Array
-    acc: Array
-
-
-@dataclass(frozen=True)
-class Traffic:
-    """Bits that cross a boundary: X and Y inwards, finished Z outwards, spilled sums each way."""
-
-    x: Array
-    y: Array
-    z: Array
-    spill: Array
-
-    @property
-    def inward(self) -> Array:
-        return self.x + self.y + self.spill
-
-    @property
-    def outward(self) -> Array:
-        return self.z + self.spill
-
-    @property
-    def total(self) -> Array:
-        return self.x + self.y + self.z + 2 * self.spill
-
-    def only(self, held: tuple[str, ...]) -> Traffic:
-        """The share of the operands in `held`."""
-        kx, ky, kz = (float(name in held) for name in OPERANDS)
-        return Traffic(self.x * kx, self.y * ky, self.z * kz, self.spill * kz)
-
-    def replaced(self, other: Traffic, held: tuple[str, ...]) -> Traffic:
-        """`other` for the operands in `held`, this for the rest."""
-        x, y, z = (name in held for name in OPERANDS)
-        return Traffic(
-            other.x if x else self.x,
-            other.y if y else self.y,
-            other.z if z else self.z,
-            other.spill if z else self.spill,
-        )
+Capacities = tuple[Array | float, ...] | None  # bits of each memory, instead of the chip's own
 
 
-@dataclass(frozen=True)
-class Lengths:
-    """Reuse lengths (r1, r2, rr) of a boundary."""
-
-    r1: Array
-    r2: Array
-    rr: Array
-
-
-@dataclass(frozen=True)
-class Grid:
-    """The array: mean parallel work along g1, g2 and red; register bits per element for X, Y and sums."""
-
-    u1: Array
-    u2: Array
-    ur: Array
-    streaming: float
-    held: float
-    sums: float
-
-
-def compulsory(p: Passes, bits: Widths) -> Traffic:
-    """Every operand crosses exactly once: the least that any mapping can do."""
-    return Traffic(p.x * bits.x, p.y * bits.y, p.z * bits.z, np.zeros_like(p.macs))
-
-
-def no_reuse(p: Passes, bits: Widths) -> Traffic:
-    """Every multiply-accumulate fetches both operands and its sum: the most that a mapping can do."""
-    return Traffic(p.macs * bits.x, p.macs * bits.y, p.z * bits.z, (p.macs - p.z) * bits.acc)
-
-
-def traffic(p: Passes, bits: Widths, r: Lengths, window: Array | float) -> Traffic:
-    """Bits that a boundary with these reuse lengths moves; never less than once per element."""
-    return Traffic(
-        np.maximum(p.macs * bits.x / (window * r.r2), p.x * bits.x),
-        np.maximum(p.macs * bits.y / r.r1, p.y * bits.y),
-        p.z * bits.z,
-        np.maximum(p.macs / r.rr - p.z, 0.0) * bits.acc,
-    )
-
-
-def whole(p: Passes) -> Lengths:
-    """The reuse lengths of a memory that holds everything."""
-    return Lengths(p.g1, p.g2, p.red)
+def closed(p: Passes, bits: Widths, chip: Accelerator, capacities: Capacities = None) -> Mapped:
+    """The closed formulas; `capacities` (bits, may be arrays) replace those of the chip's memories."""
+    length, boundaries = whole(p), []
+    parallel = grid(p, chip)
+    least = Lengths(parallel.u1, parallel.u2, parallel.ur)
+    sizes = capacities or tuple(m.bits for m in chip.memories)
+    for memory, size in zip(reversed(chip.memories), reversed(sizes), strict=True):
+        inside = inner_capacity(chip, memory).reshape(3, 3, *(1,) * (p.macs.ndim - 1)) if len(memory.holds) < 3 else ()
+        rooms = [size if name in memory.holds else inside[i] for i, name in enumerate(OPERANDS)]
+        length = keep(p, bits, length, rooms, least)
+        boundaries.append(traffic(p, bits, length, p.window))
+    if chip.kind == "device":
+        return Mapped((boundaries[-1], *boundaries[::-1]))
+    edge = on_array(p, bits, parallel, length, chip.supply)
+    return Mapped((traffic(p, bits, edge, 1.0), *boundaries[::-1]))
 
 
 def keep(p: Passes, bits: Widths, outer: Lengths, rooms: Sequence[Array | float], least: Lengths) -> Lengths:
@@ -156,67 +92,6 @@ def _split(
     t = np.clip(np.sqrt(area * ratio), *limits)
     other = np.clip(area / t, *other_limits)
     return np.clip(area / other, *limits), other
-
-
-def stack(options: Sequence[T]) -> T:
-    """Dataclasses of arrays -> one with a leading axis of options."""
-    arrays = {f.name: np.stack(np.broadcast_arrays(*(getattr(o, f.name) for o in options))) for f in fields(options[0])}
-    return type(options[0])(**arrays)
-
-
-def choose(options: T, cost: Array) -> T:
-    """The cheapest option of a leading axis, element by element."""
-    best = np.argmin(cost, axis=0)[None]
-    return type(options)(
-        **{
-            f.name: np.take_along_axis(np.broadcast_to(getattr(options, f.name), cost.shape), best, 0)[0]
-            for f in fields(options)
-        }
-    )
-
-
-def unrolled(
-    p: Passes, dims: tuple[int, ...], unroll: dict[str, tuple[str, ...]], registers: tuple[float, float, float]
-) -> Grid:
-    """Mean parallel work along each index: an index of 40 on 32 rows takes two steps of 20.
-
-    "K", "C", "pixels" are names of `hw_models.workload.training_passes`: K is g2 forward, C its reduction, and so on.
-    """
-    sizes = {"g1": p.g1, "g2": p.g2, "red": p.red}
-    used = {name: np.ones_like(p.g1) for name in sizes}
-    for i, (names, index) in enumerate(zip(unroll.values(), INDEX.values(), strict=True)):
-        for dim, name in zip(dims, names, strict=True):
-            used[index[name]][i] *= dim
-    u1, u2, ur = (sizes[n] / np.ceil(sizes[n] / used[n] - 1e-9) for n in ("g1", "g2", "red"))
-    return Grid(u1, u2, ur, *registers)
-
-
-def sharing(
-    p: Passes, dims: tuple[int, ...], unroll: dict[str, tuple[str, ...]], shared_along: tuple[tuple[int, ...], ...]
-) -> tuple[Array, Array, Array]:
-    """Mean number of elements that one access to a register of X, Y and sums serves (1: each has its own).
-
-    An index of 40 along 32 elements of one register takes two accesses: 20 elements each.
-    """
-    grids = [
-        unrolled(p, tuple(d if i in along else 1 for i, d in enumerate(dims)), unroll, (0.0, 0.0, 0.0))
-        for along in shared_along
-    ]
-    return grids[0].u2, grids[1].u1, grids[2].ur
-
-
-# the index that each name of a profile stands for, by pass; and the one that an operand does not have
-INDEX = {
-    "forward": {"K": "g2", "C": "red", "pixels": "g1"},
-    "input_gradient": {"C": "g2", "K": "red", "pixels": "g1"},
-    "weight_gradient": {"K": "g2", "pixels": "red", "C": "g1"},
-}
-SHARED_INDEX = {"streaming": "g2", "held": "g1", "sums": "red"}
-
-
-def edge_pj(moved: Traffic, supply: Costs) -> Array:
-    """pJ of what crosses the edge of the array (`supply`: pJ per bit of X, Y and sums)."""
-    return supply[0] * moved.x + supply[1] * moved.y + supply[2] * (moved.z + 2 * moved.spill)
 
 
 def on_array(
@@ -269,8 +144,3 @@ def _register_tiles(words: Array, most_a: Array, most_b: Array) -> tuple[Array, 
 
 def _if(holds: NDArray[np.bool_], length: Array) -> Array:
     return np.where(holds, length, 1.0)
-
-
-def steps(p: Passes, grid: Grid) -> Array:
-    """Cycles of the array if nothing else ever waits."""
-    return p.macs / (grid.u1 * grid.u2 * grid.ur)

@@ -1,4 +1,4 @@
-"""Dataclasses of arrays, flat: each different contraction once, picked, joined and spread again.
+"""Identical mapping problems solved once: the distinct contractions of a network, and what came of them spread again.
 
 A network repeats its shapes, so a search works on the distinct ones only.
 """
@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hw_models.mapping.closed_form import Widths
-from hw_models.workload.training_passes import Array, Halo, Passes
+from hw_models.mapping.traffic import Widths
+from hw_models.workload.shapes import Array
+from hw_models.workload.training_passes import Halo, Passes
 
 Ints = NDArray[np.int64]
 

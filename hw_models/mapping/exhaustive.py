@@ -17,10 +17,12 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 
 from hw_models.accelerator.description import Accelerator, Memory
-from hw_models.mapping.closed_form import OPERANDS, Grid, Lengths, Traffic, Widths, edge_pj, on_array, traffic
+from hw_models.mapping.closed_form import on_array
 from hw_models.mapping.deduplicate import Ints, distinct, join, pick, spread
-from hw_models.mapping.mapper import Mapped, grid, room_inside
-from hw_models.workload.training_passes import Array, Passes
+from hw_models.mapping.spatial import grid, inner_capacity
+from hw_models.mapping.traffic import OPERANDS, Grid, Lengths, Mapped, Traffic, Widths, edge_pj, traffic
+from hw_models.workload.shapes import Array
+from hw_models.workload.training_passes import Passes
 
 BEAM = 32  # tiles of an outer memory that are cut further
 LAST = 120  # tiles of the innermost memory whose mapping onto the array is worked out
@@ -64,7 +66,7 @@ def _solve(p: Passes, bits: Widths, chip: Accelerator) -> tuple[_Tiles, Traffic,
     parallel = _grid(flat, chip)
     least = Lengths(parallel.u1, parallel.u2, parallel.ur)
     for depth, memory in enumerate(reversed(chip.memories)):
-        tiles = _cut(flat, widths, tiles, memory, outer, pick(least, tiles.problem), room_inside(chip, memory))
+        tiles = _cut(flat, widths, tiles, memory, outer, pick(least, tiles.problem), inner_capacity(chip, memory))
         outer |= dict.fromkeys(memory.holds, (memory.read.value, memory.write.value))
         tiles = pick(tiles, _best(tiles, BEAM if depth + 1 < len(chip.memories) else LAST))
     if chip.kind == "device":

@@ -15,14 +15,14 @@ one. Wherever a record is accepted there are short forms:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
-from hw_models.errors import FormatError
+from hw_models.errors import FormatError, did_you_mean
 from hw_models.precision.presets import PRESETS
-from hw_models.precision.record_schema import OPERANDS, mistakes, near
+from hw_models.precision.record_schema import OPERANDS, mistakes
 
 PASSES = tuple(OPERANDS)
 
@@ -58,7 +58,7 @@ def parse_format(name: str, data: Mapping[str, Any]) -> Format:
     if not isinstance(data, Mapping):
         raise FormatError(f"format {name!r}: is {data!r}, must be a table with bits and mac")
     if strange := [key for key in data if key not in KEYS]:
-        raise FormatError(f"format {name!r}: {strange[0]}: is not a known key{near(str(strange[0]), KEYS)}")
+        raise FormatError(f"format {name!r}: {strange[0]}: is not a known key{did_you_mean(str(strange[0]), KEYS)}")
     mac = str(data.get("mac", ""))
     kind, _, rest = mac.partition(":")
     try:
@@ -126,6 +126,11 @@ class Precision:
     def rule(self, layer: str) -> Rule:
         return self.layers.get(layer, self.default)
 
+    def multiplied(self, names: Iterable[str]) -> list[tuple[Format, Format]]:
+        """The pairs of formats that the convolutions and products called `names` multiply, each once."""
+        rules = {id(rule): rule for rule in map(self.rule, names)}.values()
+        return list(dict.fromkeys(pair for rule in rules for pair in rule.operands))
+
     def on(self, names: Sequence[str]) -> Precision:
         """On a network whose convolutions and linear layers are `names`: "@first" and "@last" become theirs."""
         ends = {key: rule for key, rule in self.layers.items() if key in ("@first", "@last")}
@@ -134,6 +139,11 @@ class Precision:
         named = {key: rule for key, rule in self.layers.items() if key not in ends}
         placed = {names[0 if key == "@first" else -1]: rule for key, rule in sorted(ends.items())} if names else {}
         return replace(self, layers=placed | named)
+
+
+def mac_key(x: Format, y: Format) -> str:
+    """The name that costs and sensitivities have for a multiplication of these operands."""
+    return f"mac.{x.name}" if x.name == y.name else f"mac.{x.name}*{y.name}"
 
 
 Bits = Mapping[str, Any] | Precision | Format | str | int | None
@@ -167,7 +177,7 @@ def _format(bits: Any) -> Format:
         return FORMATS[bits.removeprefix("all ")]
     names = dict.fromkeys([*PRESETS, *FORMATS])
     raise FormatError(
-        f"unknown precision {bits!r}{near(str(bits), names)} (a name, an integer width from 1 to 64, "
+        f"unknown precision {bits!r}{did_you_mean(str(bits), names)} (a name, an integer width from 1 to 64, "
         "or a precision record)"
     )
 
@@ -195,7 +205,9 @@ def _from_record(record: Mapping[str, Any]) -> Precision:
     def find(name: str) -> Format:
         if name in own or name in FORMATS:
             return own.get(name) or FORMATS[name]
-        raise FormatError(f"{title}no format {name!r}{near(name, {**own, **FORMATS})}; its own stand under formats")
+        raise FormatError(
+            f"{title}no format {name!r}{did_you_mean(name, {**own, **FORMATS})}; its own stand under formats"
+        )
 
     def rule(data: Mapping[str, Any]) -> Rule:
         return Rule(

@@ -5,9 +5,10 @@ A record that is silently read as less than it says would be priced as fp32, so 
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
+
+from hw_models.errors import did_you_mean
 
 OPERANDS = {  # the roles that play (x, y) in the contraction of each pass, see hw_models.workload.training_passes
     "forward": ("activation", "weight"),
@@ -20,12 +21,6 @@ ROUNDINGS = ("nearest", "stochastic")
 TOP = ("schema", "name", "formats", "default", "layers", "update", "quantise")
 
 
-def near(name: str, known: Collection[str]) -> str:
-    """ "; did you mean ...?", or what there is."""
-    close = difflib.get_close_matches(name, known, 1)
-    return f"; did you mean {close[0]}?" if close else f"; known here: {', '.join(known)}"
-
-
 def mistakes(record: Mapping[str, Any]) -> Iterator[str]:
     """Everything that is wrong with a record but for the formats it names, a line each."""
     if record.get("schema", 1) != 1:
@@ -34,7 +29,7 @@ def mistakes(record: Mapping[str, Any]) -> Iterator[str]:
         if key in OPERANDS or key in ("accumulator", "output"):
             yield f'{key}: belongs under default: {{"default": {{"{key}": ...}}}}'
         elif key not in TOP:
-            yield f"{key}: is not a known key{near(str(key), TOP)}"
+            yield f"{key}: is not a known key{did_you_mean(str(key), TOP)}"
     if not isinstance(record.get("name", ""), str):
         yield f"name: is {record['name']!r}, must be a text"
     if "default" not in record:
@@ -65,7 +60,7 @@ def _rule(key: str, rule: Any, more: tuple[str, ...]) -> Iterator[str]:
     known = (*OPERANDS, "accumulator", "output", *more)
     for name, value in rule.items():
         if name not in known:
-            yield f"{key}.{name}: is not a known key{near(str(name), known)}"
+            yield f"{key}.{name}: is not a known key{did_you_mean(str(name), known)}"
         elif name in OPERANDS:
             yield from _names(f"{key}.{name}", value, OPERANDS[name])
         elif name not in more:
@@ -77,7 +72,7 @@ def _names(key: str, table: Any, known: tuple[str, ...]) -> Iterator[str]:
     yield from _table(key, table)
     for name, value in table.items() if isinstance(table, Mapping) else ():
         if name not in known:
-            yield f"{key}.{name}: is not a known key{near(str(name), known)}"
+            yield f"{key}.{name}: is not a known key{did_you_mean(str(name), known)}"
         elif not isinstance(value, str):
             yield f"{key}.{name}: is {value!r}, must be the name of a format"
 
@@ -86,6 +81,6 @@ def _roundings(key: str, table: Any) -> Iterator[str]:
     yield from _table(key, table)
     for name, value in table.items() if isinstance(table, Mapping) else ():
         if name not in QUANTISED:
-            yield f"{key}.{name}: is not a known key{near(str(name), QUANTISED)}"
+            yield f"{key}.{name}: is not a known key{did_you_mean(str(name), QUANTISED)}"
         elif value not in ROUNDINGS:
             yield f"{key}.{name}: is {value!r}, must be {' or '.join(ROUNDINGS)}"

@@ -27,8 +27,9 @@ KINDS = (
     "loss",
     "other",
     "norm",  # of a layer or group, not of a batch
-    "scale",
-)  # a factor and a shift per channel: a BatchNorm in evaluation
+    "scale",  # a factor and a shift per channel: a BatchNorm in evaluation
+)
+POINTWISE = KINDS[len(CONTRACTIONS) :]  # the kinds that work element by element
 INPUT = "input"  # the name of the network's input among `Layer.sources`
 
 
@@ -97,8 +98,3 @@ class Layer:
 def conv_macs(outputs: int, in_channels: int, kernel: tuple[int, int], groups: int) -> int:
     """MACs of a convolution or linear layer: every output sums (C / groups) R S products."""
     return outputs * (in_channels // groups) * kernel[0] * kernel[1]
-
-
-def total_macs(layers: list[Layer]) -> int:
-    """Forward MACs per image of a network."""
-    return sum(layer.macs for layer in layers)

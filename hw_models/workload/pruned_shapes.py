@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from hw_models.errors import WorkloadError
 from hw_models.workload.layer import INPUT, Layer, conv_macs
-from hw_models.workload.training_passes import Array, Shapes, candidates, shapes
+from hw_models.workload.shapes import Array, Shapes, candidates, shapes
 
 Bools = NDArray[np.bool_]
 BLOCK = 64  # candidates worked on together: their masks stay in the processor's cache

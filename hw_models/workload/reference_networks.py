@@ -6,11 +6,10 @@ Used by the profile tools (`hw check`, `hw compare`), the docs and the silicon c
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from functools import partial
 
-from hw_models.errors import HardwareError
+from hw_models.errors import HardwareError, nearest
 from hw_models.workload.layer import INPUT, Layer, conv_macs
 
 
@@ -243,9 +242,8 @@ NETWORKS: dict[str, Callable[[], list[Layer]]] = {
 def network(name: str) -> list[Layer]:
     """The reference network called `name`; raises `HardwareError` with the known names."""
     if name not in NETWORKS:
-        near = difflib.get_close_matches(name.lower().replace("-", ""), NETWORKS, 1)
+        near = nearest(name.lower().replace("-", ""), NETWORKS)
         raise HardwareError(
-            f"no reference network {name!r}{f'; did you mean {near[0]}?' if near else ''} "
-            f"(known: {', '.join(NETWORKS)})"
+            f"no reference network {name!r}{f'; did you mean {near}?' if near else ''} (known: {', '.join(NETWORKS)})"
         )
     return NETWORKS[name]()

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hw_models import Layer
+
 
 class Mixed(nn.Module):
     """Stride, groups, depthwise, bias, concat, add, functional pools and relu, a linear layer used twice."""
@@ -42,3 +44,8 @@ class ScatteredBranch(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)
         return x.index_add(1, self.put, self.branch(x.index_select(1, self.take)))
+
+
+def forward_macs(layers: list[Layer]) -> int:
+    """Forward MACs per image of a network."""
+    return sum(layer.macs for layer in layers)

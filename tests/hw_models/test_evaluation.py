@@ -15,7 +15,7 @@ from hw_models import Layer, LedgerError, load, price, training_cost
 from hw_models.cost.inference import evaluating, forward_cost
 from hw_models.errors import ConservationError
 from hw_models.workload import reference_networks
-from hw_models.workload.training_passes import shapes
+from hw_models.workload.shapes import shapes
 
 CHIP = load("horowitz-45nm")
 N = 7  # images of a batch

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hw_models.workload.layer import Layer
-from hw_models.workload.training_passes import passes, shapes
+from hw_models.workload.shapes import shapes
+from hw_models.workload.training_passes import passes
 
 CASES = [  # C, K, H, kernel, stride, padding, groups
     (4, 6, 5, 3, 1, 1, 1),

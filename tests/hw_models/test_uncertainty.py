@@ -10,7 +10,7 @@ import pytest
 
 import hw_models
 from hw_models import HardwareError, load, price, training_cost
-from hw_models.accelerator.toml_reader import Number
+from hw_models.accelerator.constant import Number
 from hw_models.cost.uncertainty import draws, energy_draws, ratio, sensitivity
 from hw_models.units import show_joules
 from hw_models.workload import reference_networks

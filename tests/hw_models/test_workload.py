@@ -20,11 +20,10 @@ from hw_models import Layer, WorkloadError
 from hw_models.cost.vector_ops import pointwise
 from hw_models.errors import WorkloadWarning
 from hw_models.workload import reference_networks
-from hw_models.workload.layer import total_macs
+from hw_models.workload.shapes import shapes
 from hw_models.workload.trace import fvcore_macs
-from hw_models.workload.training_passes import shapes
 
-from .nets import Mixed, ScatteredBranch
+from .nets import Mixed, ScatteredBranch, forward_macs
 
 
 def _by_name(layers: list[Layer]) -> dict[str, Layer]:
@@ -172,10 +171,10 @@ def test_an_unknown_operation_is_a_row_not_a_silence() -> None:
 def test_macs_agree_with_fvcore_and_with_torch() -> None:
     model = Mixed()
     rows = hw_models.trace(model, (3, 16, 16))
-    assert total_macs(rows) == sum(fvcore_macs(model, (3, 16, 16)).values())
+    assert forward_macs(rows) == sum(fvcore_macs(model, (3, 16, 16)).values())
     with FlopCounterMode(display=False) as counter:
         model.eval()(torch.zeros(1, 3, 16, 16))
-    assert 2 * total_macs(rows) == counter.get_total_flops()
+    assert 2 * forward_macs(rows) == counter.get_total_flops()
 
 
 def test_a_disagreement_with_fvcore_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,11 +250,11 @@ def test_reference_preresnet_equals_the_traced_network(name: str, size: int) -> 
 
 def test_published_sizes() -> None:
     pre = hw_models.trace(build("preresnet", classes=10, depth=101), (3, 32, 32), check=False)
-    assert round(total_macs(pre) / 1e6, 2) == 154.06
+    assert round(forward_macs(pre) / 1e6, 2) == 154.06
     assert sum(r.channels[1] for r in pre if r.kind == "bn") == 7_408
-    assert round(total_macs(reference_networks.vgg16()) / 1e6, 2) == 313.25
-    assert round(total_macs(reference_networks.resnet18()) / 1e6, 2) == 1814.07
-    assert round(total_macs(reference_networks.resnet50()) / 1e6, 2) == 4089.18
+    assert round(forward_macs(reference_networks.vgg16()) / 1e6, 2) == 313.25
+    assert round(forward_macs(reference_networks.resnet18()) / 1e6, 2) == 1814.07
+    assert round(forward_macs(reference_networks.resnet50()) / 1e6, 2) == 4089.18
 
 
 def test_everything_but_trace_works_without_torch() -> None:

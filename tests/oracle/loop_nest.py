@@ -46,8 +46,12 @@ class Problem:
         """Elements of an operand under a tile of full size."""
         t = dict(zip(LOOPS, tile, strict=True))
         if operand == "X":
-            return t["N"] * t["C"] * len(_span(0, t["P"], 0, t["R"], self.stride)) * len(
-                _span(0, t["Q"], 0, t["S"], self.stride))
+            return (
+                t["N"]
+                * t["C"]
+                * len(_span(0, t["P"], 0, t["R"], self.stride))
+                * len(_span(0, t["Q"], 0, t["S"], self.stride))
+            )
         return prod(t[loop] for loop in self.uses(operand))
 
     def bits(self, tile: Tile) -> int:
@@ -77,7 +81,8 @@ class Moved:
     def joules(self, p: Problem, inwards: float, outwards: float) -> float:
         """Energy at `inwards` and `outwards` per bit."""
         return (self.X * p.x + self.Y * p.y + self.spill * p.acc) * inwards + (
-            self.Z * p.z + self.spill * p.acc) * outwards
+            self.Z * p.z + self.spill * p.acc
+        ) * outwards
 
 
 @cache
@@ -97,8 +102,9 @@ def _walk(box: Box, levels: list[Level]) -> Iterator[list[Box]]:
     size = dict(zip(LOOPS, levels[0].tile, strict=True))
     ranges = [range(*box[loop], size[loop]) for loop in levels[0].order]
     for starts in itertools.product(*ranges):
-        inner = {loop: (at, min(at + size[loop], box[loop][1]))
-                 for loop, at in zip(levels[0].order, starts, strict=True)}
+        inner = {
+            loop: (at, min(at + size[loop], box[loop][1])) for loop, at in zip(levels[0].order, starts, strict=True)
+        }
         for rest in _walk(inner, levels[1:]):
             yield [inner, *rest]
 
@@ -107,8 +113,12 @@ def _elements(p: Problem, operand: str, box: Box, unfolded: bool) -> tuple[froze
     """What of an operand a tile needs: along each of its axes, which elements."""
     if operand != "X" or unfolded:
         return tuple(frozenset(range(*box[loop])) for loop in p.uses(operand))
-    return (frozenset(range(*box["N"])), frozenset(range(*box["C"])), _span(*box["P"], *box["R"], p.stride),
-            _span(*box["Q"], *box["S"], p.stride))
+    return (
+        frozenset(range(*box["N"])),
+        frozenset(range(*box["C"])),
+        _span(*box["P"], *box["R"], p.stride),
+        _span(*box["Q"], *box["S"], p.stride),
+    )
 
 
 def _count(elements: tuple[frozenset[object], ...]) -> int:
@@ -161,8 +171,9 @@ def parts(size: int, tiles: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
 
 
 @cache
-def _rows(pixels: tuple[tuple[int, int], ...], taps: tuple[tuple[int, int], ...], stride: int, walks: str,
-          over_taps: bool) -> int:
+def _rows(
+    pixels: tuple[tuple[int, int], ...], taps: tuple[tuple[int, int], ...], stride: int, walks: str, over_taps: bool
+) -> int:
     """Rows that the tiles fetch, walking over one of the two loops with the other one standing still."""
     steps = [[_span(*a, *b, stride) for b in taps] for a in pixels]
     if not over_taps:
@@ -182,7 +193,7 @@ def fetched(p: Problem, levels: list[Level], slides: bool = False) -> list[Moved
     x_before = 0
     outside: Tile = p.sizes
     for depth, level in enumerate(levels):
-        cut = {loop: parts(p.sizes[i], tuple(k.tile[i] for k in levels[:depth + 1])) for i, loop in enumerate(LOOPS)}
+        cut = {loop: parts(p.sizes[i], tuple(k.tile[i] for k in levels[: depth + 1])) for i, loop in enumerate(LOOPS)}
         cut_before = {loop: parts(p.sizes[i], tuple(k.tile[i] for k in levels[:depth])) for i, loop in enumerate(LOOPS)}
         turning = [loop for i, loop in enumerate(LOOPS) if level.tile[i] < outside[i]]
         order = [loop for loop in level.order if loop in turning]
@@ -194,10 +205,13 @@ def fetched(p: Problem, levels: list[Level], slides: bool = False) -> list[Moved
             if not places:
                 visits[operand], x_words = before[operand], x_before if operand == "X" else x_words
             else:
-                visits[operand] = prod(len((cut if loop in order[:places[-1]] else cut_before)[loop])
-                                       for loop in LOOPS if loop not in own)
+                visits[operand] = prod(
+                    len((cut if loop in order[: places[-1]] else cut_before)[loop]) for loop in LOOPS if loop not in own
+                )
             if operand == "X" and (places or not depth or level.unfolded):
-                x_words = visits["X"] * _all_x(p, cut, level.unfolded, order[places[-1]] if places and slides and not depth else "")
+                x_words = visits["X"] * _all_x(
+                    p, cut, level.unfolded, order[places[-1]] if places and slides and not depth else ""
+                )
         sizes = {o: prod(n for loop, n in zip(LOOPS, p.sizes, strict=True) if loop in p.uses(o)) for o in "YZ"}
         new = Moved(x_words, visits["Y"] * sizes["Y"], sizes["Z"], (visits["Z"] - 1) * sizes["Z"])
         out.append(new)
@@ -230,15 +244,20 @@ def orders(which: str, turning: str) -> tuple[str, ...]:
         sign: list[object] = []
         for operand in OPERANDS:
             places = [i for i, loop in enumerate(order) if loop in USES[which][operand]]
-            sign.append(frozenset(order[:places[-1]]) - set(USES[which][operand]) if places else None)
+            sign.append(frozenset(order[: places[-1]]) - set(USES[which][operand]) if places else None)
             if operand == "X":
                 sign.append(order[places[-1]] if places else None)
         seen.setdefault(tuple(sign), "".join(order) + "".join(loop for loop in LOOPS if loop not in order))
     return tuple(seen.values())
 
 
-def optimum(p: Problem, capacities: tuple[float, ...], energies: tuple[tuple[float, float], ...],
-            least: Tile = (1,) * 7, slides: bool = False) -> tuple[float, list[Level]]:
+def optimum(
+    p: Problem,
+    capacities: tuple[float, ...],
+    energies: tuple[tuple[float, float], ...],
+    least: Tile = (1,) * 7,
+    slides: bool = False,
+) -> tuple[float, list[Level]]:
     """The least energy over all tilings and loop orders, and its nest.
 
     `capacities`: bits of each memory, outermost first. `energies`: per bit inwards and outwards across each boundary,
@@ -251,8 +270,13 @@ def optimum(p: Problem, capacities: tuple[float, ...], energies: tuple[tuple[flo
         nonlocal best
         depth = len(chosen)
         last = not rest
-        sizes = [least] if last else itertools.product(*(
-            [t for t in tilings(n) if t >= min(u, n)] for n, u in zip(outside, least, strict=True)))
+        sizes = (
+            [least]
+            if last
+            else itertools.product(
+                *([t for t in tilings(n) if t >= min(u, n)] for n, u in zip(outside, least, strict=True))
+            )
+        )
         for tile in sizes:
             tile = tuple(map(min, tile, outside))
             if not last and p.bits(tile) > rest[0]:
@@ -260,8 +284,9 @@ def optimum(p: Problem, capacities: tuple[float, ...], energies: tuple[tuple[flo
             turning = "".join(loop for i, loop in enumerate(LOOPS) if tile[i] < outside[i])
             for order in orders(p.which, turning):
                 levels = [*chosen, Level(tile, order, unfolded=last)]
-                spent = sum(m.joules(p, *e) for m, e in zip(
-                    fetched(p, levels, slides), energies[:depth + 1], strict=True))
+                spent = sum(
+                    m.joules(p, *e) for m, e in zip(fetched(p, levels, slides), energies[: depth + 1], strict=True)
+                )
                 if spent >= best[0]:
                     continue
                 if last:

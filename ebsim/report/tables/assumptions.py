@@ -19,7 +19,7 @@ from ebsim.report.tables.results import Column, Table
 from ebsim.runs.load import Run
 
 if TYPE_CHECKING:
-    from hw_models.accelerator.toml_reader import Number
+    from hw_models.accelerator.constant import Number
 
 _UNITS = {
     "mac": "pJ/MAC",
@@ -68,7 +68,7 @@ def read(run: Run) -> Assumptions:
 
 def _multiplied(run: Run) -> dict[str, Number]:
     """Energies of the multiplications in the ledgers, by the keys of the costs."""
-    from hw_models.precision.formats import parse_precision
+    from hw_models.precision.formats import mac_key, parse_precision
 
     found: dict[str, Number] = {}
     for entry in (entry for row in run.rows for entry in row.ledger):
@@ -79,11 +79,8 @@ def _multiplied(run: Run) -> dict[str, Number]:
         except (KeyError, TypeError) as error:
             where = f"{run.path / 'networks.json'}: {entry.network}"
             raise DamagedError(f"{where}: not a layer table ({error}).") from error
-        precision = parse_precision(entry.precision).on(weighted)
-        rules = {id(rule): rule for rule in map(precision.rule, names)}.values()
-        for x, y in dict.fromkeys(pair for rule in rules for pair in rule.operands):
-            key = f"mac.{x.name}" if x.name == y.name else f"mac.{x.name}*{y.name}"
-            found.setdefault(key, run.chip.mac(x, y, hypothetical=True))
+        for x, y in parse_precision(entry.precision).on(weighted).multiplied(names):
+            found.setdefault(mac_key(x, y), run.chip.mac(x, y, hypothetical=True))
     return found
 
 

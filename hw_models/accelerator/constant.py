@@ -1,0 +1,15 @@
+"""A constant of an accelerator, with its provenance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Number:
+    """A constant with its provenance; `band` is the factor x/÷ of its 90 % interval."""
+
+    value: float
+    band: float
+    source: str
+    derived: bool = False
