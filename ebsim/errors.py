@@ -5,6 +5,11 @@ A message names the thing that is wrong and the cure. Anything that is not an `E
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
+_SHOWN = 24  # names in a message
+
 
 class EbsimError(Exception):
     """Base of all named errors; `exit_code` is what the command line returns."""
@@ -64,3 +69,11 @@ class CompactError(EbsimError):
     """A network that cannot be shrunk (does not trace, or a layer would lose every channel)."""
 
     exit_code = 2
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """ "; did you mean ...?", or the list of what there is."""
+    known = sorted(set(known))
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    more = ", ..." if len(known) > _SHOWN else ""
+    return f"; did you mean {close[0]!r}?" if close else f"; there is: {', '.join(known[:_SHOWN])}{more}"

@@ -28,6 +28,7 @@ FLOORS = [
     {"cli"},
 ]
 MAY_USE_HW = {
+    "ebsim.precision",  # the presets' tables and the record's form: data that torch has no part in
     "ebsim.runs", "ebsim.pricing", "ebsim.experiment", "ebsim.report", "ebsim.methods", "ebsim.pipeline", "ebsim.grid",
     "ebsim.commands", "cli",
 }  # fmt: skip
@@ -53,7 +54,6 @@ KNOWN: set[str] = {
 }
 KNOWN_CIRCLES: set[str] = {
     "ebsim.experiment.context",
-    "ebsim.precision.backend_table",
     "ebsim.tickets.shrinking.liveness",
 }
 

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 from ebsim import models, precision
 from ebsim.config import Experiment
 from ebsim.data import catalogue
-from ebsim.errors import ConfigError
+from ebsim.errors import ConfigError, did_you_mean
 from ebsim.methods import METHODS
-from ebsim.precision import backend_table, plugins
-from ebsim.precision.formats.number_format import nearest_name, operand
+from ebsim.precision import registry
 
 if TYPE_CHECKING:
     from ebsim.precision.backends import Backend
@@ -47,47 +46,46 @@ def outsiders(experiment: Experiment) -> list[dict[str, str]]:
     found: dict[tuple[str, str], dict[str, str]] = {}
 
     def note(kind: str, spec: str, name: str, digest: str) -> None:
-        if (origin := plugins.whence(kind, spec)) is not None:
+        if (origin := registry.plugin_origin(kind, spec)) is not None:
             found[kind, name] = {"kind": kind, "name": name, "origin": origin, "digest": digest}
 
     for key in used(experiment).values():
         chosen = backend(experiment, key)
         if key not in experiment.precision.backends:
             note("backends", key, chosen.name, precision.digest_of(chosen))
-        for spec in chosen.specs():
-            fmt = operand(spec).format
-            note("formats", spec, fmt.name, precision.fingerprint(fmt))
+        for operand in chosen.operands():
+            note("formats", operand.spec, operand.format.name, precision.fingerprint(operand.format))
     return list(found.values())
 
 
 def mistakes(experiment: Experiment) -> Iterator[tuple[str, str]]:
     """(key, what is wrong with it): plug-ins, backends of one's own, names, and rules that match no layer."""
     section = experiment.precision
-    for problem in plugins.refused(section.plugins):
+    for problem in registry.refused(section.plugins):
         yield "precision.plugins", f": {problem}"
-    broken = set()
+    own: dict[str, Backend | None] = {}
     for name, table in section.backends.items():
-        for key, problem in backend_table.mistakes(table):
-            broken.add(name)
+        own[name], problems = registry.parse_backend(name, table)
+        for key, problem in problems:
             yield f"precision.backends.{name}.{key}".rstrip("."), f"{_value(table, key)}: {problem}"
     for key in KEYS:
         name = getattr(section, key)
-        if name in broken:
+        if name in own and own[name] is None:
             continue
         where = f"precision.backends.{name}" if name in section.backends else f"precision.{key}"
         try:
-            chosen = backend(experiment, name)
+            chosen = own.get(name) or precision.backend(name)
         except ConfigError as error:
             known = [*precision.list_backends(), *section.backends]
-            unknown = plugins.whence("backends", name) is None and ".py:" not in name
-            yield where, f'= "{name}": {f"unknown precision{nearest_name(name, known)}" if unknown else error}'
+            unknown = registry.plugin_origin("backends", name) is None and ".py:" not in name
+            yield where, f'= "{name}": {f"unknown precision{did_you_mean(name, known)}" if unknown else error}'
             continue
-        own = len(section.backends.get(name, {}).get("rule", ()))
+        rules = len(section.backends.get(name, {}).get("rule", ()))
         for number, problem in chosen.unmatched(_layers(experiment) if chosen.globs else ()):
             if where == f"precision.{key}":
                 yield where, f'= "{name}": {problem}'
             else:
-                yield f"{where}.rule.{number}.layers" if number < own else f"{where}.base", f": {problem}"
+                yield f"{where}.rule.{number}.layers" if number < rules else f"{where}.base", f": {problem}"
 
 
 def _value(table: Any, key: str) -> str:

@@ -1,109 +1,143 @@
-"""Everything that is wrong with a backend's table, each with the key it stands under; none of it raises."""
+"""Reading a backend's table (a dict, from TOML or Python): the backend, or everything that is wrong with it.
+
+One pass; nothing here raises. A problem stands beside the key it was found under, such as ("rule.0.error", "...").
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from ebsim.errors import ConfigError
-from ebsim.precision.backends import ACCUMULATORS, KEYS, PASSES, ROLES, Backend, backend
-from ebsim.precision.formats.number_format import NumberFormat, nearest_name, operand
+from ebsim.errors import ConfigError, did_you_mean
+from ebsim.precision.backends import ACCUMULATORS, KEYS, PASSES, ROLES, Backend, Rule
+from ebsim.precision.formats.number_format import NumberFormat, Operand
+from ebsim.precision.formats.registry import operand
+
+Problem = tuple[str, str]
 
 
-def mistakes(table: Any) -> Iterator[tuple[str, str]]:
-    """(key in the table, what is wrong with it) for everything that is wrong with a backend's table."""
-    if not isinstance(table, Mapping):
-        yield "", f"expected a table, got {table!r}"
-        return
-    yield from _unknown(table, KEYS)
-    base = Backend("", {})
-    try:
-        named = table.get("base", "fp32")
-        if not isinstance(named, str | Mapping | Backend):
-            raise ConfigError('write a backend by its name, such as "fp8"')
-        base = backend(named)
-    except ConfigError as error:
-        yield "base", str(error)
-    stalling = table.get("allow_stalling", base.allow_stalling)
-    if not isinstance(stalling, bool):
-        yield "allow_stalling", "true or false"
-    seen: dict[str, NumberFormat] = {}
-    roles = {**base.roles, "one_dimensional": base.one_dimensional}
-    roles |= {key: table[key] for key in (*ROLES, "one_dimensional") if key in table}
-    for role, spec in roles.items():
-        yield from _of_operand(role, role, spec, stalling, seen)
-    rules = table.get("rule", [])
-    if isinstance(rules, Mapping | str) or not isinstance(rules, Sequence):
-        yield "rule", "rule is a list of tables, [[...rule]] in TOML"
-        rules = []
-    for number, rule in enumerate(rules):
-        yield from _of_rule(f"rule.{number}", rule, stalling, seen)
-    accumulator = table.get("accumulator", "fp32")
-    if accumulator not in ACCUMULATORS:
-        yield "accumulator", f"unknown accumulator {accumulator!r}{nearest_name(str(accumulator), ACCUMULATORS)}"
-    if "swa" in table:
-        yield from _of_swa(table["swa"])
+def parse(name: str, table: Any, find: Callable[[Any], Backend]) -> tuple[Backend | None, list[Problem]]:
+    """The backend of a table, or None and all problems. `find` gives the base backend by its name (ConfigError)."""
+    reader = _Reader(find)
+    made = reader.backend(name, table)
+    return (None if reader.problems else made), reader.problems
 
 
-def _of_operand(
-    key: str, role: str, spec: Any, stalling: bool, seen: dict[str, NumberFormat]
-) -> Iterator[tuple[str, str]]:
-    if not isinstance(spec, str):
-        yield key, 'write a format as text, such as "e5m2" or "int8/row stochastic"'
-        return
-    try:
-        parsed = operand(spec)
-    except ConfigError as error:
-        yield key, str(error)
-        return
-    fmt = parsed.format
-    if seen.setdefault(fmt.name, fmt) != fmt:
-        yield key, f"two different formats are called {fmt.name!r}: rename one"
-    if role in ("stored", "one_dimensional") and fmt.bits <= 8 and not parsed.stochastic and not stalling:
-        yield (
-            key,
-            (
-                f"weights stored in {fmt.bits} bits and rounded to nearest stop moving once an "
-                f'update is below half a step; use "{fmt.name} stochastic", or allow_stalling = true for a control'
-            ),
+class _Reader:
+    """The problems found so far, and the formats seen by name (two different ones of one name are a problem)."""
+
+    def __init__(self, find: Callable[[Any], Backend]) -> None:
+        self.find = find
+        self.problems: list[Problem] = []
+        self.formats: dict[str, NumberFormat] = {}
+        self.stalling: Any = False
+
+    def backend(self, name: str, table: Any) -> Backend | None:
+        if not isinstance(table, Mapping):
+            self.problem("", f"expected a table, got {table!r}")
+            return None
+        self.unknown_keys(table, KEYS)
+        base = self.base(table.get("base", "fp32"))
+        self.stalling = table.get("allow_stalling", base.allow_stalling)
+        if not isinstance(self.stalling, bool):
+            self.problem("allow_stalling", "true or false")
+        specs = {role: table.get(role, base.roles.get(role)) for role in ROLES}
+        roles = {role: self.operand(role, role, spec) for role, spec in specs.items() if spec is not None}
+        thin = self.operand("one_dimensional", "one_dimensional", table.get("one_dimensional", base.one_dimensional))
+        rules = table.get("rule", [])
+        if isinstance(rules, Mapping | str) or not isinstance(rules, Sequence):
+            self.problem("rule", "rule is a list of tables, [[...rule]] in TOML")
+            rules = []
+        made = [self.rule(f"rule.{number}", rule) for number, rule in enumerate(rules)]
+        accumulator = table.get("accumulator", base.accumulator)
+        if accumulator not in ACCUMULATORS:
+            near = did_you_mean(str(accumulator), ACCUMULATORS)
+            self.problem("accumulator", f"unknown accumulator {accumulator!r}{near}")
+        if "swa" in table:
+            self.swa(table["swa"])
+        if self.problems:
+            return None
+        return Backend(
+            name=name,
+            roles={role: o for role, o in roles.items() if o is not None},
+            rules=(*(rule for rule in made if rule is not None), *base.rules),
+            one_dimensional=thin or base.one_dimensional,
+            accumulator=accumulator,
+            swa=dict(table["swa"]) if "swa" in table else base.swa,
+            about=table.get("about", ""),
+            allow_stalling=self.stalling,
         )
 
+    def base(self, named: Any) -> Backend:
+        try:
+            if not isinstance(named, str | Mapping | Backend):
+                raise ConfigError('write a backend by its name, such as "fp8"')
+            return Backend("fp32", {}) if named == "fp32" else self.find(named)
+        except ConfigError as error:
+            self.problem("base", str(error))
+            return Backend("", {})
 
-def _of_rule(key: str, table: Any, stalling: bool, seen: dict[str, NumberFormat]) -> Iterator[tuple[str, str]]:
-    if not isinstance(table, Mapping):
-        yield key, f"expected a table, got {table!r}"
-        return
-    yield from _unknown(table, {"layers", "phase", *ROLES}, f"{key}.")
-    layers, phase = table.get("layers", ["*"]), table.get("phase")
-    layers = [layers] if isinstance(layers, str) else layers
-    if not isinstance(layers, Sequence) or not layers or not all(isinstance(glob, str) for glob in layers):
-        yield f"{key}.layers", 'layers is a list of names or globs, such as ["layer3.*"]'
-    if phase is not None and phase not in PASSES:
-        yield f"{key}.phase", f"unknown phase {phase!r}{nearest_name(str(phase), PASSES)}"
-    roles = {role: table[role] for role in ROLES if role in table}
-    if not roles:
-        yield key, "it sets no role"
-    for role, spec in roles.items():
-        if phase in PASSES and role not in PASSES[phase]:
-            yield f"{key}.{role}", f"{role!r} plays no part in the {phase} pass"
-        yield from _of_operand(f"{key}.{role}", role, spec, stalling, seen)
+    def operand(self, key: str, role: str, spec: Any) -> Operand | None:
+        """What a role is set to: text, or an operand that the base has read already."""
+        if not isinstance(spec, str | Operand):
+            self.problem(key, 'write a format as text, such as "e5m2" or "int8/row stochastic"')
+            return None
+        try:
+            parsed = operand(spec) if isinstance(spec, str) else spec
+        except ConfigError as error:
+            self.problem(key, str(error))
+            return None
+        fmt = parsed.format
+        if self.formats.setdefault(fmt.name, fmt) != fmt:
+            self.problem(key, f"two different formats are called {fmt.name!r}: rename one")
+        if role in ("stored", "one_dimensional") and fmt.bits <= 8 and not parsed.stochastic and not self.stalling:
+            self.problem(
+                key,
+                f"weights stored in {fmt.bits} bits and rounded to nearest stop moving once an update is below half a "
+                f'step; use "{fmt.name} stochastic", or allow_stalling = true for a control',
+            )
+        return parsed
 
+    def rule(self, key: str, table: Any) -> Rule | None:
+        if not isinstance(table, Mapping):
+            self.problem(key, f"expected a table, got {table!r}")
+            return None
+        self.unknown_keys(table, {"layers", "phase", *ROLES}, f"{key}.")
+        layers, phase = table.get("layers", ["*"]), table.get("phase")
+        layers = [layers] if isinstance(layers, str) else layers
+        if not isinstance(layers, Sequence) or not layers or not all(isinstance(glob, str) for glob in layers):
+            self.problem(f"{key}.layers", 'layers is a list of names or globs, such as ["layer3.*"]')
+            layers = []
+        if phase is not None and not (isinstance(phase, str) and phase in PASSES):
+            self.problem(f"{key}.phase", f"unknown phase {phase!r}{did_you_mean(str(phase), PASSES)}")
+        specs = {role: table[role] for role in ROLES if role in table}
+        if not specs:
+            self.problem(key, "it sets no role")
+        roles = {}
+        for role, spec in specs.items():
+            if isinstance(phase, str) and role not in PASSES.get(phase, ROLES):
+                self.problem(f"{key}.{role}", f"{role!r} plays no part in the {phase} pass")
+            if (parsed := self.operand(f"{key}.{role}", role, spec)) is not None:
+                roles[role] = parsed
+        return Rule(tuple(layers), phase, roles)
 
-def _of_swa(table: Any) -> Iterator[tuple[str, str]]:
-    if not isinstance(table, Mapping):
-        yield "swa", f"expected a table, got {table!r}"
-        return
-    yield from _unknown(table, {"start", "lr"}, "swa.")
-    start, rate = table.get("start"), table.get("lr", 1.0)
-    if isinstance(start, bool) or not isinstance(start, int | float) or start < 0:
-        yield "swa.start", "start is an epoch (an integer) or a fraction of the training (0.75)"
-    elif isinstance(start, float) and start > 1:
-        yield "swa.start", f"start = {start} is neither an epoch (an integer) nor a fraction"
-    if isinstance(rate, bool) or not isinstance(rate, int | float) or rate <= 0:
-        yield "swa.lr", "lr is a positive learning rate"
+    def swa(self, table: Any) -> None:
+        if not isinstance(table, Mapping):
+            self.problem("swa", f"expected a table, got {table!r}")
+            return
+        self.unknown_keys(table, {"start", "lr"}, "swa.")
+        start, rate = table.get("start"), table.get("lr", 1.0)
+        if isinstance(start, bool) or not isinstance(start, int | float) or start < 0:
+            self.problem("swa.start", "start is an epoch (an integer) or a fraction of the training (0.75)")
+        elif isinstance(start, float) and start > 1:
+            self.problem("swa.start", f"start = {start} is neither an epoch (an integer) nor a fraction")
+        if isinstance(rate, bool) or not isinstance(rate, int | float) or rate <= 0:
+            self.problem("swa.lr", "lr is a positive learning rate")
 
+    def unknown_keys(self, table: Mapping[Any, Any], known: Iterable[str], prefix: str = "") -> None:
+        for key in table:
+            if key not in known:
+                self.problem(f"{prefix}{key}", f"unknown key {key!r}{did_you_mean(str(key), known)}")
 
-def _unknown(table: Mapping[Any, Any], known: set[str], prefix: str = "") -> Iterator[tuple[str, str]]:
-    for key in table:
-        if key not in known:
-            yield f"{prefix}{key}", f"unknown key {key!r}{nearest_name(str(key), known)}"
+    def problem(self, key: str, text: str) -> None:
+        self.problems.append((key, text))

@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from ebsim.errors import ConfigError
-from ebsim.precision.formats.number_format import NumberFormat, find_format
+from ebsim.precision.formats.number_format import NumberFormat
+from ebsim.precision.formats.registry import find_format
 from ebsim.precision.quantization import compilation
 from ebsim.precision.quantization.quantizer import quantize
 
@@ -245,7 +246,7 @@ def repeatable(fmt: NumberFormat) -> str:
 
 def unbiased(fmt: NumberFormat) -> str:
     if fmt.bits > 16:
-        return "too fine to draw"
+        return f"skipped: {fmt.bits} bits, wider than 16"
     codes = codes_of(fmt)
     i = torch.linspace(0, len(codes) - 2, 41).long()
     share = torch.linspace(0.1, 0.9, 41, dtype=torch.float64)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ebsim.errors import ConfigError
 from ebsim.files import canonical_json, digest
 from ebsim.precision.backends import Backend
-from ebsim.precision.formats.number_format import ROUNDINGS, NumberFormat, operand
+from ebsim.precision.formats.number_format import ROUNDINGS, NumberFormat
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -81,5 +81,4 @@ def digest_of(backend: Backend) -> str:
 
 
 def _known(roles: Any) -> dict[str, str]:
-    chosen = {role: operand(spec) for role, spec in roles.items()}
-    return {role: str(o) if o.untouched else f"{o} {fingerprint(o.format)}" for role, o in chosen.items()}
+    return {role: str(o) if o.untouched else f"{o} {fingerprint(o.format)}" for role, o in roles.items()}

@@ -1,31 +1,24 @@
-"""What there is: the names, origins and one line about each number format and backend. No torch."""
+"""The available formats and backends as text: name, origin and a line about each. No torch."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
 
-from ebsim.errors import ConfigError
-from ebsim.precision import plugins
-from ebsim.precision.backends import PRESETS, ROLES, backend
-from ebsim.precision.formats.number_format import BUILTIN, NumberFormat, find_format, nearest_name, operand
+from ebsim.errors import ConfigError, did_you_mean
+from ebsim.precision.backends import ROLES, UNROUNDED, Rule
+from ebsim.precision.formats.builtin import BUILTIN
+from ebsim.precision.formats.number_format import NumberFormat
+from ebsim.precision.formats.registry import FORMATS, find_format, list_formats, operand
+from ebsim.precision.plugins import load_file
 from ebsim.precision.records import record
-
-
-def list_formats() -> dict[str, str]:
-    """name -> origin ("built in" or the plug-in's package and version)."""
-    return dict.fromkeys(BUILTIN, "built in") | plugins.origins("formats")
-
-
-def list_backends() -> dict[str, str]:
-    """name -> origin."""
-    return dict.fromkeys(PRESETS, "built in") | plugins.origins("backends")
+from ebsim.precision.registry import BACKENDS, backend, list_backends
 
 
 def listing() -> str:
     """The text of `precision list`. A plug-in that cannot be used is a line of its own, and the rest is listed."""
     formats = _lines(list_formats, dict.fromkeys(BUILTIN, "built in"), _format_line)
-    backends = _lines(list_backends, dict.fromkeys(PRESETS, "built in"), _backend_line)
+    backends = _lines(list_backends, dict.fromkeys(BACKENDS.builtin, "built in"), _backend_line)
     return "\n".join(["formats", *formats, "backends", *backends])
 
 
@@ -68,8 +61,8 @@ def show(name: str) -> str:
     """
     formats, backends = list_formats(), list_backends()
     if ".py:" in name:
-        spec = plugins.whence("formats", name) or name
-        known = formats if isinstance(plugins.load("", spec), NumberFormat) else backends
+        spec = FORMATS.plugin_origin(name) or name
+        known = formats if isinstance(load_file(spec), NumberFormat) else backends
         known[name] = spec
     word = name if ".py:" in name else name.partition(" ")[0].partition("/")[0]
     lines = []
@@ -81,12 +74,16 @@ def show(name: str) -> str:
     if name in backends:
         b = backend(name)
         lines.append(f"backend {b.name} ({backends[name]}): {b.about}")
-        lines += [f"  {role:16} {b.roles.get(role, 'fp32')}" for role in ROLES]
-        lines += [f"  {'one_dimensional':16} {b.one_dimensional}", f"  {'accumulator':16} {b.accumulator}"]
-        lines += [f"  rule {', '.join(r.layers)} {r.phase or 'all phases'}: {dict(r.roles)}" for r in b.rules]
+        lines += [f"  {role:16} {b.roles.get(role, UNROUNDED).spec}" for role in ROLES]
+        lines += [f"  {'one_dimensional':16} {b.one_dimensional.spec}", f"  {'accumulator':16} {b.accumulator}"]
+        lines += [f"  rule {', '.join(r.layers)} {r.phase or 'all phases'}: {_specs(r)}" for r in b.rules]
         lines += [f"  swa {dict(b.swa)}"] if b.swa else []
         lines.append("  record, on a network of three layers: " + json.dumps(record(b, ["first", "middle", "last"])))
     if not lines:
-        close = nearest_name(word, [*formats, *backends])
+        close = did_you_mean(word, [*formats, *backends])
         raise ConfigError(f"no format or backend is called {word!r}{close}")
     return "\n".join(lines)
+
+
+def _specs(rule: Rule) -> dict[str, str]:
+    return {role: operand.spec for role, operand in rule.roles.items()}

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ebsim.errors import ConfigError
 from ebsim.precision.backends import Backend
-from ebsim.precision.formats.number_format import operand
+from ebsim.precision.formats.registry import operand
 from ebsim.precision.quantization.quantizer import quantize
 
 
@@ -33,7 +33,7 @@ def mask_noise_floor(
     """
     if not 0 <= ratio < 1:
         raise ConfigError(f"mask noise: the prune ratio {ratio} is not in [0, 1)")
-    fmt = operand(which.one_dimensional if isinstance(which, Backend) else which).format
+    fmt = (which.one_dimensional if isinstance(which, Backend) else operand(which)).format
     if fmt.name == "fp32":
         return 0.0
 
@@ -44,7 +44,7 @@ def mask_noise_floor(
         ]
         order = torch.cat(rounded).abs().sort(stable=True).indices
         kept = torch.ones(len(order), dtype=torch.bool, device=order.device)
-        kept[order[: int(len(order) * ratio)]] = False
+        kept[order[: round(len(order) * ratio)]] = False  # as `ebsim.channel_mask` counts
         return kept
 
     distances = [(mask(2 * i) != mask(2 * i + 1)).double().mean() for i in range(draws)]

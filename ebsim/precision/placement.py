@@ -24,14 +24,15 @@ from torch.optim.swa_utils import AveragedModel
 
 from ebsim.errors import ConfigError
 from ebsim.precision import optimizer_hooks, records, rounded_layers
-from ebsim.precision.backends import Backend, backend
-from ebsim.precision.formats.number_format import Operand, operand
+from ebsim.precision.backends import Backend
+from ebsim.precision.formats.number_format import Operand
 from ebsim.precision.quantization import compilation, quantizer
 from ebsim.precision.quantization.counter_rng import keys
 from ebsim.precision.quantization.statistics import Statistics
+from ebsim.precision.registry import backend
 
-# What watches a network's backward passes, until `remove`
-_watched: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
+# The hooks that warn of a forgotten `attach` or `set_step`, until `remove`
+_warning_hooks: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
 
 
 class Placement:
@@ -105,13 +106,13 @@ class Placement:
         for layer, module in self.modules.items():
             cells = {role: self.table[layer]["update", role] for role in optimizer_hooks.ROLES}
             found[self._names.get(id(module.weight), f"{layer}.weight")] = cells
-        thin = operand(self.backend.one_dimensional)
+        thin = self.backend.one_dimensional
         for name in self._names.values() if not thin.untouched else ():
             found.setdefault(name, dict.fromkeys(optimizer_hooks.ROLES, thin))
         return {n: c for n, c in found.items() if not all(o.untouched for o in c.values())}
 
-    def watch(self) -> Any:
-        """Look at the backward passes, and warn in the second one of what the training loop has left out."""
+    def warn_if_left_out(self) -> Any:
+        """Warn in the second backward pass if `attach` or `set_step` was not called."""
         weights = [m.weight for m in self.modules.values() if m.weight.requires_grad and m.weight.is_leaf]
         if not weights or self.backend.untouched:
             return None
@@ -132,7 +133,7 @@ class Placement:
                 "gradients, momentum or weights are to be kept in a low precision, as record() says, but are not: "
                 "call placement.attach(optimizer) before training"
             )
-        if not self._stepped and any(operand(spec).stochastic for spec in self.backend.specs()):
+        if not self._stepped and any(operand.stochastic for operand in self.backend.operands()):
             yield "every step rounds with the same random numbers: call placement.set_step(step) before each"
 
     def attach(self, optimizer: torch.optim.Optimizer) -> None:
@@ -194,7 +195,7 @@ def apply(
     chosen = backend(which)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     decision = compilation.decide(compile, device, steps)
-    patience = compilation.EARNS_ITS_TIME if compile == "auto" and steps is None and decision[0] else 0
+    patience = compilation.MIN_STEPS_TO_COMPILE if compile == "auto" and steps is None and decision[0] else 0
     placement = Placement(model, chosen, seed, phase_name, decision, stats_every, patience)
     for name, module in placement.modules.items():
         cells = placement.table[name]
@@ -202,8 +203,8 @@ def apply(
             raise ConfigError(f"{name}.weight is {module.weight.dtype}, precisions are simulated in float32: .float()")
         if not all(o.untouched for (phase, _), o in cells.items() if phase != "update"):
             rounded_layers.swap_in(module, rounded_layers.LayerPrecision(name, cells, placement.quantize))
-    if (handle := placement.watch()) is not None:
-        _watched[model] = handle
+    if (handle := placement.warn_if_left_out()) is not None:
+        _warning_hooks[model] = handle
     return placement
 
 
@@ -222,5 +223,5 @@ def remove(model: nn.Module) -> None:
     """Make every layer the plain one it was. Optimizer hooks go with `Placement.detach`."""
     for module in model.modules():
         rounded_layers.swap_out(module)
-    if (handle := _watched.pop(model, None)) is not None:
+    if (handle := _warning_hooks.pop(model, None)) is not None:
         handle.remove()

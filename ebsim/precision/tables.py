@@ -13,11 +13,12 @@ from pathlib import Path
 
 import torch
 
-from ebsim.precision.backends import PRESETS, ROLES, backend
+from ebsim.precision.backends import ROLES, UNROUNDED
 from ebsim.precision.conformance import codes_of
-from ebsim.precision.formats.number_format import BUILTIN
+from ebsim.precision.formats.builtin import BUILTIN
 from ebsim.precision.listing import scale_of
 from ebsim.precision.quantization.quantizer import quantize
+from ebsim.precision.registry import BACKENDS, backend
 
 _CASES = {
     "NaN": [float("nan"), 1.0],
@@ -60,14 +61,14 @@ def non_finite() -> str:
 def presets() -> str:
     """Role -> format of every shipped backend."""
     rows = []
-    for name in PRESETS:
+    for name in BACKENDS.builtin:
         b = backend(name)
         rules = "; ".join(
             f"{', '.join(r.layers)}: {', '.join(f'{k} {v}' for k, v in r.roles.items())}" for r in b.rules
         )
-        roles = [b.roles.get(role, "fp32").replace(" stochastic", " ~") for role in ROLES]
+        roles = [str(b.roles.get(role, UNROUNDED)).replace(" stochastic", " ~") for role in ROLES]
         rows.append(
-            [f"`{name}`", *roles, b.one_dimensional.replace(" stochastic", " ~"), b.accumulator, rules or "-",
+            [f"`{name}`", *roles, str(b.one_dimensional).replace(" stochastic", " ~"), b.accumulator, rules or "-",
              f"from {b.swa['start']:g}" if b.swa else "-"]
         )  # fmt: skip
     return markdown(("preset", *ROLES, "gamma, beta, bias", "accumulator", "exceptions", "SWA"), rows)

@@ -3,9 +3,8 @@
 And a backend that uses it: 4-bit weights, 8-bit activations and errors.
 """
 
-from ebsim.precision.rounding import to_integer
-
 from ebsim.precision import NumberFormat
+from ebsim.precision.rounding import to_integer
 
 INT4 = NumberFormat(
     name="int4", bits=4, mac="int:4", top=7, round=to_integer,

@@ -21,6 +21,7 @@ from functools import cache
 from typing import Any
 
 from hw_models.errors import FormatError, did_you_mean
+from hw_models.precision import presets
 from hw_models.precision.presets import PRESETS
 from hw_models.precision.record_schema import OPERANDS, mistakes
 
@@ -162,7 +163,7 @@ def parse_precision(bits: Bits) -> Precision:
 
 @cache
 def _preset(name: str) -> Precision:
-    return _from_record({"name": name, **PRESETS[name]})
+    return _from_record(presets.record(name))
 
 
 def _format(bits: Any) -> Format:

@@ -12,7 +12,7 @@ from ebsim.errors import ConfigError
 from ebsim.files import read_json
 from ebsim.grid import open_grid
 from ebsim.pipeline import validation
-from ebsim.precision import plugins
+from ebsim.precision import registry
 from tests.precision.test_plugins import GRID
 
 TOML = """\
@@ -53,8 +53,8 @@ rule = [{ layers = ["layr3.*", "layer1.*"], weight = "bf16" }]
 @pytest.fixture(autouse=True)
 def forget_registered() -> None:
     yield
-    for known in plugins._registered.values():
-        known.clear()
+    for known in (registry.FORMATS, registry.BACKENDS):
+        known.registered.clear()
 
 
 def written(folder: Path, text: str = TOML, formats: str = GRID) -> Path:

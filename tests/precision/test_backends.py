@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ebsim.errors import ConfigError
-from ebsim.precision import Backend, backend, list_backends, list_formats, plan, record
-from ebsim.precision.backend_table import mistakes
+from ebsim.precision import backend, list_backends, list_formats, plan, record
 from ebsim.precision.backends import ACCUMULATORS, CELLS, KEYS, PASSES
+from ebsim.precision.registry import parse_backend
 from hw_models.precision.formats import parse_precision
 from tests.precision.nets import LAYERS, Small
 
@@ -47,12 +47,12 @@ WRONG = [
 @pytest.mark.parametrize("table, message", WRONG, ids=[str(i) for i in range(len(WRONG))])
 def test_wrong_tables_are_refused_with_the_cure(table: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        Backend.from_dict("mine", table)
+        backend({"name": "mine", **table})
 
 
 def test_all_mistakes_are_told_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
-        Backend.from_dict("mine", {"weight": "e4m4", "rule": [{"weight": "int8"}, {"phase": "x", "error": 3}]})
+        backend({"name": "mine", "weight": "e4m4", "rule": [{"weight": "int8"}, {"phase": "x", "error": 3}]})
     keys = [line.split(":")[0] for line in str(caught.value).splitlines()]
     assert keys == [f"precision backend 'mine', {key}" for key in ("weight", "rule.1.phase", "rule.1.error")]
 
@@ -66,8 +66,10 @@ _anything = st.recursive(
 
 @given(_anything)
 def test_no_table_is_a_bug(table: object) -> None:
-    if not list(mistakes(table)):
-        Backend.from_dict("mine", table).table(LAYERS[:0])
+    made, problems = parse_backend("mine", table)
+    assert (made is None) == bool(problems)
+    if made is not None:
+        made.table(LAYERS[:0])
 
 
 def test_accumulators_are_those_that_have_a_price() -> None:
@@ -76,14 +78,14 @@ def test_accumulators_are_those_that_have_a_price() -> None:
 
 
 def test_stalling_weights_are_allowed_only_when_asked_for() -> None:
-    assert backend({"stored": "int8", "allow_stalling": True}).roles["stored"] == "int8"
-    assert backend({"stored": "bf16"}).roles["stored"] == "bf16"  # 16 bits do not stall at once
+    assert backend({"stored": "int8", "allow_stalling": True}).roles["stored"].spec == "int8"
+    assert backend({"stored": "bf16"}).roles["stored"].spec == "bf16"  # 16 bits do not stall at once
 
 
 def test_first_rule_wins_per_cell_and_children_come_before_their_base() -> None:
-    made = Backend.from_dict(
-        "mine",
+    made = backend(
         {
+            "name": "mine",
             "base": "fp8",
             "error": "bf16",
             "rule": [

@@ -11,8 +11,7 @@ import torch
 from torch._dynamo.utils import counters
 
 from ebsim.errors import EbsimError
-from ebsim.precision import apply, quantize
-from ebsim.precision.formats.number_format import find_format
+from ebsim.precision import apply, find_format, quantize
 from ebsim.precision.quantization import compilation, quantizer
 from tests.precision import oracles
 from tests.precision.nets import Small, batch, equal, gradients

@@ -6,7 +6,7 @@ import re
 import tomllib
 from pathlib import Path
 
-from ebsim.precision import Backend, conformance, tables
+from ebsim.precision import backend, conformance, tables
 
 PAGE = (Path(__file__).parents[2] / "docs" / "precision.md").read_text()
 
@@ -29,6 +29,6 @@ def test_the_toml_in_the_page_is_a_backend() -> None:
     text = re.search(r"```toml\n(.*?)```", PAGE, re.DOTALL)
     assert text
     table = tomllib.loads(text[1])["precision"]["backends"]["mine"]
-    made = Backend.from_dict("mine", table)
+    made = backend({"name": "mine", **table})
     assert made.swa == {"start": 0.75}
     assert [rule.layers for rule in made.rules] == [("layer3.*",), ("@first", "@last"), ("@last",)]

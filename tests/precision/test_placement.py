@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 
 from ebsim.errors import ConfigError
 from ebsim.precision import NumberFormat, Placement, apply, averaged, list_backends, quantize, remove
-from ebsim.precision.formats.number_format import BUILTIN
+from ebsim.precision.formats.builtin import BUILTIN
 from ebsim.precision.quantization import compilation, quantizer
 from tests.precision.nets import LAYERS, Small, batch, equal, gradients, train
 
@@ -343,7 +343,7 @@ def test_short_loops_stay_eager_unless_told_how_long_they_are(monkeypatch: pytes
         return real(*args, compile=False, **options)
 
     monkeypatch.setattr(quantizer, "run", spy)
-    monkeypatch.setattr(compilation, "EARNS_ITS_TIME", 3)
+    monkeypatch.setattr(compilation, "MIN_STEPS_TO_COMPILE", 3)
     monkeypatch.setattr(compilation.shutil, "which", lambda name: name)
 
     def compiled_from(**options: Any) -> int | None:

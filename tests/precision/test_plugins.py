@@ -25,6 +25,7 @@ from ebsim.precision import (
     plugins,
     quantize,
     register,
+    registry,
 )
 from ebsim.precision.formats.rounding import to_integer
 from ebsim.precision.listing import listing, show
@@ -56,8 +57,8 @@ def int4(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def forget_registered() -> None:
     yield
-    for known in plugins._registered.values():
-        known.clear()
+    for known in (registry.FORMATS, registry.BACKENDS):
+        known.registered.clear()
 
 
 def test_the_example_passes_the_kit_and_is_listed(int4: None) -> None:
@@ -88,22 +89,23 @@ def test_the_example_trains_and_is_charged_for_what_it_is(int4: None) -> None:
 
 def test_by_path_without_any_installation(tmp_path: Path) -> None:
     spec = f"{EXAMPLE / 'int4_format.py'}:INT4"
-    assert find_format(spec).bits == 4 and backend({"weight": spec}).roles["weight"] == spec
+    assert find_format(spec).bits == 4 and backend({"weight": spec}).roles["weight"].spec == spec
     register(spec)
     assert list_formats()["int4"] == spec and backend({"weight": "int4/tensor"}).untouched is False
     register(spec)  # again: no change
     register(f"{EXAMPLE / 'int4_format.py'}:W4A8")
     w4a8 = backend("W4A8")
-    assert w4a8.name == "W4A8" and w4a8.roles["activation"] == "int8"
+    assert w4a8.name == "W4A8" and str(w4a8.roles["activation"]) == "int8"
     assert show(f"{spec} stochastic").startswith("format int4 (") and spec in show(spec)
     assert "format int8/row (built in)" in show("int8/row")
     own = tmp_path / "own.py"
     own.write_text(
-        "from ebsim.precision import Backend\nMINE = Backend.from_dict('mine', {'weight': 'int8'})\nN = 3\n"
-        "INT8 = Backend.from_dict('int8', {})\n"
+        "from ebsim.precision import backend\nMINE = backend({'name': 'mine', 'weight': 'int8'})\nN = 3\n"
+        "INT8 = backend({'name': 'int8'})\n"
     )
     register(f"{own}:MINE")
-    assert backend("mine").roles == {"weight": "int8"} and list_backends()["mine"] == f"{own}:MINE"
+    assert {role: str(o) for role, o in backend("mine").roles.items()} == {"weight": "int8"}
+    assert list_backends()["mine"] == f"{own}:MINE"
     with pytest.raises(ConfigError, match="'int8', which exists already"):
         register(f"{own}:INT8")
     with pytest.raises(ConfigError, match="neither a NumberFormat nor a Backend"):

@@ -17,19 +17,15 @@ This module does not import torch, so that names can be checked where torch is n
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import functools
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from ebsim.errors import ConfigError
-from ebsim.precision.formats import rounding
 
 SCALINGS = ("none", "absmax", "pow2", "pow2_floor")
 ROUNDINGS = ("nearest", "stochastic")
 _MAC = re.compile(r"fp:\d+,\d+|(int|bfp):\d+")
-_SHOWN = 24  # names in a message
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,48 +74,13 @@ class NumberFormat:
         return {k: getattr(self, k) for k in ("bits", "mac", "scale_bits", "block")}
 
 
-def _float(name: str, exponent: int, mantissa: int, top: float, **more: Any) -> NumberFormat:
-    grid = functools.partial(rounding.float_grid, mantissa=mantissa, emin=2 - 2 ** (exponent - 1))
-    bits, mac = 1 + exponent + mantissa, f"fp:{exponent},{mantissa}"
-    return NumberFormat(name, bits, mac, top, grid, **more)
-
-
-_FP32_MAX, _BF16_MAX = (2 - 2.0**-23) * 2.0**127, (2 - 2.0**-7) * 2.0**127
-_PLAIN: dict[str, Any] = {"scaling": "none", "scale_bits": 0}
-_POW2: dict[str, Any] = {"scaling": "pow2", "scale_bits": 8}
-_MX: dict[str, Any] = {"scaling": "pow2_floor", "scale_bits": 8, "block": 32}
-
-BUILTIN: dict[str, NumberFormat] = {
-    f.name: f
-    for f in (
-        NumberFormat("fp32", 32, "fp:8,23", _FP32_MAX, rounding.keep, **_PLAIN, about="untouched"),
-        NumberFormat("bf16", 16, "fp:8,7", _BF16_MAX, rounding.bfloat16, **_PLAIN, about="bfloat16"),
-        _float("fp16", 5, 10, 65504.0, **_PLAIN, about="IEEE binary16, saturating, unscaled"),
-        _float("e4m3", 4, 3, 448.0, **_POW2, about="OFP8 E4M3 (fn), power-of-two scale"),
-        _float("e5m2", 5, 2, 57344.0, **_POW2, about="OFP8 E5M2, power-of-two scale"),
-        NumberFormat("int8", 8, "int:8", 127, rounding.to_integer, about="symmetric, -127..127"),
-        NumberFormat(
-            "bfp8", 8, "bfp:8", 127, rounding.to_integer, "pow2_floor", 8, "row",
-            about="8-bit mantissas, one exponent per slice of dim 0 (SWALP)",
-        ),
-        _float("mxfp8", 4, 3, 448.0, **_MX, about="MX: E4M3 elements, E8M0 scale per 32"),
-        _float("mxfp8_e5m2", 5, 2, 57344.0, **_MX, about="MX: E5M2 elements, E8M0 scale per 32"),
-        NumberFormat(
-            "mxint8", 8, "bfp:8", 127, rounding.to_integer, **_MX,
-            about="MX: INT8 elements (x 2^-6), E8M0 scale per 32",
-        ),
-    )
-}  # fmt: skip
-
-FP32 = BUILTIN["fp32"]
-
-
 @dataclasses.dataclass(frozen=True)
 class Operand:
     """A format and how values are rounded into it; written "e5m2" or "bfp8/row stochastic"."""
 
     format: NumberFormat
     stochastic: bool = False
+    spec: str = dataclasses.field(default="", compare=False)  # as it was written, a plug-in's path included
 
     @property
     def untouched(self) -> bool:
@@ -131,63 +92,3 @@ class Operand:
 
     def __str__(self) -> str:
         return self.format.name + (" stochastic" if self.stochastic else "")
-
-
-def nearest_name(name: str, known: Iterable[str]) -> str:
-    """' - did you mean ...?' or the list of what there is."""
-    known = sorted(set(known))
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    more = ", ..." if len(known) > _SHOWN else ""
-    return f"; did you mean {close[0]!r}?" if close else f"; there is: {', '.join(known[:_SHOWN])}{more}"
-
-
-def find_format(spec: str | NumberFormat) -> NumberFormat:
-    """A format by name, with an optional variant: "int8/row", "e4m3/unscaled", "bfp8/16", "int8/tensor".
-
-    Names come from the built-in table, from installed plug-ins, or "path/to/file.py:NAME".
-    """
-    if isinstance(spec, NumberFormat):
-        return spec
-    from ebsim.precision import plugins
-
-    base, variant = spec, ""
-    if ".py:" not in spec:
-        name, _, how = spec.partition(" ")
-        if how in ROUNDINGS:
-            raise ConfigError(f'{spec!r}: a format is named without its rounding here: {name!r}, rounding="{how}"')
-        if how:
-            raise ConfigError(f"unknown rounding {how!r} in {spec!r}{nearest_name(how, ROUNDINGS)}")
-        base, _, variant = spec.partition("/")
-    found = BUILTIN.get(base) or plugins.load("formats", base)
-    if found is None:
-        known = [*BUILTIN, *plugins.origins("formats")]
-        raise ConfigError(f"unknown number format {base!r}{nearest_name(base, known)}")
-    if not isinstance(found, NumberFormat):
-        raise ConfigError(f"{base!r} is a {type(found).__name__}, not an ebsim.precision.NumberFormat")
-    if BUILTIN.get(found.name, found) != found:
-        raise ConfigError(f"{base!r} is called {found.name!r}, which is built in: rename it")
-    return _variant(found, variant) if variant else found
-
-
-def _variant(fmt: NumberFormat, variant: str) -> NumberFormat:
-    if variant == "unscaled":
-        new: dict[str, Any] = {"scaling": "none", "scale_bits": 0, "block": 0}
-    elif variant in ("tensor", "row", "channel") or variant.isdigit():
-        block = {"tensor": 0, "row": "row", "channel": "row"}.get(variant)
-        new = {"block": int(variant) if block is None else block}
-    else:
-        raise ConfigError(
-            f"unknown variant {fmt.name}/{variant}: use tensor, row (= channel), unscaled or a block length"
-        )
-    if all(getattr(fmt, k) == v for k, v in new.items()):
-        return fmt
-    suffix = "row" if variant == "channel" else variant
-    return dataclasses.replace(fmt, name=f"{fmt.name}/{suffix}", **new)
-
-
-def operand(spec: str) -> Operand:
-    """Parse "FORMAT[/VARIANT] [nearest|stochastic]"."""
-    words = spec.rsplit(" ", 1) if spec.endswith(ROUNDINGS) else [spec]
-    if len(words) == 2 and words[1] not in ROUNDINGS:
-        words = [spec]
-    return Operand(find_format(words[0].strip()), words[-1] == "stochastic")

@@ -16,7 +16,7 @@ import torch
 
 from ebsim.errors import EbsimError
 
-EARNS_ITS_TIME = 200  # training steps after which 6-28 s of compiling have been earned back on a CPU
+MIN_STEPS_TO_COMPILE = 200  # training steps after which 6-28 s of compiling have been earned back on a CPU
 
 
 def compile_once(
@@ -60,6 +60,6 @@ def decide(compile: bool | str, device: torch.device, steps: int | None) -> tupl
         return False, "eager: no C++ compiler found"
     if device.type not in ("cpu", "cuda"):
         return False, f"eager: not compiled on {device.type}"
-    if steps is not None and steps < EARNS_ITS_TIME:
+    if steps is not None and steps < MIN_STEPS_TO_COMPILE:
         return False, f"eager: {steps} steps do not earn back the compile time"
     return True, "compiled"

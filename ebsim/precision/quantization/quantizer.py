@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from ebsim.errors import ConfigError
-from ebsim.precision.formats.number_format import ROUNDINGS, NumberFormat, find_format
+from ebsim.precision.formats.number_format import ROUNDINGS, NumberFormat
+from ebsim.precision.formats.registry import find_format
 from ebsim.precision.formats.rounding import EXPONENT, MANTISSA, ONE, POSITIVE
 from ebsim.precision.quantization import compilation
 from ebsim.precision.quantization.counter_rng import keyed, keys, uniform
