@@ -1,0 +1,185 @@
+"""What lies in a runs folder: its runs, where each stands, and which training stages each of them needs.
+
+Read from the folders alone, without torch. A stage that no finished run needs may still be wanted by a run that was
+interrupted, or by one that is going on: it is never called unused while there is such a run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from ebsim.errors import BusyError, ConfigError, DamagedError
+from ebsim.files import read_json
+from ebsim.runs.folder import MANIFEST, verify
+
+DONE, RUNNING, INTERRUPTED, DAMAGED = "done", "running", "interrupted", "damaged"
+PROGRESS = ".progress.jsonl"
+"""In a run folder: one line per thing that a run has told (see `progress_lines`); no part of the finished run."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One run folder. stages: ids of the training stages that its results rest on (empty unless done)."""
+
+    path: Path
+    state: str
+    results: dict[str, Any] = field(default_factory=dict)
+    stages: tuple[str, ...] = ()
+    problem: str = ""
+    pid: int | None = None
+    finished: str | None = None
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def size(self) -> int:
+        """Bytes of its files."""
+        return size_of(self.path)
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """A runs folder: its runs, the bytes of its stages, and the grids that have a run as a cell."""
+
+    root: Path
+    runs: tuple[Entry, ...]
+    stages: dict[str, int]
+    grids: dict[str, tuple[str, ...]]
+    """Run name -> names of the grids that it is a cell of."""
+
+    def run(self, word: str | Path) -> Entry:
+        """A run by the path of its folder, its name, or a unique beginning of that. Raises `ConfigError`."""
+        wanted = Path(word)
+        exact = [run for run in self.runs if run.name == str(word) or run.path == wanted]
+        exact = exact or [run for run in self.runs if wanted.exists() and run.path.resolve() == wanted.resolve()]
+        found = exact or [run for run in self.runs if run.name.startswith(str(word))]
+        if len(found) == 1:
+            return found[0]
+        names = ", ".join(run.name for run in (found or self.runs)) or "none"
+        raise ConfigError(f"{word}: {'several runs are' if found else 'no run is'} called so in {self.root}: {names}")
+
+    def needed_by(self, stage: str) -> list[str]:
+        """Names of the finished runs that rest on a stage."""
+        return [run.name for run in self.runs if stage in run.stages]
+
+    def only_of(self, runs: Iterable[Entry]) -> list[str]:
+        """Stages that these runs rest on and no other finished run does."""
+        own = list(runs)
+        others = {stage for run in self.runs if run not in own for stage in run.stages}
+        return sorted({stage for run in own for stage in run.stages if stage in self.stages} - others)
+
+    @property
+    def orphans(self) -> list[str]:
+        """Stages that no finished run rests on; empty while a run is unfinished, which may want them."""
+        if any(run.state != DONE for run in self.runs):
+            return []
+        return sorted(stage for stage in self.stages if not self.needed_by(stage))
+
+
+def size_of(folder: Path) -> int:
+    """Bytes of the files below a folder; a file with two names counts once."""
+    seen: dict[tuple[int, int], int] = {}
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):
+            facts = path.lstat()
+            if not path.is_dir():
+                seen[facts.st_dev, facts.st_ino] = facts.st_size
+    return sum(seen.values())
+
+
+def take(root: Path, *, check: bool = False) -> Inventory:
+    """Look at every run below `root` (a missing folder holds none); `check` compares every file with its digest."""
+    folders = sorted(path for path in root.glob("*") if _is_run(path)) if root.is_dir() else []
+    stages = {path.name: size_of(path) for path in sorted(root.glob("stages/*")) if path.is_dir()}
+    return Inventory(root, tuple(look(path, check=check) for path in folders), stages, _grids(root))
+
+
+def _is_run(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink() and (path / "experiment.toml").is_file()
+
+
+def look(folder: Path, *, check: bool = False) -> Entry:
+    """Where one run stands."""
+    if not (folder / MANIFEST).exists():
+        held, pid = holder(folder)
+        return Entry(folder, RUNNING if held else INTERRUPTED, pid=pid)
+    try:
+        if check:
+            verify(folder)
+        results, curves = read_json(folder / "results.json"), read_json(folder / "curves.json")
+        finished = read_json(folder / "provenance.json").get("finished")
+        used = [row.get("trajectory") for row in results["rows"]]
+        return Entry(folder, DONE, results, tuple(sorted({*curves, *filter(None, used)})), finished=finished)
+    except (DamagedError, KeyError, TypeError, AttributeError) as error:
+        return Entry(folder, DAMAGED, problem=str(error))
+
+
+def holder(folder: Path) -> tuple[bool, int | None]:
+    """Whether a live process holds a run folder, and which (as far as it has said so)."""
+    if not (folder / ".lock").exists():
+        return False, None
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        with contextlib.suppress(DamagedError, KeyError, TypeError):
+            return True, int(read_json(folder / ".holder.json")["pid"])
+        return True, None
+    lock.release()
+    return False, None
+
+
+def _grids(root: Path) -> dict[str, tuple[str, ...]]:
+    found: dict[str, list[str]] = {}
+    for path in sorted(root.glob("grids/*/cells.jsonl")):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            for line in path.read_text(encoding="utf-8").splitlines():
+                found.setdefault(json.loads(line)["run"], []).append(path.parent.name)
+    return {run: tuple(grids) for run, grids in found.items()}
+
+
+def remove(inventory: Inventory, runs: Iterable[Entry], *, stages: bool = False) -> list[Path]:
+    """Delete runs, and with `stages` the training stages that no other run needs; returns the folders that are gone.
+
+    Raises `BusyError`, before anything is deleted, for a run that is going on, and for stages while any run is
+    unfinished (it may want them).
+    """
+    chosen = list(runs)
+    for run in chosen:
+        if holder(run.path)[0]:
+            raise BusyError(f"{run.path}: held by process {run.pid or '?'}. Stop it first; nothing was deleted.")
+    unfinished = [run.name for run in inventory.runs if run.state in (RUNNING, INTERRUPTED) and run not in chosen]
+    if stages and unfinished:
+        raise BusyError(
+            f"{', '.join(unfinished)}: not finished, and may need the stages. Finish or remove first, or leave out "
+            "--stages; nothing was deleted."
+        )
+    folders = [run.path for run in chosen]
+    folders += [inventory.root / "stages" / stage for stage in (inventory.only_of(chosen) if stages else ())]
+    for folder in folders:
+        (folder / MANIFEST).unlink(missing_ok=True)  # a deletion that is cut short leaves no finished run behind
+        shutil.rmtree(folder)
+    return folders
+
+
+def progress_lines(folder: Path) -> list[dict[str, Any]]:
+    """What a run has told so far; a torn last line is left out."""
+    try:
+        text = (folder / PROGRESS).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return []
+    lines = []
+    for line in text.splitlines():
+        with contextlib.suppress(ValueError):
+            lines.append(json.loads(line))
+    return [line for line in lines if isinstance(line, dict)]
