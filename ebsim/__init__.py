@@ -5,11 +5,9 @@ Names are imported on first use, so that `import ebsim` does not cost an import 
 
 from __future__ import annotations
 
-import importlib
 import os
-from typing import Any
 
-from ebsim.lazy import find
+from ebsim.lazy import attach
 
 __version__ = "0.1.0"
 
@@ -27,16 +25,7 @@ _HOME = {
     "load_ticket": "ebsim.tickets",
     "run": "ebsim.pipeline",
 }
-_PACKAGES = ("data", "models", "precision", "tickets", "training", "methods", "runs", "report")
+_PACKAGES = ("adapters", "data", "models", "precision", "tickets", "training", "methods", "runs", "report")
 
-__all__ = ["__version__", *_HOME, *_PACKAGES]
-
-
-def __getattr__(name: str) -> Any:
-    if name in _PACKAGES:
-        return importlib.import_module(f"ebsim.{name}")
-    return find(__name__, _HOME, name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__, __all__ = attach(__name__, _HOME, _PACKAGES)
+__all__ += ["__version__"]

@@ -19,7 +19,7 @@ FLOORS = [
     {"ebsim.files", "ebsim.lazy", "ebsim.seeds", "ebsim.torchvision_shim"},
     {"ebsim.config", "ebsim.models"},
     {"ebsim.tickets", "ebsim.precision", "ebsim.data", "ebsim.runs"},
-    {"ebsim.training", "ebsim.pricing"},
+    {"ebsim.training", "ebsim.pricing", "ebsim.adapters", "ebsim.export"},
     {"ebsim.experiment", "ebsim.report"},
     {"ebsim.methods"},
     {"ebsim.pipeline"},

@@ -17,7 +17,7 @@ from ebsim.tickets import EarlyBird
 try:
     from lightning.pytorch.callbacks import Callback
 except ImportError:
-    from pytorch_lightning.callbacks import Callback  # type: ignore[no-redef]
+    from pytorch_lightning.callbacks import Callback  # type: ignore[no-redef,assignment]
 
 
 class EarlyBirdCallback(Callback):

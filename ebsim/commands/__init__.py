@@ -1,1 +1,11 @@
-"""The command line: a file per group of commands, each a few lines over the packages below."""
+"""The command line: a module per group of commands, each command a few lines over the packages below.
+
+Importing this loads click and nothing heavy: every command imports what it works with when it is called.
+"""
+
+from __future__ import annotations
+
+from ebsim.commands import datasets, grids, hardware, precisions, runs
+from ebsim.commands.app import main
+
+__all__ = ["datasets", "grids", "hardware", "main", "precisions", "runs"]

@@ -12,7 +12,6 @@ from typing import Any
 from ebsim.config.sections import Experiment, Section
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
-_KEPT = ("type", "enum", "const", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "pattern", "minItems")
 
 Names = Mapping[str, Iterable[str]]
 
@@ -69,8 +68,10 @@ def _plain(own: dict[str, Any], definitions: Mapping[str, Any]) -> dict[str, Any
     if own.get("default", "") is None:
         own.pop("default")
     own.pop("maxItems", None)
-    if own.get("type") == "array" and "plugins" not in own.get("description", ""):
-        described = {key: own.pop(key) for key in ("description", "default") if key in own}
+    if own.get("type") == "array":
+        described: dict[str, Any] = {key: own.pop(key) for key in ("description", "default") if key in own}
+        if "minLength" in own:
+            own["minItems"] = own.pop("minLength")
         return {"anyOf": [own, own["items"]], **described}
     return own
 

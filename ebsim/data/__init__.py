@@ -8,9 +8,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from ebsim.lazy import find
+from ebsim.lazy import attach
 
 _HOME = {
     "DATASETS": ".catalogue",
@@ -23,12 +21,5 @@ _HOME = {
     "TensorDataset": ".tensors",
     "StreamedDataset": ".streaming",
 }
-__all__ = sorted(_HOME)
 
-
-def __getattr__(name: str) -> Any:
-    return find(__name__, _HOME, name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__, __all__ = attach(__name__, _HOME)

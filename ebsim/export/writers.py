@@ -46,6 +46,7 @@ def wandb(series: Sequence[Series], out: Path, *, start: float) -> str:
         for point in one.points:
             run.log({**point.values, "time/since_start": point.seconds}, step=point.step)
         run.finish()
+    module.teardown()  # waits until the last run is on the disk
     return f"wandb sync {out}/wandb/offline-run-*"
 
 

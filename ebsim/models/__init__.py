@@ -5,9 +5,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from ebsim.lazy import find
+from ebsim.lazy import attach
 
 _HOME = {
     "FAMILIES": ".catalogue",
@@ -17,12 +15,5 @@ _HOME = {
     "build": ".builders",
     "initialize": ".init_weights",
 }
-__all__ = sorted(_HOME)
 
-
-def __getattr__(name: str) -> Any:
-    return find(__name__, _HOME, name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__, __all__ = attach(__name__, _HOME)

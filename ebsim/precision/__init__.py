@@ -5,9 +5,7 @@ Names are imported on first use: checking a format's or a backend's name does no
 
 from __future__ import annotations
 
-from typing import Any
-
-from ebsim.lazy import find
+from ebsim.lazy import attach
 
 _HOME = {
     "quantize": ".quantization.quantizer",
@@ -31,12 +29,4 @@ _HOME = {
     "register": ".registry",
 }
 
-__all__ = list(_HOME)
-
-
-def __getattr__(name: str) -> Any:
-    return find(__name__, _HOME, name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__, __all__ = attach(__name__, _HOME)

@@ -1,7 +1,7 @@
 """Early-Bird tickets in a timm training: its network, optimizer and scheduler.
 
-Run: python examples/frameworks/timm_digits.py. timm's train.py is a script without callbacks: put the three marked lines
-into a copy of it, the third at the end of its epoch.
+Run: python examples/frameworks/timm_digits.py. timm's train.py is a script without callbacks: put the three marked
+lines into a copy of it, the third at the end of its epoch.
 """
 
 from __future__ import annotations

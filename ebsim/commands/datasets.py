@@ -1,0 +1,54 @@
+"""Commands on datasets: data list, fetch, verify."""
+
+from __future__ import annotations
+
+import click
+
+from ebsim.commands.app import json_option, main, print_json, show_facts
+
+
+@main.group()
+def data() -> None:
+    """Datasets: which there are, fetching and checking them."""
+
+
+root_option = click.option("--root", default="data", show_default=True, help="Folder that holds the data.")
+
+
+@data.command("list")
+@root_option
+@json_option
+def data_list(root: str, as_json: bool) -> None:
+    """Every dataset, whether it is there, its augmentation and where it comes from."""
+    from ebsim.data import list_datasets
+
+    found = list_datasets(root)
+    if as_json:
+        print_json(found)
+        return
+    for item in found:
+        size = f"{item['train_images']:,} + {item['test_images']:,} images" if item["train_images"] else "any size"
+        click.echo(f"{item['name']:12} {'found' if item['found'] else 'not found':10} {size:24} {item['source']}")
+
+
+@data.command("fetch")
+@click.argument("name")
+@root_option
+@click.option("--from", "from_file", type=click.Path(), help="An archive that you already have.")
+@json_option
+def data_fetch(name: str, root: str, from_file: str | None, as_json: bool) -> None:
+    """Download (or unpack) dataset NAME, then check every file of it."""
+    from ebsim.data import fetch
+
+    show_facts(fetch(name, root, from_file), as_json)
+
+
+@data.command("verify")
+@click.argument("name")
+@root_option
+@json_option
+def data_verify(name: str, root: str, as_json: bool) -> None:
+    """Check every file of dataset NAME: digests, labels, counts."""
+    from ebsim.data import verify
+
+    show_facts(verify(name, root), as_json)

@@ -1,0 +1,101 @@
+"""Commands on single runs: run, compare, report, energy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ebsim.commands.app import json_option, main, print_json, runs_dir_option, set_option
+
+
+@main.command()
+@click.argument("experiment", type=click.Path())
+@set_option
+@runs_dir_option
+@json_option
+def run(experiment: str, settings: tuple[str, ...], runs_dir: str, as_json: bool) -> None:
+    """Run an EXPERIMENT file: search, shrink, retrain, price, report.
+
+    The same command continues an interrupted run, and says so of a finished one.
+    """
+    from ebsim import config, pipeline
+
+    # Read and check the experiment before torch is loaded: a typo is answered at once.
+    loaded = pipeline.load(experiment, config.parse_settings(settings))
+    from ebsim.commands.progress import Terminal
+    from ebsim.training import stop
+
+    with stop.on_signals():
+        done = pipeline.run_experiment(loaded, Path(runs_dir), Terminal())
+    if done.reused:
+        click.echo(f"Already done: {done.path}", err=True)
+    _show_run(done.path, as_json)
+
+
+def _show_run(folder: Path, as_json: bool) -> None:
+    from ebsim import report
+
+    if as_json:
+        print_json({"run": str(folder), **report.load_run(folder).results})
+    else:
+        report.print_summary(report.load_run(folder))
+        click.echo(f"Report: {folder / 'report.html'}", err=True)
+
+
+@main.command()
+@click.argument("folders", nargs=-1, required=True, type=click.Path())
+@click.option("--baseline", multiple=True, metavar="METHOD|KEY=VALUE", help="Default: the settings of the first run.")
+@click.option("--assert-equal", is_flag=True, help="Exit 7 and tell the first difference unless all results are equal.")
+@json_option
+def compare(folders: tuple[str, ...], baseline: tuple[str, ...], assert_equal: bool, as_json: bool) -> None:
+    """Set finished runs side by side: first how their experiments differ, then their results.
+
+    Runs that differ in the seed alone become one line with its spread.
+    """
+    from ebsim import grid
+    from ebsim.report import print_table
+    from ebsim.report.comparison import runs as comparing
+
+    found = comparing.compare(folders, grid.parse_baseline(baseline) if baseline else None)
+    if as_json:
+        print_json(found.as_json())
+    else:
+        print_table(found.settings_table())
+        print_table(found.table())
+    if assert_equal:
+        comparing.assert_equal(found.runs)
+
+
+@main.command()
+@click.argument("folders", nargs=-1, required=True, type=click.Path())
+@json_option
+def report(folders: tuple[str, ...], as_json: bool) -> None:
+    """Rebuild the tables, figures and page of finished runs from their FOLDERS."""
+    from ebsim import report as reports
+
+    for folder in folders:
+        reports.write_report(Path(folder))
+        _show_run(Path(folder), as_json)
+
+
+@main.command()
+@click.argument("folder", type=click.Path())
+@click.option("--hw", "profiles", multiple=True, help="A shipped name or the path of a TOML. Default: that of the run.")
+@click.option("--reuse", help="Reuse model: macs, compulsory, closed, search. Default: that of the run.")
+@click.option("--hypothetical", is_flag=True, help="Price formats that the device does not have.")
+@click.option("--split", is_flag=True, help="Also: energies by stage and component, and what the savings rest on.")
+@json_option
+def energy(
+    folder: str, profiles: tuple[str, ...], reuse: str | None, hypothetical: bool, split: bool, as_json: bool
+) -> None:
+    """Price the finished run in FOLDER again, without training: on other accelerators, or by another reuse model."""
+    from ebsim import report as reports
+
+    run = reports.load_run(folder)
+    priced = [reports.reprice(run, name, model=reuse, hypothetical=hypothetical) for name in profiles or [None]]
+    if as_json:
+        print_json([item.results for item in priced])
+    else:
+        for item in priced:
+            reports.print_summary(item, split=split)
