@@ -48,9 +48,6 @@ KNOWN: set[str] = {
     "ebsim.experiment.context imports ebsim.pipeline",
     "ebsim.pricing.reprice imports ebsim.experiment",
     "ebsim.pricing.reprice imports ebsim.report",
-    "ebsim.report.comparison.figures imports ebsim.grid",
-    "ebsim.report.comparison.runs imports ebsim.grid",
-    "ebsim.report.comparison.table imports ebsim.grid",
 }
 KNOWN_CIRCLES: set[str] = {
     "ebsim.experiment.context",

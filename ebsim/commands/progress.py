@@ -77,12 +77,7 @@ class Terminal:
 
 
 def print_table(caption: str, headings: list[str], rows: list[list[str]]) -> None:
-    """A table on stdout, drawn as the report draws its own; text left, figures right."""
-    from ebsim.report.display import render
-    from ebsim.report.tables import results
+    """A table of texts on stdout (see `display.terminal.print_rows`)."""
+    from ebsim.report.display.terminal import print_rows
 
-    columns = []
-    for heading, cells in zip(headings, zip(*rows, strict=True), strict=True):
-        figures = all(cell[:1].isdigit() or cell in ("", "-", "–") for cell in cells)
-        columns.append(results.Column(heading, tuple((cell,) for cell in cells), numeric=figures))
-    render.print_table(results.Table("", caption, tuple(columns)))
+    print_rows(caption, headings, rows)

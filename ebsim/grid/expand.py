@@ -19,6 +19,7 @@ from ebsim import config
 from ebsim.config import Experiment, Source
 from ebsim.errors import ConfigError
 from ebsim.files import canonical_json
+from ebsim.report.display.text import as_typed
 
 MAX_CELLS = 5000
 _RANGE = re.compile(r"^\s*(-?\d+)\s*\.\.\s*(-?\d+)\s*$")
@@ -51,16 +52,7 @@ class Grid:
 
 def label(settings: Mapping[str, Any]) -> str:
     """`precision.search=fp8 seed=1`"""
-    return " ".join(f"{key}={show(value)}" for key, value in settings.items())
-
-
-def show(value: Any) -> str:
-    """A value as one would type it on the command line."""
-    if isinstance(value, list | tuple):
-        return "[" + ",".join(map(show, value)) + "]"
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return " ".join(f"{key}={as_typed(value)}" for key, value in settings.items())
 
 
 def parse_axes(options: Iterable[str]) -> Axes:
@@ -170,7 +162,7 @@ def _checked(table: Any, options: Axes, source: Source) -> Axes:
         if not values:
             raise ConfigError(f"{where}: the axis {key} has no value.")
         if len(set(map(repr, values))) < len(values):
-            raise ConfigError(f"{where}: the axis {key} names a value twice: {', '.join(map(show, values))}.")
+            raise ConfigError(f"{where}: the axis {key} names a value twice: {', '.join(map(as_typed, values))}.")
         size *= len(values)
     if size > MAX_CELLS:
         product = " x ".join(f"{len(values)} {key}" for key, values in axes.items())

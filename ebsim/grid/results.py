@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from ebsim.files import write_atomic
-from ebsim.grid.expand import show
 from ebsim.grid.state import DONE, FAILED, Board
-from ebsim.report import Run, Table, load_run, to_latex, to_markdown
+from ebsim.report import Table, load_run, to_markdown
 from ebsim.report.comparison import figures, table
 from ebsim.report.comparison.aggregate import Baseline, Member, lines
-from ebsim.report.display.text import csv, markdown
+from ebsim.report.display.latex_table import latex_files
+from ebsim.report.display.text import as_typed, csv, markdown
 
 SEED = "seed"
 
@@ -37,12 +37,12 @@ def finish(board: Board, baseline: Baseline = "dense") -> Table | None:
         return None
     every = lines(found)
     entries = table.entries(every, baseline)
-    final = table.table(entries, caption(found), baseline, notes(board, found))
+    final = table.table(entries, table.caption([member.run for member in found]), baseline, notes(board, found))
     drawn = figures.make(entries, board.grid.axes)
     contents: dict[str, bytes | str] = {
         "table.md": _page(board, final, sorted(name for name in drawn if name.endswith(".svg"))),
         "table.csv": csv(*table.records(entries)),
-        "table.tex": to_latex(final),
+        **latex_files([final]),
         "table.json": json.dumps(table.as_json(entries), indent=1, allow_nan=False) + "\n",
         "cells.csv": csv(*_cells(board, found)),
         **{f"figures/{name}": data for name, data in drawn.items()},
@@ -50,16 +50,6 @@ def finish(board: Board, baseline: Baseline = "dense") -> Table | None:
     for name, content in contents.items():
         write_atomic(board.folder / name, content)
     return final
-
-
-def caption(found: Sequence[Member]) -> str:
-    """Networks, datasets and accelerators of some runs."""
-    runs = [member.run for member in found]
-    records = [run.record for run in runs]
-    networks = ", ".join(dict.fromkeys(record.network.label for record in records))
-    datasets = ", ".join(dict.fromkeys(record.dataset.label for record in records))
-    chips = ", ".join(dict.fromkeys(run.hardware for run in runs))
-    return f"{networks} on {datasets}; energies modelled on {chips}, not measured"
 
 
 def notes(board: Board, found: Sequence[Member]) -> list[str]:
@@ -71,22 +61,11 @@ def notes(board: Board, found: Sequence[Member]) -> list[str]:
                    + "; ".join(cell.label for cell in failed) + ".")  # fmt: skip
     if missing := len(board.grid.cells) - len(found) - len(failed):
         out.append(f"{missing} of {len(board.grid.cells)} cells have not been run.")
-    return out + mixed([member.run for member in found])
-
-
-def mixed(runs: Sequence[Run]) -> list[str]:
-    """Bits depend on the torch build, the thread count and the machine; say so where runs differ in them."""
-    kinds: dict[str, set[str]] = {}
-    for run in runs:
-        made = run.provenance.model_dump()
-        for key in ("torch_build", "threads", "cpu_capability", "device", "device_name"):
-            kinds.setdefault(key, set()).add(str(made.get(key)))
-    several = [f"{key} ({', '.join(sorted(values))})" for key, values in kinds.items() if len(values) > 1]
-    return [f"Not all runs were made alike: {'; '.join(several)}. Last bits may differ for that."] if several else []
+    return out + table.made_differently([member.run for member in found])
 
 
 def _page(board: Board, final: Table, drawn: Sequence[str]) -> str:
-    axes = "; ".join(f"{key} = {', '.join(map(show, values))}" for key, values in board.grid.axes.items())
+    axes = "; ".join(f"{key} = {', '.join(map(as_typed, values))}" for key, values in board.grid.axes.items())
     figure_lines = "".join(f"\n![{name}](figures/{name})\n" for name in drawn)
     head = f"# {markdown(board.grid.name)}\n\n{markdown(final.caption)}\n\nGrid of {len(board.grid.cells)} cells: "
     return f"{head}{markdown(axes)}\n\n{to_markdown(final)}{figure_lines}"
@@ -99,7 +78,7 @@ def _cells(board: Board, found: Sequence[Member]) -> tuple[tuple[str, ...], list
               "best_accuracy", "parameters", "macs", "train_flops", "saving_vs_dense")  # fmt: skip
     header = ("run", SEED, *(f"axis {key}" for key in axes), *fields, "joules")
     rows: list[tuple[Any, ...]] = [
-        (member.run.path.name, member.seed, *(show(member.settings[key]) for key in axes),
+        (member.run.path.name, member.seed, *(as_typed(member.settings[key]) for key in axes),
          *(getattr(row, key) for key in fields), row.energy.joules)
         for member in found
         for row in member.run.rows

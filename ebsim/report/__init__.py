@@ -9,10 +9,13 @@ Reads run files and `hw_models`, never torch; matplotlib and jinja2 are imported
 
 from __future__ import annotations
 
-from ebsim.report.display.render import print_summary, print_table, terminal, to_latex, to_markdown
+from ebsim.report.display.latex_table import to_latex
+from ebsim.report.display.markdown_table import to_markdown
+from ebsim.report.display.table import Table
+from ebsim.report.display.terminal import print_table, terminal
 from ebsim.report.reprice import reprice
 from ebsim.report.tables.energy import energy_split
-from ebsim.report.tables.results import Table, detail, summary
+from ebsim.report.tables.results import detail, print_summary, summary
 from ebsim.report.write import write_report
 from ebsim.runs.load import Run, load_run
 

@@ -17,7 +17,9 @@ from pathlib import PurePath
 from typing import Any
 
 from ebsim.config import PROFILE_COPY, is_profile_path
-from ebsim.report.display import render, text
+from ebsim.report.display import text
+from ebsim.report.display.markdown_table import to_markdown
+from ebsim.report.display.table import NONE, Cell, flat
 from ebsim.report.display.value import Value, count, duration, percent, quantity, times
 from ebsim.report.figures import PLOTS, style
 from ebsim.report.tables import (
@@ -31,7 +33,6 @@ from ebsim.report.tables import (
 )
 from ebsim.report.tables import results as results_tables
 from ebsim.report.tables.assumptions import Assumptions
-from ebsim.report.tables.results import NONE, Cell
 from ebsim.runs.load import Run
 
 _TEMPLATES = files("ebsim.report") / "templates"
@@ -255,8 +256,8 @@ def markdown(run: Run, figures: Mapping[str, bytes], known: Assumptions) -> str:
         keep_trailing_newline=True,
         finalize=lambda value: value if isinstance(value, _Done) else text.markdown(value),
     )
-    environment.filters["table"] = lambda table: _Done(render.to_markdown(table))
-    environment.filters["cell"] = lambda cell: _Done(text.markdown(render.flat(cell)))
+    environment.filters["table"] = lambda table: _Done(to_markdown(table))
+    environment.filters["cell"] = lambda cell: _Done(text.markdown(flat(cell)))
     environment.filters["figure"] = lambda name: _Done(
         f"![{name}](figures/{name}.svg)\n\n[PNG](figures/{name}.png) · [CSV](figures/{name}.csv)"
     )

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from ebsim.files import read_json, write_atomic, write_json
 from ebsim.report import figures, page
-from ebsim.report.display import render, text
+from ebsim.report.display import text
+from ebsim.report.display.latex_table import latex_files
 from ebsim.report.tables import assumptions, energy, per_layer, quantization_error, results
 from ebsim.runs.load import Run, load_run
 
@@ -61,7 +62,7 @@ def build(run: Run) -> dict[str, bytes]:
         energy.energy_split(run, "stage"),
         energy.energy_split(run, "component"),
     )
-    out |= {f"tables/{table.name}.tex": render.to_latex(table).encode() for table in shown}
+    out |= {f"tables/{name}": text.encode() for name, text in latex_files(shown).items()}
     out["report.md"] = page.markdown(run, drawn, known).encode()
     out["report.html"] = page.html(run, drawn, known).encode()
     return out

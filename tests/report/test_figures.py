@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ebsim.report import figures, load_run, write_report
-from ebsim.report.figures import curves, energy, masks, style
+from ebsim.report.figures import energy, masks, style
 from ebsim.report.tables.per_layer import per_layer
+from ebsim.report.tables.training_lines import training_lines
 from ebsim.runs.load import Run
 from tests.report import sample
 
@@ -72,7 +73,7 @@ def test_curves_csv_holds_every_epoch(folder: Path, run: Run) -> None:
     rows = sheet(folder, "curves")
     assert len(rows) == sum(map(len, run.curves.values()))
     assert {row["line"] for row in rows} == {"Dense", "p = 0.3", "p = 0.5", "p = 0.7"}
-    ticket = next(line for line in curves.lines(run) if line.name == "p = 0.5")
+    ticket = next(line for line in training_lines(run) if line.name == "p = 0.5")
     assert ticket.start is not None and ticket.start.epoch == ticket.drawn == run.rows[2].epoch_drawn
 
 
@@ -201,4 +202,4 @@ def test_unusual_runs_are_drawn(tmp_path: Path, make: Any) -> None:
     if make is no_ticket:
         assert "no ticket emerged within 40 epochs" in page and "curves.svg" in names
     if make is many:
-        assert len(figures.curves.lines(load_run(folder))) == 25
+        assert len(figures.training_lines(load_run(folder))) == 25

@@ -7,9 +7,9 @@ import dataclasses
 import pytest
 
 from ebsim.methods import METHODS
-from ebsim.report.display.render import to_latex
+from ebsim.report.display.latex_table import to_latex
+from ebsim.report.display.table import NONE, Table
 from ebsim.report.tables import paper
-from ebsim.report.tables.results import NONE, Table
 from ebsim.runs.load import Run
 
 

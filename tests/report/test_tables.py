@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ from rich.console import Console
 
 from ebsim.report import detail, energy_split, load_run, print_summary, summary, terminal, to_latex, to_markdown
 from ebsim.report.display import text
+from ebsim.report.display.value import Value
 from ebsim.report.tables import energy, results
 from ebsim.runs.load import Run
 from tests.report import sample
@@ -101,12 +101,16 @@ def test_markdown_rows_have_one_width(run: Run) -> None:
     assert len(lines) == 2 + len(run.rows) and len({line.count("|") for line in lines}) == 1
 
 
-def test_latex_is_a_booktabs_tabular(run: Run, tmp_path: Path) -> None:
+def test_latex_has_every_number_and_every_row_in_each_panel(run: Run) -> None:
     out = to_latex(summary(run))
-    columns = len(re.search(r"\\begin\{tabular\}\{([lr]+)\}", out)[1])  # type: ignore[index]
-    body = [line for line in out.splitlines() if line.endswith(r"\\")]
-    assert len(body) == 1 + len(run.rows) and {line.count("&") for line in body} == {columns - 1}
-    assert all(rule in out for rule in (r"\toprule", r"\midrule", r"\bottomrule"))
+    panels = out.split(r"\begin{tabular}{@{}")[1:]
+    for panel in panels:
+        body = [line for line in panel.splitlines() if line.endswith(r"\tabularnewline")]
+        assert len(body) == 1 + len(run.rows)
+        assert all(rule in panel for rule in (r"\toprule", r"\midrule", r"\bottomrule"))
+        assert all("EB Train" in line for line in body[2:])
+    numbers = {piece.text for row in summary(run).rows for cell in row for piece in cell if isinstance(piece, Value)}
+    assert all(number in out for number in numbers)
 
 
 def test_print_summary_into_a_pipe_has_no_colour(run: Run, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ebsim.report.display import text, value
+from ebsim.report.display.latex import escape
 
 PREFIX = {
     "p": 1e-12,
@@ -104,23 +105,14 @@ def test_a_number_in_csv_is_itself(number: float) -> None:
 
 
 @given(ANY)
-def test_latex_text_has_no_command_but_the_escapes(raw: str) -> None:
-    allowed = {
-        "textbackslash",
-        "textasciitilde",
-        "textasciicircum",
-        "textless",
-        "textgreater",
-        "textquotedbl",
-        "times",
-        "mu",
-        "to",
-    }
-    shown = text.latex(raw)
-    assert set(re.findall(r"\\([a-zA-Z]+)", shown)) <= allowed
-    # What is left after the escapes has no active character.
-    bare = re.sub(r"\\(text[a-z]+\{\}|[{}$&#_%])|\$\\(times|mu|to)\$", "", shown)
-    assert not re.search(r"[\\{}$&#_%~^]", bare)
+def test_latex_text_is_ascii_without_active_characters(raw: str) -> None:
+    shown = escape(raw)
+    assert shown.isascii()
+    # What is left after commands with their arguments, escapes and mathematics has no active character.
+    bare = re.sub(r"\$[^$]*\$", "", re.sub(r"\\[{}$&#_%]", "", shown))
+    bare = re.sub(r"\\(?:[a-zA-Z]+|[`'^~\"=.])(?=\{)", "", bare)
+    assert not re.search(r"[\\$&#_%~^]", bare.replace("\\char34", "").replace("~", ""))
+    assert bare.count("{") == bare.count("}")
 
 
 @given(ANY)

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ebsim.errors import ConfigError
-from ebsim.report import Run
 from ebsim.report.comparison import stats
 from ebsim.report.comparison.stats import Paired, Sample
+from ebsim.runs.load import Run
 from ebsim.runs.schema import Row
 
 # A row carries these itself (its ratio and precisions), so equal rows under different values of them are one result.

@@ -10,10 +10,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ebsim.grid.expand import show
 from ebsim.report.comparison.aggregate import Line
 from ebsim.report.comparison.table import Entry, name
-from ebsim.report.display.text import csv, plain
+from ebsim.report.display.text import as_typed, csv, plain
 from ebsim.report.display.value import scale
 from ebsim.report.figures import style
 from ebsim.report.figures.energy import pareto
@@ -114,7 +113,7 @@ def _curves(them: Sequence[Line], key: str, values: Sequence[Any]) -> dict[str, 
 def _chart_data(them: Sequence[Line], key: str, values: Sequence[Any]) -> Sheet:
     header = ("line", key, "n", "accuracy", "accuracy_half", "joules", "joules_half")
     return header, [
-        (label, show(values[place]), len(line.finished), *_pair(line, "accuracy"), *_pair(line, "joules"))
+        (label, as_typed(values[place]), len(line.finished), *_pair(line, "accuracy"), *_pair(line, "joules"))
         for label, points in _curves(them, key, values).items()
         for place, line in points
     ]
@@ -140,7 +139,7 @@ def _chart(them: Sequence[Line], key: str, values: Sequence[Any]) -> Figure:
         axes.set_ylabel(heading)
         axes.grid()
     _possible(grid[0][0])
-    grid[-1][0].set_xticks(at, [show(value) for value in values])
+    grid[-1][0].set_xticks(at, [as_typed(value) for value in values])
     grid[-1][0].set_xlabel(plain(key))
     figure.legend(*grid[0][0].get_legend_handles_labels(), loc="outside right upper")
     return figure

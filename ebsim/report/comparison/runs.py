@@ -13,13 +13,11 @@ from typing import Any
 
 from ebsim import config
 from ebsim.errors import CellsFailedError, ConfigError
-from ebsim.grid import results
-from ebsim.grid.expand import show
-from ebsim.report import Run, Table, load_run
 from ebsim.report.comparison import table
 from ebsim.report.comparison.aggregate import Baseline, Member, check_baseline, lines
-from ebsim.report.display.text import plain
-from ebsim.report.tables.results import Column
+from ebsim.report.display.table import Column, Table
+from ebsim.report.display.text import as_typed, plain
+from ebsim.runs.load import Run, load_run
 
 SEED = "seed"
 TIMES = ("seconds", "epochs_trained", "epochs_reused")
@@ -39,15 +37,14 @@ class Comparison:
         """One row per run, one column per key that differs."""
         names = Column("Run", tuple((plain(run.path),) for run in self.runs), numeric=False)
         columns = [
-            Column(plain(key), tuple((plain(show(value)),) for value in values), numeric=False)
+            Column(plain(key), tuple((plain(as_typed(value)),) for value in values), numeric=False)
             for key, values in self.differing.items()
         ]
         caption = "What differs" if columns else "The runs have the same experiment"
         return Table("settings", caption, (names, *columns))
 
     def table(self) -> Table:
-        members = [Member({}, run.record.seed, run) for run in self.runs]
-        return table.table(self.entries, results.caption(members), self.baseline, results.mixed(self.runs))
+        return table.table(self.entries, table.caption(self.runs), self.baseline, table.made_differently(self.runs))
 
     def as_json(self) -> dict[str, Any]:
         return {

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ebsim.grid.expand import show
 from ebsim.report.comparison.aggregate import CARRIED, METRICS, Baseline, Line, baseline_of
 from ebsim.report.comparison.stats import Paired, Sample
-from ebsim.report.display.text import plain
+from ebsim.report.display.table import NONE, Cell, Column, Table
+from ebsim.report.display.text import as_typed, plain
 from ebsim.report.display.value import Value, scale, significant
-from ebsim.report.tables.results import NONE, Cell, Column, Table
+from ebsim.runs.load import Run
 
 Show = Callable[[float], Value]
 
@@ -63,7 +64,7 @@ def name(line: Line, every: Sequence[Line], without: str = "") -> str:
     if len({precision(other, without) for other in every}) > 1:
         parts.append(precision(line, without))
     axes = [key for key in shown_axes(every) if key != without and key in line.settings]
-    parts += [f"{key.rsplit('.', 1)[-1]} {show(line.settings[key])}" for key in axes]
+    parts += [f"{key.rsplit('.', 1)[-1]} {as_typed(line.settings[key])}" for key in axes]
     return plain(", ".join(filter(None, parts))) or plain(line.label)
 
 
@@ -76,6 +77,7 @@ def table(every: Sequence[Entry], caption: str, baseline: Baseline, notes: Seque
         columns.append(Column("p", tuple((_number(line.ratio),) for line in them)))
     if len({precision(line) for line in them}) > 1:
         columns.append(_text("Precision", [precision(line) for line in them]))
+    columns = [dataclasses.replace(column, key=True) for column in columns]
     columns += [
         Column("n", tuple((Value(len(line.finished), str(len(line.finished))),) for line in them)),
         _column("Accuracy (%)", [line.sample("accuracy") for line in them], _percent(2)),
@@ -93,7 +95,7 @@ def table(every: Sequence[Entry], caption: str, baseline: Baseline, notes: Seque
 def _notes(every: Sequence[Entry], baseline: Baseline) -> list[str]:
     them = [entry.line for entry in every]
     counts = sorted({len(line.finished) for line in them})
-    against = baseline if isinstance(baseline, str) else " ".join(f"{key}={show(v)}" for key, v in baseline.items())
+    against = baseline if isinstance(baseline, str) else " ".join(f"{key}={as_typed(v)}" for key, v in baseline.items())
     out = []
     if counts[-1] <= 1:
         out.append("n = 1 (one seed): no spread is known and nothing can be tested.")
@@ -111,12 +113,32 @@ def _notes(every: Sequence[Entry], baseline: Baseline) -> list[str]:
     return [*out, "MACs: forward, one image. Energies are modelled, not measured."]
 
 
+def caption(runs: Sequence[Run]) -> str:
+    """Networks, datasets and accelerators of some runs."""
+    records = [run.record for run in runs]
+    networks = ", ".join(dict.fromkeys(record.network.label for record in records))
+    datasets = ", ".join(dict.fromkeys(record.dataset.label for record in records))
+    chips = ", ".join(dict.fromkeys(run.hardware for run in runs))
+    return f"{networks} on {datasets}; energies modelled on {chips}, not measured"
+
+
+def made_differently(runs: Sequence[Run]) -> list[str]:
+    """Bits depend on the torch build, the thread count and the machine; say so where runs differ in them."""
+    kinds: dict[str, set[str]] = {}
+    for run in runs:
+        made = run.provenance.model_dump()
+        for key in ("torch_build", "threads", "cpu_capability", "device", "device_name"):
+            kinds.setdefault(key, set()).add(str(made.get(key)))
+    several = [f"{key} ({', '.join(sorted(values))})" for key, values in kinds.items() if len(values) > 1]
+    return [f"Not all runs were made alike: {'; '.join(several)}. Last bits may differ for that."] if several else []
+
+
 def _text(heading: str, cells: Sequence[str]) -> Column:
     return Column(heading, tuple((cell,) for cell in cells), numeric=False)
 
 
 def _axis(key: str, every: Sequence[Line]) -> Column:
-    return _text(key, [plain(show(line.settings[key])) if key in line.settings else "any" for line in every])
+    return _text(key, [plain(as_typed(line.settings[key])) if key in line.settings else "any" for line in every])
 
 
 def _number(value: float | None) -> Value | str:
@@ -163,12 +185,15 @@ def _p(entry: Entry) -> Value | str:
 
 
 def records(every: Sequence[Entry]) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
-    """Every figure of every line in base units (fractions, joules), for CSV."""
+    """Every number of every line in base units (fractions, joules), for CSV."""
     flat = [_record(entry) for entry in every]
     axes = list(dict.fromkeys(key for entry in every for own in entry.line.under for key in own))
     header = tuple([*(f"axis {key}" for key in axes), *flat[0]]) if flat else ()
     rows: list[tuple[object, ...]] = [
-        (*(show(entry.line.settings[key]) if key in entry.line.settings else "any" for key in axes), *record.values())
+        (
+            *(as_typed(entry.line.settings[key]) if key in entry.line.settings else "any" for key in axes),
+            *record.values(),
+        )
         for entry, record in zip(every, flat, strict=True)
     ]
     return header, rows

@@ -11,26 +11,6 @@ import unicodedata
 # C0 and C1 controls, and the invisible marks that reorder text (bidi) or hide it (zero width).
 _INVISIBLE = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
 
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "{": r"\{",
-    "}": r"\}",
-    "$": r"\$",
-    "&": r"\&",
-    "#": r"\#",
-    "_": r"\_",
-    "%": r"\%",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    '"': r"\textquotedbl{}",
-    "–": "--",
-    "×": r"$\times$",
-    "µ": r"$\mu$",
-    "→": r"$\to$",
-}
-
 
 def plain(text: object) -> str:
     """One line of visible characters: controls, escape codes and bidi marks become spaces or go."""
@@ -43,11 +23,6 @@ def clip(text: object, limit: int = 36) -> str:
     """Plain text for a label in a figure, cut where it would push the figure aside."""
     flat = plain(text)
     return flat if len(flat) <= limit else flat[: limit - 1].rstrip() + "…"
-
-
-def latex(text: object) -> str:
-    """Text for a LaTeX document, every active character escaped; what T1 fonts lack becomes a question mark."""
-    return "".join(_LATEX.get(char, char if ord(char) < 0x180 else "?") for char in plain(text))
 
 
 def markdown(text: object) -> str:
@@ -64,6 +39,15 @@ def code(text: object) -> str:
     fence = "`" * (max(runs, default=0) + 1)
     space = " " if runs else ""
     return f"{fence}{space}{safe}{space}{fence}"
+
+
+def as_typed(value: object) -> str:
+    """A setting as one would type it on the command line."""
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(as_typed, value)) + "]"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def csv_cell(value: object) -> str:

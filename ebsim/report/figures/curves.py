@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ebsim.report.display.text import plain
 from ebsim.report.figures import style
-from ebsim.report.tables import row_labels
+from ebsim.report.tables.training_lines import TrainingLine, training_lines
 from ebsim.runs.load import Run
-from ebsim.runs.schema import Point
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,56 +17,17 @@ _MANY = 6
 """More lines than this are split into one pair of panels per prune ratio."""
 
 
-@dataclass(frozen=True)
-class Line:
-    name: str
-    group: str
-    """The name without the ratio."""
-    points: list[Point]
-    ratio: float | None
-    drawn: int | None = None
-    start: Point | None = None
-    """The point of the dense trajectory at which the ticket was drawn."""
-
-
-def lines(run: Run) -> list[Line]:
-    """Dense trajectories first, then one line per retrained ticket, in the order of the table."""
-    out: list[Line] = []
-    seen: set[str | None] = set()
-    labels = dict(zip(map(id, run.rows), row_labels.short(run.rows), strict=True))
-    searches = {row.trajectory for row in run.rows if row.trajectory in run.curves}
-    for row in run.rows:  # whole dense trainings
-        if row.curve is not None and row.ratio is None:
-            seen.add(row.curve)
-            out.append(Line(labels[id(row)], labels[id(row)], run.curves[row.curve], None))
-    for row in run.rows:  # dense trainings that ended with the search
-        if row.trajectory in searches - seen:
-            seen.add(row.trajectory)
-            name = f"dense search, {plain(row.search_precision)}" if len(searches) > 1 else "dense search"
-            out.append(Line(name, name, run.curves[row.trajectory or ""], None))
-    for row in run.rows:
-        if row.curve is None or row.curve in seen:
-            continue
-        points = run.curves[row.curve]
-        went_on = points and row.epoch_drawn is not None and points[0].epoch == row.epoch_drawn + 1
-        before = run.curves.get(row.trajectory or "", []) if went_on else []
-        start = next((point for point in before if point.epoch == row.epoch_drawn), None)
-        group = row_labels.group(row, run.rows) or labels[id(row)]
-        out.append(Line(labels[id(row)], group, points, row.ratio, row.epoch_drawn, start))
-    return out
-
-
 def data(run: Run) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
     header = ("line", "epoch_drawn", "epoch", "lr", "train_loss", "train_accuracy", "test_loss", "test_accuracy")
     return header, [
         (line.name, line.drawn, p.epoch, p.lr, p.loss, p.accuracy, p.test_loss, p.test_accuracy)
-        for line in lines(run)
+        for line in training_lines(run)
         for p in line.points
     ]
 
 
 def draw(run: Run) -> Figure:
-    every = lines(run)
+    every = training_lines(run)
     ratios = sorted({line.ratio for line in every if line.ratio is not None})
     if len(every) <= _MANY or len(ratios) < 2:
         parts = {"": [(line, line.name) for line in every]}
@@ -92,7 +50,7 @@ def draw(run: Run) -> Figure:
     return figure
 
 
-def _panel(axes: Axes, part: Sequence[tuple[Line, str]], paint: dict[str, Any], run: Run, key: str) -> None:
+def _panel(axes: Axes, part: Sequence[tuple[TrainingLine, str]], paint: dict[str, Any], run: Run, key: str) -> None:
     factor = 100.0 if key == "test_accuracy" else 1.0
     ends = []
     for line, name in part:

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 from ebsim.errors import DamagedError
 from ebsim.pricing.profile import CONTRACTIONS
+from ebsim.report.display.table import Column, Table
 from ebsim.report.display.text import plain
 from ebsim.report.display.value import Value
-from ebsim.report.tables.results import Column, Table
 from ebsim.runs.load import Run
 
 if TYPE_CHECKING:

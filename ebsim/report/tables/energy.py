@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from ebsim.report.display.table import NONE, Cell, Column, Table, with_unit
 from ebsim.report.display.text import plain
 from ebsim.report.display.value import Value, quantity, scale
 from ebsim.report.tables import row_labels
-from ebsim.report.tables.results import NONE, Cell, Column, Table, row_names, with_unit
 from ebsim.runs.load import Run
 from ebsim.runs.schema import Row
 
@@ -49,7 +49,7 @@ def energy_split(run: Run, kind: str) -> Table:
     parts = [split(row, kind) for row in rows]
     keys = part_names(parts)
     own = scale((row.energy.joules for row in rows), "J")
-    columns = [row_names(rows)]
+    columns = [row_labels.column(rows)]
     for key in keys:
         cells = tuple((own.value(part[key]),) if key in part else (NONE,) for part in parts)
         columns.append(Column(with_unit(plain(key), own.unit), cells))

@@ -13,10 +13,10 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+from ebsim.report.display.table import NONE, Cell, Column, Table
 from ebsim.report.display.text import plain
 from ebsim.report.display.value import Value, count
 from ebsim.report.tables import row_labels
-from ebsim.report.tables.results import NONE, Cell, Column, Table
 from ebsim.runs.load import Run
 from ebsim.runs.schema import Row
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ebsim.report.display.table import NONE, Cell, Column, Table
 from ebsim.report.display.text import plain
-from ebsim.report.tables.results import NONE, Cell, Column, Table
 from ebsim.runs.load import Run
 
 # heading -> where a record keeps the format, and under which name its rounding

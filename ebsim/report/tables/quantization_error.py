@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ebsim.report.display.table import NONE, Cell, Column, Table
 from ebsim.report.display.text import plain
 from ebsim.report.display.value import Value, percent, significant
-from ebsim.report.figures.curves import lines
-from ebsim.report.tables.results import NONE, Cell, Column, Table
+from ebsim.report.tables.training_lines import training_lines
 from ebsim.runs.load import Run
 from ebsim.runs.schema import Seen
 
@@ -41,7 +41,7 @@ class Observation:
 def observations(run: Run, *, every: bool = False) -> list[Observation]:
     """Those of each training's last sampled epoch, or of every sampled one."""
     out = []
-    for line in lines(run):
+    for line in training_lines(run):
         sampled = [point for point in line.points if point.precision]
         for point in sampled if every else sampled[-1:]:
             roles = dict.fromkeys(role for roles in point.precision.values() for role in roles)

@@ -1,4 +1,4 @@
-"""Results -> tables, as pure functions; how a table is printed is `render.py`'s business.
+"""Results -> tables, as pure functions; how a table is printed is the business of `display/`.
 
 MACs and FLOPs: FLOPs = 2 x MAC (exact counts); the authors' own counting (forward FLOPs rounded to 0.01 G as their
 script prints them, times 3) has a column of its own in the detailed table and is never mixed in.
@@ -6,40 +6,16 @@ script prints them, times 3) has a column of its own in the detailed table and i
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 
+from ebsim.report.display.table import NONE, Cell, Column, Table, with_unit
+from ebsim.report.display.terminal import print_table
 from ebsim.report.display.text import plain
 from ebsim.report.display.value import Value, count, scale
-from ebsim.report.tables import row_labels
+from ebsim.report.tables import energy, row_labels
 from ebsim.runs.load import Run
 from ebsim.runs.schema import Row
-
-Cell = tuple[Value | str, ...]
-NONE = "–"
-
-
-@dataclass(frozen=True)
-class Column:
-    """A heading and its cells; `priority` 0 is shown even in the narrowest terminal."""
-
-    heading: str
-    cells: tuple[Cell, ...]
-    numeric: bool = True
-    priority: int = 0
-
-
-@dataclass(frozen=True)
-class Table:
-    name: str
-    caption: str
-    columns: tuple[Column, ...]
-    notes: tuple[Cell, ...] = ()
-
-    @property
-    def rows(self) -> list[tuple[Cell, ...]]:
-        return list(zip(*(column.cells for column in self.columns), strict=True))
-
 
 Get = Callable[[Row], float | None]
 Show = Callable[[float], Value | str]
@@ -61,17 +37,8 @@ def _text(heading: str, rows: Iterable[Row], get: Callable[[Row], str], priority
     return Column(heading, tuple((get(row),) for row in rows), numeric=False, priority=priority)
 
 
-def row_names(rows: Sequence[Row]) -> Column:
-    """The first column of a table with one line per row of the results."""
-    return Column("Row", tuple((name,) for name in row_labels.short(rows)), numeric=False)
-
-
 def _points(fraction: float) -> Value:
     return Value(fraction, f"{100 * fraction:.2f}")
-
-
-def with_unit(heading: str, unit: str) -> str:
-    return f"{heading} ({unit})" if unit else heading
 
 
 def _energy(rows: Sequence[Row]) -> list[Column]:
@@ -145,7 +112,9 @@ def summary(run: Run) -> Table:
         f"{plain(results.network.label)} on {plain(results.dataset.label)}; "
         f"energies modelled on {plain(run.hardware)}, not measured"
     )
-    return Table("results", caption, tuple(columns), _notes(run))
+    keys = {"Method", "p", "Precision"}
+    marked = (dataclasses.replace(column, key=column.heading in keys) for column in columns)
+    return Table("results", caption, tuple(marked), _notes(run))
 
 
 def _notes(run: Run) -> tuple[Cell, ...]:
@@ -186,7 +155,7 @@ def detail(run: Run) -> Table:
     """Counts in full, channels, both FLOPs conventions, modelled time."""
     rows = run.rows
     columns = [
-        row_names(rows),
+        row_labels.column(rows),
         _text("Precision", rows, row_labels.precision),
         _column("Channels kept", rows, lambda row: row.channels_kept, count),
         _column("Parameters", rows, lambda row: row.parameters, count),
@@ -208,6 +177,16 @@ def detail(run: Run) -> Table:
 
 def _authors_flops(row: Row) -> float | None:
     return None if row.train_pflops_paper is None else 1e15 * row.train_pflops_paper
+
+
+def print_summary(run: Run, *, split: bool = False) -> None:
+    """The results table on stdout; `split`: then the energies by stage and component, and what the savings rest on."""
+    tables = [summary(run)]
+    if split:
+        tables += [energy.energy_split(run, "stage"), energy.energy_split(run, "component")]
+        tables += [found] if (found := energy.sensitivity(run)) else []
+    for table in tables:
+        print_table(table)
 
 
 RECORD = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ebsim.report.display.table import Column
 from ebsim.report.display.text import plain
 from ebsim.runs.schema import Row
 
@@ -35,3 +36,8 @@ def short(rows: Sequence[Row]) -> list[str]:
     """One name per row, unique as far as method, ratio and precision are."""
     named = [(*_parts(row, rows), ratio(row)) for row in rows]
     return [", ".join(part for part in (method, ratio, precision) if part) for method, precision, ratio in named]
+
+
+def column(rows: Sequence[Row]) -> Column:
+    """The first column of a table with one line per row of the results."""
+    return Column("Row", tuple((name,) for name in short(rows)), numeric=False)
