@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from ebsim.report import figures, load_run, write_report
+from ebsim.report import load_run, write_report
 from ebsim.report.figures import energy, masks, style
 from ebsim.report.tables.per_layer import per_layer
 from ebsim.report.tables.training_lines import training_lines
@@ -202,4 +202,4 @@ def test_unusual_runs_are_drawn(tmp_path: Path, make: Any) -> None:
     if make is no_ticket:
         assert "no ticket emerged within 40 epochs" in page and "curves.svg" in names
     if make is many:
-        assert len(figures.training_lines(load_run(folder))) == 25
+        assert len(training_lines(load_run(folder))) == 25

@@ -46,6 +46,7 @@ def test_minus_signs_of_numbers_only() -> None:
     assert number("-1.5") == "$-$1.5"
     assert number("-0.5 ± 0.1") == r"$-$0.5 $\pm$ 0.1"
     assert number("eb-train 3-5") == "eb-train 3-5"
+    assert number("32–287") == "32--287"
 
 
 def test_a_number_has_a_name() -> None:

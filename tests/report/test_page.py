@@ -260,7 +260,8 @@ LATEX_COMMANDS = {
     "medskip", "ebsim@def", "makeatother", "mathrm",
     *re.findall(r"\\([a-zA-Z]+)", " ".join([*latex._ASCII.values(), *latex._SIGNS.values(), *map(escape, "ΑΩαωΔ")])),
     *(accent for accent in latex._ACCENTS.values() if accent.isalpha()),
-    *(name.lower() for name in latex._GREEK), *(name.capitalize() for name in latex._GREEK), "i", "j", "lambda", "Lambda",
+    *(name.lower() for name in latex._GREEK), *(name.capitalize() for name in latex._GREEK),
+    "i", "j", "lambda", "Lambda",
 }  # fmt: skip
 
 

@@ -130,7 +130,7 @@ def escape(text: object) -> str:
 
 def number(text: object) -> str:
     """`escape`, with minus signs as such: a number's hyphen is one."""
-    return re.sub(r"(?<![\w.})])-(?=[\d.])", "$-$", escape(text))
+    return re.sub(r"(?<![\w.})\-])-(?=[\d.])", "$-$", escape(text))
 
 
 def _piece(char: str) -> str:

@@ -119,7 +119,7 @@ def _heading(column: Column, wide: float) -> str:
     if len(lines) == 1:
         return escape(lines[0])
     side = "r" if column.numeric else "l"
-    return rf"\begin{{tabular}}[b]{{@{{}}{side}@{{}}}}" + r"\\".join(map(escape, lines)) + r"\end{tabular}"
+    return rf"\begin{{tabular}}[b]{{@{{}}{side}@{{}}}}" + r"\\ ".join(map(escape, lines)) + r"\end{tabular}"
 
 
 MACROS = r"""% Every number of the tables, by name. After \input{macros}, \ebsim{KEY} is the number as its table has it
