@@ -124,7 +124,7 @@ def _cross_checks(experiment: Experiment) -> Iterable[tuple[str, str]]:
             "prune.draw_epochs",
             (f"= {list(prune.draw_epochs)}: must not lie after train.epochs = {train.epochs}; shorten both together"),
         )
-    drawing = [name for name in experiment.methods if name.startswith("prune-at-epoch")]
+    drawing = [name for name in experiment.methods if "-at-epoch" in name]
     if drawing and not prune.draw_epochs:
         yield "methods", f'has "{drawing[0]}", but prune.draw_epochs names no epoch to draw at'
     if prune.gating == "authors" and experiment.model.name == "resnet" and experiment.model.depth > 34:

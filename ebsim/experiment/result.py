@@ -48,6 +48,7 @@ class Row:
             self.channels_kept, self.kept_floor = sum(mask.kept().values()), list(mask.kept_floor)
         if last.weights is not None:
             self.weights_kept = 1 - last.weights.ratio
+            self.kept_floor = list(last.weights.kept_floor)
         return self
 
     def to_dict(self) -> dict[str, Any]:

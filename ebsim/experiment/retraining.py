@@ -87,7 +87,7 @@ def soft(lab: Lab, ratio: float, start: Dense | None, precision: str) -> Trainin
 
     What it ends with depends on which epoch is the last, so N is part of its identity.
     """
-    filters = tickets.filters(lab.dense_network())
+    constraint = SoftFilters(tickets.filters(lab.dense_network()), ratio, lab.epochs)
 
     def network() -> nn.Module:
         model = lab.dense_network()
@@ -95,9 +95,9 @@ def soft(lab: Lab, ratio: float, start: Dense | None, precision: str) -> Trainin
             model.load_state_dict(start.trajectory.state_at(lab.epochs))
         return model
 
-    identity: dict[str, Any] = {"filters": ratio, "last": lab.epochs}
+    identity: dict[str, Any] = {"filters": ratio, "last": lab.epochs, "count": "rounded down"}
     identity |= {} if start is None else {"parent": start.stage, "epoch": lab.epochs}
-    return _train(lab, "soft", identity, network, precision, constraint=SoftFilters(filters, ratio, lab.epochs))
+    return _train(lab, "soft", identity, network, precision, constraint=constraint)
 
 
 def _train(

@@ -37,9 +37,9 @@ class Training:
         return self.trajectory.stage.id
 
     def curve(self, until: int | None = None) -> list[dict[str, Any]]:
-        """One row per epoch, up to `until` or N (somebody else may have trained it further)."""
+        """One row per epoch, up to `until` or N: what this experiment asked for, whoever trained and tested more."""
         last = self.lab.epochs if until is None else until
-        return [row for row in self.trajectory.curve if row["epoch"] <= last]
+        return [row for row in self.trajectory.own_curve() if row["epoch"] <= last]
 
     def ledger(self, stage: str, until: int | None = None, *, draws: int = 0) -> dict[str, Any]:
         """What the epochs up to `until` or N executed."""
@@ -69,14 +69,13 @@ class Dense(Training):
     """The dense trajectory, read as the paper does: search until a ticket has emerged."""
 
     def search(self, ratio: float) -> int | None:
-        """Train on until the ticket of this ratio has emerged; its epoch, or None if that is not before epoch N."""
+        """Train on until the ticket of this ratio has emerged; its epoch, or None if it has not by epoch N."""
 
         def emerged(gammas: Any) -> bool:
             return self.lab.emergence(gammas, ratio)[0] is not None
 
-        # A ticket that emerges with the last epoch leaves nothing to retrain: it counts as not emerged.
         self.trajectory.extend(self.lab.epochs, until=emerged)
-        return self.lab.emergence(self.trajectory.gammas[: self.lab.epochs], ratio)[0]
+        return self.lab.emergence(self.trajectory.gammas[: self.lab.epochs + 1], ratio)[0]
 
     def train(self, until: int | None = None) -> None:
         """Train to epoch `until`, or N."""

@@ -84,8 +84,8 @@ class Pretended:
     def _dice(self) -> torch.Generator:
         return torch.Generator().manual_seed(int(self.stage.id.rpartition("-")[2], 16))
 
-    def accuracy_at(self, epoch: int) -> dict[str, Any]:
-        return self._row(epoch) | {"test_accuracy": 0.0}
+    def own_curve(self) -> list[dict[str, Any]]:
+        return self.curve
 
     def release(self) -> None: ...
 

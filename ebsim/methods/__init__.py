@@ -72,5 +72,11 @@ METHODS = {
     "prune-at-epoch-reinit": Method(
         "prune_at_epoch", "the same from fresh weights", over=("ratio", "epoch"), options={"init": "re-init"}
     ),
+    "random-at-epoch": Method(
+        "prune_at_epoch",
+        "the widths of that ticket, random channels",
+        over=("ratio", "epoch"),
+        options={"channels": "random"},
+    ),
     "prune-at-best": Method("prune_at_epoch", "drawn at the epoch of best test accuracy", options={"epoch": "best"}),
 }

@@ -34,7 +34,7 @@ def run(lab: Lab, ratio: float, init: str = "inherit", precision: str = "") -> R
     name = "-".join([_NAMES[init], *([precision.lower()] if precision else [])])
     row = Row(name, f"EB Train ({', '.join(ways)})" if ways else "EB Train", ratio, *lab.precisions(precision))
 
-    found = search(lab, row, ratio)
+    found = search(lab, row, ratio, init)
     if found is None:
         return row
     dense, epoch = found
@@ -42,8 +42,12 @@ def run(lab: Lab, ratio: float, init: str = "inherit", precision: str = "") -> R
     return row.end(ticket(lab, dense, mask, epoch, init, row.retrain_precision), mask=mask)
 
 
-def search(lab: Lab, row: Row, ratio: float) -> tuple[Dense, int] | None:
-    """Train the dense network until the ticket has emerged: (search, epoch), or None; notes it all in `row`."""
+def search(lab: Lab, row: Row, ratio: float, init: str) -> tuple[Dense, int] | None:
+    """Train the dense network until the ticket has emerged: (search, epoch); notes it all in `row`.
+
+    None where there is nothing to retrain: no ticket emerged, or a ticket that inherits its weights emerged with the
+    last epoch.
+    """
     dense = lab.dense(row.search_precision)
     epoch = dense.search(ratio)
     row.trajectory = row.curve = dense.stage
@@ -51,5 +55,8 @@ def search(lab: Lab, row: Row, ratio: float) -> tuple[Dense, int] | None:
     row.ledger += dense.draws("search", epoch, count=epoch or lab.epochs)
     if epoch is None:
         row.notes.append(f"no ticket emerged within {lab.epochs} epochs; nothing was retrained")
+        return None
+    if init == "inherit" and epoch == lab.epochs:
+        row.notes.append("the ticket emerged with the last epoch, which leaves none to retrain it: raise train.epochs")
         return None
     return dense, epoch

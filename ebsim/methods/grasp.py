@@ -10,7 +10,9 @@ Source: Wang et al., Picking Winning Tickets before Training by Preserving Gradi
 
 Options: temperature T = 200.
 
-Deviations: one batch of `train.batch_size` images drawn like any training batch (theirs has ten images of each class).
+Deviations: one batch of `train.batch_size` images drawn like any training batch (theirs has ten images of each class);
+their code draws the weights of linear layers anew before scoring, here they are those of the start. Scores run in
+float64 (in fp32 hundreds of mask bits of a deep network are decided by rounding) and are priced as fp32.
 """
 
 from __future__ import annotations
@@ -35,8 +37,8 @@ def run(lab: Lab, ratio: float, temperature: float = 200.0) -> Row:
 
 
 def flow(model: nn.Module, images: Tensor, labels: Tensor, temperature: float) -> dict[str, Tensor]:
-    """w * (H g) of every prunable weight; batch statistics, as in training."""
-    weights = prunable(model.train())
+    """w * (H g) of every prunable weight, in float64; batch statistics, as in training."""
+    weights, images = prunable(model.double().train()), images.double()
     values = list(weights.values())
     loss = functional.cross_entropy(model(images) / temperature, labels)
     gradients = torch.autograd.grad(loss, values, create_graph=True)

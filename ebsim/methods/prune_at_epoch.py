@@ -8,7 +8,9 @@ Equation: m_e = keep the (1 - p) largest |gamma_e| after epoch e.
 Source: You et al., ICLR 2020 (arXiv 1909.11957), Fig. 1; its star is the draw from the epoch with the best accuracy on
 the test set (epoch = best).
 
-Options: epoch = each of `prune.draw_epochs`, or best; init = fine-tune (weights at the draw, all N epochs) or re-init.
+Options: epoch = each of `prune.draw_epochs`, or best; init = fine-tune (weights at the draw, all N epochs) or re-init;
+channels = ranked, or random (random-at-epoch): as many of each layer as the mask keeps, chosen at random, which says
+how much of an accuracy is the choice of channels.
 
 The state of the best epoch is known to be wanted only afterwards: it is trained again from the nearest that was kept.
 
@@ -21,19 +23,23 @@ from __future__ import annotations
 from ebsim.experiment.context import Lab
 from ebsim.experiment.result import Row
 from ebsim.experiment.retraining import ticket
+from ebsim.methods.random_ticket import draw as random_mask
+from ebsim.seeds import seed_of
 
 
-def run(lab: Lab, ratio: float, epoch: int | str, init: str = "fine-tune") -> Row:
+def run(lab: Lab, ratio: float, epoch: int | str, init: str = "fine-tune", channels: str = "ranked") -> Row:
     """Train densely to the draw, shrink, train the ticket for N epochs."""
-    name = "prune-at-best" if epoch == "best" else "prune-at-epoch"
+    name = "prune-at-best" if epoch == "best" else f"{'random' if channels == 'random' else 'prune'}-at-epoch"
     words = "" if init == "fine-tune" else f" ({init})"
     row = Row(name + ("-reinit" if words else ""), "", ratio, *lab.precisions())
     dense = lab.dense(row.search_precision)
     dense.train(lab.epochs if epoch == "best" else int(epoch))
     drawn = dense.best_epoch() if epoch == "best" else int(epoch)
-    row.label = f"Drawn at {'best' if epoch == 'best' else drawn}{words}"
+    row.label = f"{'Random' if channels == 'random' else 'Drawn'} at {'best' if epoch == 'best' else drawn}{words}"
     row.epoch_drawn, row.trajectory = drawn, dense.stage
     row.ledger += dense.draws("search", lab.epochs if epoch == "best" else drawn, count=1)
 
     mask = dense.mask(ratio, drawn)
+    if channels == "random":
+        mask = random_mask(lab.layers, mask.kept(), seed_of(lab.experiment.seed, "random-at-epoch", ratio, drawn))
     return row.end(ticket(lab, dense, mask, drawn, init, row.retrain_precision), mask=mask)

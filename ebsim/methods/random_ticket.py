@@ -31,7 +31,7 @@ _NAMES = {"ticket": ("random-ticket", "Random ticket"), "uniform": ("random-unif
 def run(lab: Lab, ratio: float, widths: str = "ticket", init: str = "inherit") -> Row:
     """Search, then retrain a random ticket from the epoch at which the Early-Bird ticket emerged."""
     row = Row(*_NAMES[widths], ratio, *lab.precisions())
-    found = eb_train.search(lab, row, ratio)
+    found = eb_train.search(lab, row, ratio, init)
     if found is None:
         return row
     dense, epoch = found

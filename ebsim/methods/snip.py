@@ -9,8 +9,9 @@ Source: Lee et al., SNIP: Single-shot Network Pruning based on Connection Sensit
 
 Options: none; the batch has `train.batch_size` images (the paper's has 128).
 
-Deviations: the network's own initialization (theirs is variance scaling, close to the He rule used here); pruned
-weights cost what kept ones do on a dense accelerator, so one full dense training is charged.
+Deviations: the network's own initialization (theirs is variance scaling, close to the He rule used here); scores
+run in float64 and are priced as fp32; pruned weights cost what kept ones do on a dense accelerator, so one full dense
+training is charged.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ def run(lab: Lab, ratio: float) -> Row:
 
 
 def sensitivities(model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    """|w * dL/dw| of every prunable weight; batch statistics, as in training."""
-    weights = prunable(model.train())
+    """|w * dL/dw| of every prunable weight, in float64; batch statistics, as in training."""
+    weights, images = prunable(model.double().train()), images.double()
     loss = functional.cross_entropy(model(images), labels)
     gradients = torch.autograd.grad(loss, list(weights.values()))
     return {name: (w.detach() * g).abs() for (name, w), g in zip(weights.items(), gradients, strict=True)}

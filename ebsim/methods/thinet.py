@@ -46,7 +46,14 @@ def run(lab: Lab, ratio: float, samples: int = 10) -> Row:
     images = lab.batch[0]
     seed = seed_of(lab.experiment.seed, "thinet")
     mask, rescaling = select(model.to(lab.device), images.to(lab.device), ratio, samples, seed)
-    row.ledger.append(scoring(lab, len(images), len(rescaling.factors), forward=True))  # a look at each layer
+    row.ledger.append(scoring(lab, len(images), len(rescaling.factors), forward=True))  # one pass for each layer
+    scored = len(images) * len(rescaling.factors)  # forward passes, of three that training makes for an image
+    share = scored / (scored + 3 * 2 * lab.epochs * lab.data.train_images)
+    if share > 0.1:
+        row.notes.append(
+            f"choosing channels takes a forward pass of {len(images)} images for each of {len(rescaling.factors)} "
+            f"layers, about {share:.0%} of all that is computed: with so few training images it dominates the energy"
+        )
     return row.end(ticket(lab, dense, mask, lab.epochs, "fine-tune", row.retrain_precision, rescaling), mask=mask)
 
 

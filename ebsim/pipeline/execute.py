@@ -187,14 +187,15 @@ def _finish(folder: Path, lab: Lab, rows: list[Row], chip: Accelerator, started:
     from ebsim.runs import provenance
 
     trained = sum(trajectory.trained for trajectory in lab.trajectories.values())
-    used = sum(len(trajectory.curve) for trajectory in lab.trajectories.values())
+    curves = {trajectory.stage.id: trajectory.own_curve() for trajectory in lab.trajectories.values()}
+    used = sum(map(len, curves.values()))
     content = results.results(lab, rows, chip)
     content["seconds"] = round(time.time() - started, 3)
     content["epochs_trained"] = trained
     content["epochs_reused"] = max(0, used - trained)
     write_json(folder / "results.json", content)
     write_json(folder / "networks.json", lab.networks)
-    write_json(folder / "curves.json", {t.stage.id: t.curve for t in lab.trajectories.values()})
+    write_json(folder / "curves.json", curves)
     write_json(folder / "masks.json", results.masks(lab))
     write_json(
         folder / "provenance.json",

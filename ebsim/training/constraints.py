@@ -56,9 +56,10 @@ class ZeroWeights:
 class SoftFilters:
     """Soft filter pruning: after every epoch the weakest filters of each convolution become zero, but go on training.
 
-    filters: BatchNorm layer -> the convolution that makes its channels. ratio: fraction of each layer's filters; one
-    at least stays. After epoch `last` the channel's scale and shift become zero too, so that it can be cut out; before
-    that they must not, for with all three at zero no gradient would reach the filter and it could never come back.
+    filters: BatchNorm layer -> the convolution that makes its channels. ratio: fraction of each layer's filters,
+    rounded down as the authors do; one at least stays. After epoch `last` the channel's scale and shift become zero
+    too, so that it can be cut out; before that they must not, for with all three at zero no gradient would reach the
+    filter and it could never come back.
     """
 
     def __init__(self, filters: Mapping[str, str], ratio: float, last: int) -> None:
@@ -76,7 +77,7 @@ class SoftFilters:
             names = (f"{convolution}.weight", f"{norm}.weight", f"{norm}.bias")
             weight, *affine = map(model.get_parameter, names)
             sizes = weight.float().flatten(1).norm(dim=1)
-            count = min(round(self.ratio * len(sizes)), len(sizes) - 1)
+            count = min(int(self.ratio * len(sizes) + 1e-9), len(sizes) - 1)  # 0.7 * 10 is 7, not 6.999...
             weakest = sizes.argsort(stable=True)[:count]
             for tensor in (weight, *(affine if epoch == self.last else [])):
                 tensor[weakest] = 0

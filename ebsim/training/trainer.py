@@ -101,6 +101,11 @@ class Setup:
         return {"test_loss": sums.loss, "test_accuracy": sums.accuracy, "test_images": sums.images, **top5}
 
 
+def tested(epoch: int, train: Train) -> bool:
+    """Whether a training of this recipe is evaluated after an epoch: every so many, and after the last."""
+    return epoch % train.eval_every == 0 or epoch == train.epochs
+
+
 class Live:
     """The network, its optimizer and its precision in memory, continuing from a checkpoint."""
 
@@ -131,10 +136,10 @@ class Live:
         self.environment = environment(str(setup.device))
         self.saved_at = 0
 
-    def one_epoch(self, *, last: bool, tick: Callable[[int, int], None]) -> dict[str, Any]:
+    def one_epoch(self, *, evaluate: bool, tick: Callable[[int, int], None]) -> dict[str, Any]:
         """Train the next epoch; returns its line of the curve. `tick(done, total)` is called after every step.
 
-        The test set is evaluated where `train.eval_every` says so, and after the `last` epoch asked for.
+        The network is tested where the recipe says so (`tested`), unless `evaluate` is off.
         """
         setup, epoch, began = self.setup, self.epoch + 1, time.monotonic()
         rate = setup.learning_rate(epoch)
@@ -171,9 +176,10 @@ class Live:
             "steps": sums.steps,
             **measured,
         }
-        if last or epoch % setup.train.eval_every == 0:
-            row |= setup.evaluate(self.model)
-        row |= self._averaged(epoch, last)
+        if self.average is not None and setup.averaging is not None and setup.averaging.includes(epoch):
+            self.average.update_parameters(self.model)
+        if evaluate and tested(epoch, setup.train):
+            row |= self.test(epoch)
         if observed := self.placement.stats():
             row["precision"] = _finite(observed)
         row["seconds"] = round(time.monotonic() - began, 3)
@@ -184,16 +190,14 @@ class Live:
         setup = self.setup
         return setup.data.train_batches(setup.train.batch_size, seed=setup.seed, epoch=epoch, memory_format=LAYOUT)
 
-    def _averaged(self, epoch: int, last: bool) -> dict[str, Any]:
-        """Take the weights into the average; after the last epoch evaluate it.
+    def test(self, epoch: int) -> dict[str, Any]:
+        """The network after `epoch` on the test images, as columns of a curve; after the last epoch its average too."""
+        return self.setup.evaluate(self.model) | (self._test_average(epoch) if epoch == self.setup.train.epochs else {})
 
-        The averaged weights get BatchNorm statistics of their own, by one pass over the training images.
-        """
+    def _test_average(self, epoch: int) -> dict[str, Any]:
+        """The averaged weights, with BatchNorm statistics of their own from one pass over the training images."""
         averaging = self.setup.averaging
         if self.average is None or averaging is None or not averaging.includes(epoch):
-            return {}
-        self.average.update_parameters(self.model)
-        if not last:
             return {}
         swa_utils.update_bn(self._train_batches(epoch), self.average)
         found = self.setup.evaluate(self.average.module)

@@ -21,11 +21,12 @@ from torch import Tensor, nn
 from ebsim import tickets
 from ebsim.config import Train
 from ebsim.errors import DamagedError
+from ebsim.files import read_json, write_json
 from ebsim.runs.provenance import environment
 from ebsim.runs.store import Stage
 from ebsim.training.checkpoint import Checkpoint
 from ebsim.training.progress import Progress, Silent
-from ebsim.training.trainer import Averaging, Constraint, Live, Meter, Setup
+from ebsim.training.trainer import Averaging, Constraint, Live, Meter, Setup, tested
 
 Gammas = Tensor  # [epochs + 1, channels]
 
@@ -34,8 +35,8 @@ class Trajectory:
     """Training of one stage. `network` builds it with its starting weights; `first` epochs lie behind it already.
 
     `keep(gammas)` is asked after every epoch whether that epoch's state is to be kept for later. With `averaging` the
-    weights are averaged (SWA, in fp32) and the average is evaluated, with BatchNorm statistics of its own, after the
-    last epoch asked for.
+    weights are averaged (SWA, in fp32) and the average is evaluated, with BatchNorm statistics of its own, after epoch
+    N.
     """
 
     def __init__(
@@ -100,7 +101,7 @@ class Trajectory:
             if head.epoch >= to or (until is not None and until(head.gammas)):
                 return head.epoch
             live = self._resume(head)
-            for row in self._epochs(live, to, evaluate_last=True):
+            for row in self._epochs(live, to, evaluate=True):
                 self._commit(live)
                 self._progress.epoch(self.stage.id, row)
                 if until is not None and until(live.gammas):
@@ -111,26 +112,39 @@ class Trajectory:
         """Weights and buffers after `epoch`; read if they were kept, trained again if not."""
         return self._checkpoint_at(epoch).model
 
-    def accuracy_at(self, epoch: int) -> dict[str, Any]:
-        """The curve's row of an epoch, evaluated now if it was not evaluated then."""
-        row = dict(self.curve[epoch - self.first - 1])
-        if "test_accuracy" not in row:
-            model = self._setup.build()
-            model.load_state_dict(self.state_at(epoch))
-            row |= self._setup.evaluate(model)
-        return row
+    def own_curve(self) -> list[dict[str, Any]]:
+        """The curve as if nobody else had asked for this training: up to epoch N, tested where this recipe says so.
+
+        The stage may be shared with experiments of another N. An epoch that none of them tested is tested now.
+        """
+        rows = []
+        for row in self.curve:
+            if row["epoch"] > self._setup.train.epochs:
+                break
+            if not tested(row["epoch"], self._setup.train):
+                row = {key: value for key, value in row.items() if not key.startswith(("test_", "average_"))}
+            elif "test_accuracy" not in row:
+                row = {**row, **self._late_test(row["epoch"])}
+            rows.append(row)
+        return rows
+
+    def _late_test(self, epoch: int) -> dict[str, Any]:
+        """The test columns of an epoch that was trained without them; kept beside the checkpoints."""
+        path = self.stage.folder / f"test-{epoch:05d}.json"
+        if not path.exists():
+            write_json(path, Live(self._setup, self._checkpoint_at(epoch)).test(epoch))
+        return dict(read_json(path))
 
     def release(self) -> None:
         """Let go of the network in memory (the files stay)."""
         self._live = None
 
-    def _epochs(self, live: Live, to: int, *, evaluate_last: bool) -> Iterator[dict[str, Any]]:
+    def _epochs(self, live: Live, to: int, *, evaluate: bool) -> Iterator[dict[str, Any]]:
         """Train epoch by epoch up to `to`."""
         self._progress.begin(self.stage.id, live.epoch + 1, to)
         try:
             while live.epoch < to:
-                last = evaluate_last and live.epoch + 1 == to
-                row = live.one_epoch(last=last, tick=self._progress.step)
+                row = live.one_epoch(evaluate=evaluate, tick=self._progress.step)
                 self.trained += 1
                 yield row
         finally:
@@ -237,7 +251,7 @@ class Trajectory:
                     break
         self._progress.note(f"{self.stage.id}: epoch {epoch} was not kept; training it again from {start.epoch}")
         live = Live(self._setup, start)
-        for row in self._epochs(live, epoch, evaluate_last=False):
+        for row in self._epochs(live, epoch, evaluate=False):
             self.stage.log("epoch", epoch=live.epoch, replayed=True)
             self._progress.epoch(self.stage.id, row)
         checkpoint = live.checkpoint()

@@ -81,7 +81,7 @@ def test_what_never_emerged_is_left_out_and_told(tmp_path: Path) -> None:
     assert (len(line.rows), list(line.finished), line.sample("accuracy").n) == (3, [0, 1], 2)
     assert line.sample("joules").mean == pytest.approx(4.55)  # the third was a search without an end
     text = to_markdown(table.table(table.entries(every, "dense"), "made up", "dense"))
-    assert "no ticket emerged for 1 of 3 seeds" in text
+    assert "no ticket emerged before the last epoch for 1 of 3 seeds" in text
 
 
 def test_a_baseline_of_settings_is_the_same_row_elsewhere(tmp_path: Path) -> None:

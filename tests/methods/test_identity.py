@@ -30,8 +30,8 @@ FROZEN = {
     "rewind": "ticket-fe5f3a524eb7",
     "fine-tune, rescaled": "ticket-b3ce752f629f",
     "masked": "masked-f17b1b20713b",
-    "soft": "soft-4d9f9b36c74a",
-    "soft, pre-trained": "soft-38a3715c09e3",
+    "soft": "soft-29fe85a92872",
+    "soft, pre-trained": "soft-18e50f8942cd",
 }
 
 

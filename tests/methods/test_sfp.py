@@ -31,7 +31,7 @@ def test_after_an_epoch_the_weakest_filters_are_zero() -> None:
         assert bool((tensor.detach()[gone] == 0).all())
     assert torch.equal(model[0].weight.detach()[kept], before[kept])
     assert bool((model[1].weight.detach()[kept] != 0).all())
-    assert int((model[3].weight.detach().flatten(1).norm(dim=1) == 0).sum()) == round(0.34 * 8)
+    assert int((model[3].weight.detach().flatten(1).norm(dim=1) == 0).sum()) == int(0.34 * 8)
 
 
 def test_one_filter_stays() -> None:
@@ -42,7 +42,7 @@ def test_one_filter_stays() -> None:
 
 @pytest.mark.parametrize("name", ["sfp", "sfp-pretrained"])
 def test_through_a_training(tmp_path: Path, name: str) -> None:
-    """After every epoch round(p n) filters of each inner layer are zero, not always the same ones."""
+    """After every epoch int(p n) filters of each inner layer are zero, not always the same ones."""
     bench = lab(tmp_path, prune={"ratio": [0.5]}, train={"keep_every": 1})
     (row,) = METHODS[name].rows(bench)
     trajectory = bench.trajectories[row.curve]

@@ -109,7 +109,8 @@ def _notes(every: Sequence[Entry], baseline: Baseline) -> list[str]:
                    "Saving: 1 - energy / energy of the same.")  # fmt: skip
     for line in them:
         if missing := len(line.rows) - len(line.finished):
-            out.append(f"{name(line, them)}: no ticket emerged for {missing} of {len(line.rows)} seeds; left out.")
+            seeds = f"{missing} of {len(line.rows)} seeds"
+            out.append(f"{name(line, them)}: no ticket emerged before the last epoch for {seeds}; left out.")
     return [*out, "MACs: forward, one image. Energies are modelled, not measured."]
 
 

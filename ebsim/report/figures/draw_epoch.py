@@ -15,6 +15,7 @@ from ebsim.runs.schema import Row
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+AT_EPOCH = "-at-epoch"  # in the name of every method that draws at given epochs
 DRAWN, BEST = "prune-at-epoch", "prune-at-best"
 
 
@@ -30,14 +31,14 @@ class Series:
 
 def series(run: Run) -> list[Series]:
     """One per method, precision and ratio that was drawn at given epochs."""
-    kinds = [(row.method, row_labels.precision(row)) for row in run.rows if row.method.startswith(DRAWN)]
+    kinds = [(row.method, row_labels.precision(row)) for row in run.rows if AT_EPOCH in row.method]
     several = len(set(kinds)) > 1
     out = []
     for method, precision in dict.fromkeys(kinds):
         rows = [row for row in run.rows if row.method == method and row_labels.precision(row) == precision]
         for ratio in sorted({row.ratio for row in rows if row.ratio is not None}):
             drawn = sorted((row for row in rows if row.ratio == ratio), key=lambda row: row.epoch_drawn or 0)
-            best = method.replace(DRAWN, BEST)
+            best = method.replace(DRAWN, BEST) if method.startswith(DRAWN) else ""
             star = [
                 row
                 for row in run.rows

@@ -1,0 +1,107 @@
+"""CUDA graphs of the training step: its kernels are recorded once and replayed with a single launch.
+
+A step of a small network is several hundred kernels, most of them shorter than the time that Python and the driver
+need to launch one; a replayed graph launches all of them at once. What is replayed are the very kernels that eager
+mode launches, on tensors at fixed addresses, so the results have the same bits. A graph holds for one batch shape and
+one set of Python numbers that were baked into its kernels (the learning rate): each pair has a graph of its own.
+
+A step can be recorded if it never reads a value from the device and draws no number on the host; `refusal` says why
+one cannot. Whatever still fails while recording is reported once, and training goes on in eager mode.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Step = Callable[[Tensor, Tensor], None]
+Record = Callable[[Callable[[], None]], Callable[[], None]]  # runs the work once under recording; returns its replay
+
+WARM_UP = 3  # eager steps of a batch shape before it is recorded: cuDNN plans, workspaces and momentum are then there
+
+
+@dataclass(frozen=True)
+class _Recorded:
+    """A recorded step and the tensors that it reads its batch from."""
+
+    inputs: Tensor
+    labels: Tensor
+    replay: Callable[[], None]
+
+
+class StepGraphs:
+    """A training step that replays recorded graphs; called like the step itself, with (images, labels).
+
+    baked: the Python numbers that the step's kernels hold, as a hashable value; where it changes (a milestone) the
+    graphs recorded so far are dropped. record: how to record, `cuda_recorder(stream)` outside of tests. A failure to
+    record is handed to `failed` as a sentence, once. replayed: steps that were replays.
+    """
+
+    def __init__(
+        self,
+        step: Step,
+        baked: Callable[[], Hashable],
+        record: Record,
+        failed: Callable[[str], None] = lambda reason: None,
+    ) -> None:
+        self.replayed = 0
+        self._step, self._baked, self._record, self._failed = step, baked, record, failed
+        self._graphs: dict[Hashable, _Recorded] = {}
+        self._numbers: Hashable = None
+        self._seen: Counter[Hashable] = Counter()
+        self._off = False
+
+    def __call__(self, inputs: Tensor, labels: Tensor) -> None:
+        if self._off:
+            return self._step(inputs, labels)
+        if (numbers := self._baked()) != self._numbers:
+            self._numbers = numbers
+            self._graphs.clear()
+        shape = (inputs.shape, inputs.stride(), inputs.dtype, labels.shape, labels.dtype)
+        graph = self._graphs.get(shape)
+        if graph is None:
+            self._seen[shape] += 1
+            graph = self._recorded(inputs, labels) if self._seen[shape] > WARM_UP else None
+            if graph is None:
+                return self._step(inputs, labels)
+            self._graphs[shape] = graph
+        graph.inputs.copy_(inputs)
+        graph.labels.copy_(labels)
+        graph.replay()
+        self.replayed += 1
+        return None
+
+    def _recorded(self, inputs: Tensor, labels: Tensor) -> _Recorded | None:
+        """The step recorded on copies of this batch; None, and eager mode from now on, if that fails."""
+        own, targets = inputs.clone(), labels.clone()
+        try:
+            return _Recorded(own, targets, self._record(lambda: self._step(own, targets)))
+        except (RuntimeError, NotImplementedError) as error:  # recording runs no kernel, so nothing has changed
+            self._off = True
+            self._graphs.clear()
+            self._failed(f"the step could not be recorded as a CUDA graph, going on without: {_first_line(error)}")
+            return None
+
+
+def cuda_recorder(stream: Any) -> Record:
+    """Records on a CUDA stream, which must not be the default one. All graphs share one pool of memory: their tensors
+    live for one step only.
+    """
+    pool = torch.cuda.graph_pool_handle()
+
+    def record(work: Callable[[], None]) -> Callable[[], None]:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
+            work()
+        return graph.replay
+
+    return record
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
