@@ -61,22 +61,24 @@ def group(key: str) -> str:
     return {"mac": "logic", "op": "logic", "registers": "sram", "memory": "sram", "network": "sram"}.get(first, first)
 
 
-def draws(
-    constants: Mapping[str, float], numbers: Mapping[str, Number], profile: str, absolute_band: float, n: int = DRAWS
-) -> Array:
-    """`n` draws of the total of `constants` (J by constant)."""
+def draws(constants: Mapping[str, float], numbers: Mapping[str, Number], absolute_band: float, n: int = DRAWS) -> Array:
+    """`n` draws of the total of `constants` (J by constant).
+
+    Seeded by the keys of the constants alone: two accelerators of the same constants have the same band, whatever
+    they are called, and a constant that changes a little moves the band a little.
+    """
     total = np.zeros(n)
     traffic = _factor(MODEL, _normal("model.traffic", n))
     for key, joules in constants.items():
-        common, own = _normal(f"{profile}/{group(key)}", n), _normal(f"{profile}/{key}", n)
+        common, own = _normal(f"group.{group(key)}", n), _normal(key, n)
         factor = _factor(numbers[key].band, np.sqrt(RHO) * common + np.sqrt(1 - RHO) * own)
         total += joules * factor * (traffic if group(key) in ("sram", "dram") else 1.0)
-    return total * _factor(absolute_band, _normal(f"{profile}/absolute", n))
+    return total * _factor(absolute_band, _normal("model.absolute", n))
 
 
 def energy_draws(priced: Priced, n: int = DRAWS) -> Array:
     """`n` draws of the joules of a `Cost` or `EnergyReport`."""
-    return draws(priced.by_constant, priced.numbers, priced.chip.name, priced.chip.absolute_band, n)
+    return draws(priced.by_constant, priced.numbers, priced.chip.absolute_band, n)
 
 
 def band(priced: Priced) -> tuple[float, float]:

@@ -32,14 +32,14 @@ def _bill(chip: object = "horowitz-45nm", **changes: object) -> object:
 
 def test_one_constant_has_the_band_it_states() -> None:
     number = Number(1.0, 2.0, "x")
-    sample = draws({"mac.x": 1.0}, {"mac.x": number}, "p", 1.0, 4000)
+    sample = draws({"mac.x": 1.0}, {"mac.x": number}, 1.0, 4000)
     low, middle, high = np.quantile(sample, [0.05, 0.5, 0.95])
     assert (low, middle, high) == pytest.approx((0.5, 1.0, 2.0), rel=0.06)
 
 
 def test_errors_of_a_kind_go_together_and_others_do_not() -> None:
     n = Number(1.0, 2.0, "x")
-    a, b, c = (np.log(draws({k: 1.0}, {k: n}, "p", 1.0, 4000)) for k in ("mac.a", "mac.b", "static.watts"))
+    a, b, c = (np.log(draws({k: 1.0}, {k: n}, 1.0, 4000)) for k in ("mac.a", "mac.b", "static.watts"))
     assert np.corrcoef(a, b)[0, 1] == pytest.approx(0.8, abs=0.05)
     assert abs(np.corrcoef(a, c)[0, 1]) < 0.06
 
@@ -64,6 +64,15 @@ def test_less_sure_constants_widen_the_band() -> None:
 def test_the_same_bill_has_the_same_band_everywhere() -> None:
     assert np.array_equal(energy_draws(_bill()), energy_draws(_bill()))
     assert (_bill().low, _bill().high) == (_bill().low, _bill().high)
+
+
+def test_the_band_is_that_of_the_constants_whatever_the_accelerator_is_called() -> None:
+    chip = load("horowitz-45nm")
+    called_otherwise = replace(chip, name="mine")
+    nearly = replace(chip, dram=replace(chip.dram, value=1.0001 * chip.dram.value))
+    bands = [(bill.low, bill.high) for bill in map(_bill, (chip, called_otherwise, nearly))]
+    assert bands[0] == bands[1]
+    assert bands[0] != bands[2] and bands[0] == pytest.approx(bands[2], rel=1e-3)
 
 
 def test_the_band_scales_with_the_energy() -> None:
