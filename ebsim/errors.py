@@ -71,9 +71,14 @@ class CompactError(EbsimError):
     exit_code = 2
 
 
+def nearest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """The known word that is most like `word`, or "" where none is alike."""
+    return next(iter(difflib.get_close_matches(word, sorted(set(known)), n=1, cutoff=cutoff)), "")
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """ "; did you mean ...?", or the list of what there is."""
     known = sorted(set(known))
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    close = nearest(name, known, 0.5)
     more = ", ..." if len(known) > _SHOWN else ""
-    return f"; did you mean {close[0]!r}?" if close else f"; there is: {', '.join(known[:_SHOWN])}{more}"
+    return f"; did you mean {close!r}?" if close else f"; there is: {', '.join(known[:_SHOWN])}{more}"

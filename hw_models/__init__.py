@@ -15,6 +15,14 @@ from typing import Any
 
 REVISION = 4  # counts up whenever the model gives another number: finished runs are then priced again
 
+REUSE_MODELS = {
+    "macs": "arithmetic alone",
+    "compulsory": "every tensor crosses the outermost memory once",
+    "closed": "a closed-form mapping of the loops",
+    "search": "the best mapping that an exhaustive search finds",
+}
+"""How data reuse is modelled, from the simplest on: name -> what it assumes."""
+
 _HOME = {
     "Layer": "workload.layer",
     "trace": "workload.trace",
@@ -47,7 +55,7 @@ _MODULES = {
     "uncertainty": "cost.uncertainty",
     "variants": "analysis.design_sweep",
 }
-__all__ = sorted(["REVISION", *_HOME, *_MODULES])
+__all__ = sorted(["REUSE_MODELS", "REVISION", *_HOME, *_MODULES])
 
 
 def __getattr__(name: str) -> Any:

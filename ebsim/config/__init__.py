@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ebsim.config.load import Choices, Rules, all_keys, check, load, refusal, validate
+from ebsim.config.load import Choices, Mistake, Rules, all_keys, check, load, refusal, validate
 from ebsim.config.paths import PROFILE_COPY, is_profile_path, locate, located
 from ebsim.config.sections import (
     Companion,
@@ -25,6 +25,7 @@ __all__ = [
     "Data",
     "Experiment",
     "Hardware",
+    "Mistake",
     "Model",
     "Precision",
     "Prune",

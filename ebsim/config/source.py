@@ -42,6 +42,14 @@ class Source:
             parts.pop()
         return self.label
 
+    def order(self, key: str) -> tuple[int, int]:
+        """Where `place` stands: (0, line), before (1, number of the override)."""
+        place = self.place(key)
+        line = place.removeprefix(f"{self.label}:")
+        if line.isdecimal():
+            return 0, int(line)
+        return (0, 0) if place == self.label else (1, list(self.places.values()).index(place))
+
 
 def _split(dotted: str) -> list[str]:
     parts = re.findall(r"""[A-Za-z0-9_-]+|"[^"]*"|'[^']*'""", dotted)

@@ -7,12 +7,11 @@ no flip, because a mirrored digit is another sign.
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ebsim.errors import ConfigError
+from ebsim.errors import ConfigError, nearest
 
 Channels = tuple[float, float, float]
 
@@ -100,8 +99,8 @@ def entry(name: str) -> Entry:
     """The catalogue entry, or a `ConfigError` that names the choices and the nearest."""
     if name in DATASETS:
         return DATASETS[name]
-    close = difflib.get_close_matches(name.lower().replace("-", ""), DATASETS, n=1)
-    hint = f" (did you mean {close[0]!r}?)" if close else ""
+    close = nearest(name.lower().replace("-", ""), DATASETS)
+    hint = f" (did you mean {close!r}?)" if close else ""
     raise ConfigError(f"unknown dataset {name!r}{hint}; there are {', '.join(DATASETS)}")
 
 

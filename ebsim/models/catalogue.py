@@ -6,11 +6,10 @@ a wrong depth is found before anything is loaded.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ebsim.errors import ConfigError
+from ebsim.errors import ConfigError, nearest
 
 LARGE_SIDE = 64  # from this many pixels a side on, stem "auto" is ImageNet's
 
@@ -146,9 +145,9 @@ def _resolve_stem(family: Family, stem: str, side: int) -> str:
 def _hint(name: str) -> str:
     """A family whose name begins or resembles what was typed, with the depth that may be glued to it."""
     stripped = name.rstrip("0123456789").lower().replace("-", "").replace("_", "")
-    close = difflib.get_close_matches(stripped, FAMILIES, n=1, cutoff=0.6)
+    close = nearest(stripped, FAMILIES)
     if not close:
         return ""
     digits = name[len(name.rstrip("0123456789")) :]
     depth = f" with depth = {digits}" if digits else ""
-    return f" (did you mean {close[0]!r}{depth}?)"
+    return f" (did you mean {close!r}{depth}?)"

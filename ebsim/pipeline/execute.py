@@ -33,6 +33,7 @@ def choices() -> dict[str, Callable[[], Iterable[str]]]:
     """Which names each key may have; none of these imports torch."""
     from importlib.resources import files
 
+    import hw_models
     from ebsim.data import catalogue
     from ebsim.models import FAMILIES
 
@@ -43,10 +44,11 @@ def choices() -> dict[str, Callable[[], Iterable[str]]]:
         "hardware.profile": lambda: [
             path.name.removesuffix(".toml") for path in (files("hw_models") / "profiles").iterdir()
         ],
+        "hardware.reuse": lambda: hw_models.REUSE_MODELS,
     }
 
 
-RULES: config.Rules = (validation.mistakes,)
+RULES: config.Rules = (validation.network_mistakes, validation.mistakes)
 
 
 def load(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Experiment:

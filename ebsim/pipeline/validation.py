@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from ebsim.precision.backends import Backend
 
 KEYS = ("search", "retrain", "low")
+LARGEST = (3, 224, 224)
+"""The image shape that stands for one that is not known yet."""
 
 
 def backend(experiment: Experiment, name: str) -> Backend:
@@ -58,8 +60,33 @@ def outsiders(experiment: Experiment) -> list[dict[str, str]]:
     return list(found.values())
 
 
-def mistakes(experiment: Experiment) -> Iterator[tuple[str, str]]:
-    """(key, what is wrong with it): plug-ins, backends of one's own, names, and rules that match no layer."""
+def network_mistakes(experiment: Experiment, broken: frozenset[str] = frozenset()) -> Iterator[tuple[str, str]]:
+    """(key, what is wrong with it): a depth, stem or image size that the network family does not have."""
+    model, entry = experiment.model, catalogue.DATASETS.get(experiment.data.name)
+    if broken & {"model", "model.name"} or model.name not in models.FAMILIES:
+        return
+    depth_known = not broken & {"model.depth"} and model.depth in models.FAMILIES[model.name].depths
+    # The image size of a folder is known when it is read; its network is then checked again.
+    classes, shape = (entry.classes or 10, entry.shape or LARGEST) if entry is not None else (10, LARGEST)
+    for key, options in {"depth": {"depth": model.depth}, "stem": {"stem": model.stem}}.items():
+        if f"model.{key}" in broken or (key == "stem" and (not depth_known or "data.name" in broken)):
+            continue
+        try:
+            models.resolve(model.name, classes=classes, input_shape=shape, **options)  # type: ignore[arg-type]
+        except ConfigError as error:
+            yield f"model.{key}", f"= {_shown(options[key])}: {error}"
+            break
+
+
+def _shown(value: object) -> str:
+    return f'"{value}"' if isinstance(value, str) else str(value)
+
+
+def mistakes(experiment: Experiment, broken: frozenset[str] = frozenset()) -> Iterator[tuple[str, str]]:
+    """(key, what is wrong with it): plug-ins, backends of one's own, names, and rules that match no layer.
+
+    broken: keys that are known to be wrong and have their defaults in `experiment`.
+    """
     section = experiment.precision
     for problem in registry.refused(section.plugins):
         yield "precision.plugins", f": {problem}"
@@ -70,7 +97,7 @@ def mistakes(experiment: Experiment) -> Iterator[tuple[str, str]]:
             yield f"precision.backends.{name}.{key}".rstrip("."), f"{_value(table, key)}: {problem}"
     for key in KEYS:
         name = getattr(section, key)
-        if name in own and own[name] is None:
+        if f"precision.{key}" in broken or (name in own and own[name] is None):
             continue
         where = f"precision.backends.{name}" if name in section.backends else f"precision.{key}"
         try:
@@ -81,6 +108,8 @@ def mistakes(experiment: Experiment) -> Iterator[tuple[str, str]]:
             yield where, f'= "{name}": {f"unknown precision{did_you_mean(name, known)}" if unknown else error}'
             continue
         rules = len(section.backends.get(name, {}).get("rule", ()))
+        if any(key.startswith(("model", "data")) for key in broken):
+            continue  # its layers are not known yet
         for number, problem in chosen.unmatched(_layers(experiment) if chosen.globs else ()):
             if where == f"precision.{key}":
                 yield where, f'= "{name}": {problem}'
@@ -106,7 +135,7 @@ def _layers(experiment: Experiment) -> tuple[str, ...]:
     if entry is None:
         return ()
     options = {"depth": model.depth, "stem": model.stem}
-    return _layers_of(model.name, entry.classes or 10, entry.shape or (3, 224, 224), **options)
+    return _layers_of(model.name, entry.classes or 10, entry.shape or LARGEST, **options)
 
 
 @functools.cache

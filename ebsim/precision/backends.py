@@ -15,11 +15,10 @@ the first rule that sets a cell wins. Whatever is not named is fp32: also gamma,
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import fnmatch
 from collections.abc import Iterator, Mapping, Sequence
 
-from ebsim.errors import ConfigError, did_you_mean
+from ebsim.errors import ConfigError, did_you_mean, nearest
 from ebsim.precision.formats.builtin import FP32
 from ebsim.precision.formats.number_format import Operand
 
@@ -108,7 +107,7 @@ def _near_layers(glob: str, names: Sequence[str]) -> str:
     """What was perhaps meant: the nearest beginning of the layers' names with ".*", or the nearest name."""
     plain = glob.rstrip("*.")
     starts = {name[: name.index(".")] for name in names if "." in name}
-    close = difflib.get_close_matches(plain.split(".")[0], starts, n=1, cutoff=0.6)
+    close = nearest(plain.split(".")[0], starts)
     if glob != plain and close:
-        return f"; did you mean '{close[0]}.*'?"
+        return f"; did you mean '{close}.*'?"
     return did_you_mean(glob, names)

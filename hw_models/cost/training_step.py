@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from hw_models import REUSE_MODELS
 from hw_models.accelerator.description import Accelerator
 from hw_models.accelerator.loader import load
 from hw_models.cost.step_cost import LIMITS, STAGES, Cost, Part
@@ -32,7 +33,7 @@ from hw_models.workload.shapes import Array, Shapes, shapes
 from hw_models.workload.training_passes import Passes, passes
 
 MATMUL = KINDS.index("matmul")  # kinds before it have weights
-MODELS = ("macs", "compulsory", "closed", "search")
+MODELS = tuple(REUSE_MODELS)
 
 
 def training_cost(
