@@ -68,11 +68,12 @@ def network_mistakes(experiment: Experiment, broken: frozenset[str] = frozenset(
     depth_known = not broken & {"model.depth"} and model.depth in models.FAMILIES[model.name].depths
     # The image size of a folder is known when it is read; its network is then checked again.
     classes, shape = (entry.classes or 10, entry.shape or LARGEST) if entry is not None else (10, LARGEST)
-    for key, options in {"depth": {"depth": model.depth}, "stem": {"stem": model.stem}}.items():
+    trials: dict[str, dict[str, Any]] = {"depth": {"depth": model.depth}, "stem": {"stem": model.stem}}
+    for key, options in trials.items():
         if f"model.{key}" in broken or (key == "stem" and (not depth_known or "data.name" in broken)):
             continue
         try:
-            models.resolve(model.name, classes=classes, input_shape=shape, **options)  # type: ignore[arg-type]
+            models.resolve(model.name, classes=classes, input_shape=shape, **options)
         except ConfigError as error:
             yield f"model.{key}", f"= {_shown(options[key])}: {error}"
             break
