@@ -28,9 +28,12 @@ from ebsim.precision.backends import Backend
 from ebsim.precision.formats.number_format import Operand
 from ebsim.precision.quantization import compilation, quantizer
 from ebsim.precision.quantization.counter_rng import keys
+from ebsim.precision.quantization.layout import Samples
 from ebsim.precision.quantization.statistics import Statistics
 from ebsim.precision.registry import backend
+from ebsim.precision.rounded_layers import Call
 
+UPDATE = Call()  # of the optimizer's roles: one in each step, the same in every process
 # The hooks that warn of a forgotten `attach` or `set_step`, until `remove`
 _warning_hooks: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
 
@@ -59,19 +62,27 @@ class Placement:
         cells = [o for row in self.table.values() for (phase, _), o in row.items() if phase != "update"]
         self._eager_calls = patience * sum(not o.untouched for o in cells)
         self._stepped = False
+        self.samples, self.set_steps = Samples(), 0
         self.uncovered = rounded_layers.uncovered(model)
         self._names = {id(p): name for name, p in model.named_parameters()}
         self._statistics = Statistics(stats_every)
         self._hooks: list[Any] = []
 
-    def set_step(self, step: int) -> None:
-        """Set the index of the training step; with the seed it decides the rounding noise."""
+    def set_step(self, step: int, first_sample: int = 0, sample_stride: int = 1) -> None:
+        """Set the index of the training step before each forward pass; with the seed it decides the rounding noise.
+
+        Where a batch is cut (micro-batches, processes), say so each time: the pass computes on the samples
+        `first_sample`, `first_sample + sample_stride`, ... of the global batch, and each is rounded as in the whole
+        batch. Passes without a `set_step` between them count as further calls of each layer, with noise of their own.
+        """
         if step > 0 and not self._hooks and self._update_cells:
             raise ConfigError(
                 f"precision {self.backend.name!r} keeps gradients, momentum or weights in a low precision: "
                 "call placement.attach(optimizer) before training"
             )
         self.step, self._stepped = step, True
+        self.samples = Samples(first_sample, sample_stride)
+        self.set_steps += 1
 
     def quantize(
         self,
@@ -79,19 +90,21 @@ class Placement:
         role: str,
         x: Tensor,
         chosen: Operand,
+        *,
         axis: int = 1,
-        observe: bool = True,
+        call: Call = UPDATE,
         overwrite: bool = False,
     ) -> Tensor:
         """Round one tensor of one layer at the current step; `overwrite`: `x` itself is not needed afterwards."""
-        sampled = observe and self._statistics.due(self.step)
+        sampled = call.training and self._statistics.due(self.step)
         self._eager_calls = max(0, self._eager_calls - 1)
         y = quantizer.run(
             x,
             chosen.format,
             stochastic=chosen.stochastic,
-            key=keys(self.seed, self.step, f"{self.phase_name}:{layer}", role),
+            key=keys(self.seed, self.step, f"{self.phase_name}:{layer}", role, call.number),
             axis=axis,
+            samples=call.samples,
             compile=self.compiled and not self._eager_calls,
             overwrite=overwrite and not sampled,
         )
@@ -134,7 +147,10 @@ class Placement:
                 "call placement.attach(optimizer) before training"
             )
         if not self._stepped and any(operand.stochastic for operand in self.backend.operands()):
-            yield "every step rounds with the same random numbers: call placement.set_step(step) before each"
+            yield (
+                "steps repeat random numbers, and a resumed training rounds otherwise: "
+                "call placement.set_step(step) before each"
+            )
 
     def attach(self, optimizer: torch.optim.Optimizer) -> None:
         """Round gradients before, and momentum and stored weights after, each step of a stock optimizer."""
@@ -202,7 +218,7 @@ def apply(
         if module.weight.dtype != torch.float32 and not chosen.untouched:
             raise ConfigError(f"{name}.weight is {module.weight.dtype}, precisions are simulated in float32: .float()")
         if not all(o.untouched for (phase, _), o in cells.items() if phase != "update"):
-            rounded_layers.swap_in(module, rounded_layers.LayerPrecision(name, cells, placement.quantize))
+            rounded_layers.swap_in(module, rounded_layers.LayerPrecision(name, cells, placement))
     if (handle := placement.warn_if_left_out()) is not None:
         _warning_hooks[model] = handle
     return placement

@@ -14,9 +14,9 @@ The module keeps its identity: same object, parameters, names and state-dict key
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +25,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from ebsim.errors import ConfigError
 from ebsim.precision.formats.number_format import Operand
+from ebsim.precision.quantization.layout import ALL, Samples
 
 Cells = dict[tuple[str, str], Operand]
 Layer = nn.Conv2d | nn.Linear
@@ -40,11 +41,32 @@ SUMMED_AXIS = {
 }
 
 
-class LayerPrecision:
-    """What one layer's quantizers do; `quantise` is the placement's."""
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """One use of a layer: its number within the step, the samples that it computes on, and whether it trains."""
 
-    def __init__(self, name: str, cells: Cells, quantize: Callable[..., Tensor]) -> None:
-        self.name, self.cells, self.quantize, self.training = name, cells, quantize, True
+    number: int = 0
+    samples: Samples = ALL
+    training: bool = True
+
+
+class Quantizers(Protocol):
+    """What a layer needs of the placement; `set_steps` counts the calls of `set_step`."""
+
+    samples: Samples
+    set_steps: int
+
+    def quantize(
+        self, layer: str, role: str, x: Tensor, chosen: Operand, *, axis: int, call: Call, overwrite: bool
+    ) -> Tensor: ...
+
+
+class LayerPrecision:
+    """What one layer's quantizers do, and how often the layer was called since the last `set_step`."""
+
+    def __init__(self, name: str, cells: Cells, quantizers: Quantizers) -> None:
+        self.name, self.cells, self.quantizers = name, cells, quantizers
+        self._calls: dict[tuple[int, bool], int] = {}
         self.weight_shared = self._same("weight", "forward", "input_gradient")
         self.activation_shared = self._same("activation", "forward", "weight_gradient")
         self.error_shared = self._same("error", "input_gradient", "weight_gradient")
@@ -54,13 +76,29 @@ class LayerPrecision:
         blocks = isinstance(a.format.block, int) and a.format.block > 0
         return a == b and not blocks
 
-    def __call__(self, phase: str, role: str, x: Tensor) -> Tensor:
+    def begin(self, training: bool) -> Call:
+        """The layer's next call. One inside a backward pass recomputes an earlier one (activation checkpointing)."""
+        key = self.quantizers.set_steps, training
+        number = self._calls.get(key, 0)
+        if torch._C._current_graph_task_id() != -1:
+            if number != 1:
+                raise ConfigError(
+                    f"{self.name}: recomputed in the backward pass (activation checkpointing), and called {number} "
+                    "times since set_step: which call is meant is not known; call set_step before each forward pass, "
+                    "and use the layer once in it"
+                )
+            return Call(0, self.quantizers.samples, training)
+        self._calls = {k: n for k, n in self._calls.items() if k[0] == key[0]} | {key: number + 1}
+        return Call(number, self.quantizers.samples, training)
+
+    def __call__(self, phase: str, role: str, x: Tensor, call: Call) -> Tensor:
         chosen = self.cells[phase, role]
         if chosen.untouched:
             return x
         axis = self._axis(phase, role, x)
         fresh = role == "output"  # made by this very layer, so nobody else needs it unrounded
-        return self.quantize(self.name, role, x, chosen, axis=axis, observe=self.training, overwrite=fresh)
+        call = dataclasses.replace(call, number=0, samples=ALL) if role == "weight" else call
+        return self.quantizers.quantize(self.name, role, x, chosen, axis=axis, call=call, overwrite=fresh)
 
     @staticmethod
     def _axis(phase: str, role: str, x: Tensor) -> int:
@@ -69,7 +107,7 @@ class LayerPrecision:
         return x.dim() - 1 if axis == 1 and x.dim() != 4 else axis
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LayerPrecision:
-        return self  # a copied model rounds as the original does, until `remove`d
+        return LayerPrecision(self.name, self.cells, self.quantizers)  # rounds as the original does, until `remove`d
 
 
 class _ThreePasses(torch.autograd.Function):
@@ -77,34 +115,35 @@ class _ThreePasses(torch.autograd.Function):
 
     @staticmethod
     def forward(  # type: ignore[override]
-        ctx: Any, a: Tensor, w: Tensor, b: Tensor | None, rounding: LayerPrecision, op: Any
+        ctx: Any, a: Tensor, w: Tensor, b: Tensor | None, rounding: LayerPrecision, op: Any, training: bool
     ) -> Tensor:
-        qa, qw = rounding("forward", "activation", a), rounding("forward", "weight", w)
+        call = rounding.begin(training)
+        qa, qw = rounding("forward", "activation", a, call), rounding("forward", "weight", w, call)
         ctx.save_for_backward(qa if rounding.activation_shared else a, qw if rounding.weight_shared else w)
-        ctx.rounding, ctx.op = rounding, op
-        return rounding("forward", "output", op.forward(qa, qw, b))
+        ctx.rounding, ctx.op, ctx.call = rounding, op, call
+        return rounding("forward", "output", op.forward(qa, qw, b), call)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, e: Tensor) -> tuple[Tensor | None, ...]:
-        rounding, op = ctx.rounding, ctx.op
+        rounding, op, call = ctx.rounding, ctx.op, ctx.call
         a, w = ctx.saved_tensors
         needs_a, needs_w, needs_b = ctx.needs_input_grad[:3]
-        error = rounding("input_gradient", "error", e) if needs_a or rounding.error_shared else e
+        error = rounding("input_gradient", "error", e, call) if needs_a or rounding.error_shared else e
         grad_a = grad_w = None
         if rounding.error_shared and rounding.weight_shared and rounding.activation_shared:
             grad_a, grad_w = op.backward(error, a, w, needs_a, needs_w)
         else:
             if needs_a:
-                qw = w if rounding.weight_shared else rounding("input_gradient", "weight", w)
+                qw = w if rounding.weight_shared else rounding("input_gradient", "weight", w, call)
                 grad_a, _ = op.backward(error, a, qw, True, False)
             if needs_w:
                 if not rounding.error_shared:
-                    error = rounding("weight_gradient", "error", e)
-                qa = a if rounding.activation_shared else rounding("weight_gradient", "activation", a)
+                    error = rounding("weight_gradient", "error", e, call)
+                qa = a if rounding.activation_shared else rounding("weight_gradient", "activation", a, call)
                 _, grad_w = op.backward(error, qa, w, False, True)
         grad_b = op.bias_gradient(e) if needs_b else None
-        return grad_a, grad_w, grad_b, None, None
+        return grad_a, grad_w, grad_b, None, None, None
 
 
 class _Convolution:
@@ -147,13 +186,12 @@ class _Product:
 
 def _product(module: Any, op: Any, a: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
     rounding: LayerPrecision = module._precision
-    rounding.training = module.training
     if a.dtype != torch.float32 or torch.is_autocast_enabled(a.device.type):
         raise ConfigError(
             f"{rounding.name}: precisions are simulated in float32; got {a.dtype}"
             f"{' under autocast' if torch.is_autocast_enabled(a.device.type) else ''}: switch autocast off"
         )
-    return _ThreePasses.apply(a, w, b, rounding, op)
+    return _ThreePasses.apply(a, w, b, rounding, op, module.training)
 
 
 def _traced(x: Tensor) -> bool:

@@ -307,7 +307,7 @@ def test_a_loop_that_leaves_something_out_is_told_once() -> None:
     neither = warned("bfp8", forgetful)
     assert len(neither) == 2 and "attach(optimizer)" in neither[0] and "set_step(step)" in neither[1]
     [only] = warned("bfp8", attached)
-    assert "same random numbers" in only and warned("int8", forgetful) == [only.replace("bfp8", "int8")]
+    assert "repeat random numbers" in only and warned("int8", forgetful) == [only.replace("bfp8", "int8")]
     assert warned("fp8", forgetful) == []  # nothing is random and the update is fp32
 
 
@@ -374,3 +374,70 @@ def test_errors_name_the_cure() -> None:
     apply(model, "bf16", compile=False)
     with pytest.raises(ConfigError, match=r"stem: .*autocast"), torch.autocast("cpu", torch.bfloat16):
         model(batch()[0])
+
+
+def test_a_sample_is_rounded_alike_however_the_batch_is_cut() -> None:
+    """Micro-batches and processes: bfp8's scales are per sample, so forward and backward agree bit for bit."""
+    x, _ = batch(12)
+    e = torch.randn(12, 8, 8, 8, generator=torch.Generator().manual_seed(3))
+
+    def run(parts: list[tuple[slice, int, int]]) -> tuple[Tensor, Tensor]:
+        model = Small()
+        placement = apply(model, "bfp8", compile=False)
+        placement._hooks = [None]  # not attached: the update is not looked at
+        y, grads = torch.empty(12, 8, 8, 8), torch.empty_like(x)
+        for part, first, stride in parts:
+            placement.set_step(5, first_sample=first, sample_stride=stride)
+            piece = x[part].clone().requires_grad_()
+            out = model.stem(piece)
+            out.backward(e[part])
+            y[part], grads[part] = out.detach(), piece.grad
+        return y, grads
+
+    whole = run([(slice(None), 0, 1)])
+    assert equal(list(whole), list(run([(slice(0, 5), 0, 1), (slice(5, 12), 5, 1)])))
+    assert equal(list(whole), list(run([(slice(1, 12, 2), 1, 2), (slice(0, 12, 2), 0, 2)])))
+    assert not equal(list(whole), list(run([(slice(0, 5), 0, 1), (slice(5, 12), 0, 1)])))
+
+
+def test_calls_of_a_shared_layer_and_passes_without_set_step_draw_anew() -> None:
+    layer = nn.Linear(64, 64, bias=False)
+    net = nn.Sequential(layer, nn.Identity(), layer)
+    nn.init.eye_(layer.weight)
+    placement = apply(net, {"activation": "int8/unscaled stochastic"}, compile=False)
+    x = torch.full((50, 64), 0.5)
+    placement.set_step(1)
+    first, second = layer(x), layer(x)
+    both = ((first * 2 - 1) * (second * 2 - 1)).mean().item()
+    assert abs(both) * (50 * 64) ** 0.5 < 4.5
+    placement.set_step(1)
+    net.eval()(x)  # an evaluation in between does not count
+    net.train()
+    assert torch.equal(layer(x), first) and torch.equal(layer(x), second)
+    apply(net, {"weight": "int8/unscaled stochastic"}, compile=False)
+    nn.init.constant_(layer.weight, 0.5)
+    assert torch.equal(layer(x), layer(x))  # a weight is rounded once in a step
+
+
+def test_activation_checkpointing_recomputes_with_the_same_noise() -> None:
+    def run(checkpointed: bool) -> list[Tensor]:
+        model = Small()
+        placement = apply(model, {"base": "int8", "activation": "int8 stochastic"}, compile=False)
+        placement.set_step(2)
+        x = batch()[0].requires_grad_()
+        h = (
+            torch.utils.checkpoint.checkpoint(model.body, model.stem(x), use_reentrant=False)
+            if checkpointed
+            else model.body(model.stem(x))
+        )
+        h.square().sum().backward()
+        return [x.grad, model.body.weight.grad]
+
+    assert equal(run(True), run(False))
+    model = Small()
+    apply(model, {"activation": "int8 stochastic"}, compile=False)
+    x = batch()[0].requires_grad_()
+    for _ in range(2):
+        out = torch.utils.checkpoint.checkpoint(model.stem, x, use_reentrant=False)
+    with pytest.raises(ConfigError, match="stem: recomputed in the backward pass"):
+        out.sum().backward()

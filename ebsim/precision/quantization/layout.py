@@ -2,7 +2,9 @@
 
 Quantizing is elementwise, so the kernel may walk memory in any order; only the groups and the index that feeds the
 stochastic rounding must follow the logical (NCHW) order, so that channels_last changes nothing. That index is a pair:
-that of the row's first element, and the offset in the row. Both are kept as their hashes (`rows`, `cols`; see `noise`).
+that of the row's first element, and the offset in the row. Only their hashes are kept (see `counter_rng`). Where dim 0
+is samples, their places in the global batch (`Samples`) are part of the index, so that the same sample is rounded alike
+however a batch is cut into micro-batches or spread over processes.
 """
 
 from __future__ import annotations
@@ -15,70 +17,81 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ebsim.precision.quantization.counter_rng import mixed
+from ebsim.precision.quantization.counter_rng import COLUMNS, mixed
+
+
+class Samples(NamedTuple):
+    """Places in the global batch of the samples along dim 0: first, first + stride, first + 2 stride, ..."""
+
+    first: int = 0
+    stride: int = 1
+
+
+ALL = Samples()
 
 
 class Matrix(NamedTuple):
-    """x as [groups, elements]; `back` gives a result of that shape the shape and strides of x."""
+    """x as [groups, elements]; `back` gives a result of that shape the shape and strides of x.
+
+    hashes() -> int32 [groups + elements]: of the index of every row's first element, then of the offsets in a row.
+    """
 
     x: Tensor
-    rows: Tensor
-    cols: Tensor
+    hashes: Callable[[], Tensor]
     back: Callable[[Tensor], Tensor]
 
 
 @functools.lru_cache(maxsize=1024)
-def _hashes(n: int, step: int, device: torch.device) -> Tensor:
-    """Hashes of 0, step, 2 step, ..."""
-    return mixed(torch.arange(n, dtype=torch.int32, device=device) * step)
+def _hashes(groups: int, size: int, samples: Samples, pixels: int, device: torch.device) -> Tensor:
+    """Of `groups` rows of `size` elements; `pixels` > 0: memory holds a row's channels last, `pixels` of each."""
+    rows = (torch.arange(groups, dtype=torch.int32, device=device) * samples.stride + samples.first) * size
+    cols = torch.arange(size, dtype=torch.int32, device=device)
+    if pixels:
+        cols = cols.view(-1, pixels).t().reshape(-1)
+    return mixed(torch.cat([rows, cols + COLUMNS]))
 
 
 @functools.lru_cache(maxsize=256)
-def _pixels_first(channels: int, pixels: int, device: torch.device) -> Tensor:
-    """Hashes of the offsets within a sample, in channels_last memory order."""
-    return _hashes(channels * pixels, 1, device).view(channels, pixels).t().reshape(-1)
+def _block_hashes(shape: tuple[int, ...], axis: int, block: int, samples: Samples, device: torch.device) -> Tensor:
+    """Of the first element of every block along `axis`, and of the offsets in a block."""
+    inner = torch.Size(shape[1:]).numel()
+    first = (torch.arange(shape[0], dtype=torch.int32, device=device) * samples.stride + samples.first) * inner
+    index = first[:, None] + torch.arange(inner, dtype=torch.int32, device=device)
+    rows = index.view(shape).movedim(axis, -1)[..., ::block].reshape(-1)
+    apart = torch.Size(shape[axis + 1 :]).numel() * (samples.stride if axis == 0 else 1)
+    cols = torch.arange(block, dtype=torch.int32, device=device) * apart
+    return mixed(torch.cat([rows, cols + COLUMNS]))
 
 
-@functools.lru_cache(maxsize=256)
-def _block_rows(shape: tuple[int, ...], axis: int, block: int, device: torch.device) -> Tensor:
-    """Hashes of the logical index of the first element of every block along `axis`."""
-    index = torch.arange(torch.Size(shape).numel(), dtype=torch.int32, device=device).view(shape)
-    return mixed(index.movedim(axis, -1)[..., ::block].reshape(-1))
-
-
-def as_matrix(x: Tensor, block: int | str, axis: int = 1) -> Matrix:
+def as_matrix(x: Tensor, block: int | str, axis: int = 1, samples: Samples = ALL) -> Matrix:
     """View (or, for blocks along an axis and sparse strides, copy) `x` for the quantizer."""
     if isinstance(block, int) and block > 0 and x.dim() > 0:
-        return _blocks(x, block, min(axis, x.dim() - 1))
+        return _blocks(x, block, min(axis, x.dim() - 1), samples)
     if x.dim() <= 1:
-        n = x.numel()
-        flat = x.reshape(n, 1) if block == "row" else x.reshape(1, n)
-        starts, offsets = (n, 1) if block == "row" else (1, n)
-        rows, cols = _hashes(starts, 1, x.device), _hashes(offsets, 1, x.device)
-        return Matrix(flat, rows, cols, lambda y: _like(y.view(x.shape), x))
+        groups, size = (x.numel(), 1) if block == "row" else (1, x.numel())
+        hashes = functools.partial(_hashes, groups, size, ALL, 0, x.device)
+        return Matrix(x.reshape(groups, size), hashes, lambda y: _like(y.view(x.shape), x))
     groups, size = x.shape[0], x.shape[1:].numel()
-    rows = _hashes(groups, size, x.device)
     if x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
         n, c, h, w = x.shape
-        cols = _pixels_first(c, h * w, x.device)
         return Matrix(
-            x.permute(0, 2, 3, 1).view(groups, size), rows, cols,
+            x.permute(0, 2, 3, 1).view(groups, size),
+            functools.partial(_hashes, groups, size, samples, h * w, x.device),
             lambda y: y.view(n, h, w, c).permute(0, 3, 1, 2),
-        )  # fmt: skip
-    cols = _hashes(size, 1, x.device)
-    return Matrix(x.contiguous().view(groups, size), rows, cols, lambda y: _like(y.view(x.shape), x))
+        )
+    hashes = functools.partial(_hashes, groups, size, samples, 0, x.device)
+    return Matrix(x.contiguous().view(groups, size), hashes, lambda y: _like(y.view(x.shape), x))
 
 
-def _blocks(x: Tensor, block: int, axis: int) -> Matrix:
+def _blocks(x: Tensor, block: int, axis: int, samples: Samples) -> Matrix:
     moved = x.movedim(axis, -1)
     length = moved.shape[-1]
     padded = F.pad(moved, (0, -length % block))  # a short last block: zeros do not change its absmax
-    rows = _block_rows(tuple(x.shape), axis, block, x.device)
-    cols = _hashes(block, x.shape[axis + 1 :].numel(), x.device)
     return Matrix(
-        padded.reshape(-1, block), rows, cols,
+        padded.reshape(-1, block),
+        functools.partial(_block_hashes, tuple(x.shape), axis, block, samples, x.device),
         lambda y: _like(y.view(padded.shape)[..., :length].movedim(-1, axis), x),
-    )  # fmt: skip
+    )
 
 
 def _like(y: Tensor, x: Tensor) -> Tensor:

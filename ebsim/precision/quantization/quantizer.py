@@ -24,7 +24,7 @@ from ebsim.precision.formats.registry import find_format
 from ebsim.precision.formats.rounding import EXPONENT, MANTISSA, ONE, POSITIVE
 from ebsim.precision.quantization import compilation
 from ebsim.precision.quantization.counter_rng import keyed, keys, uniform
-from ebsim.precision.quantization.layout import as_matrix
+from ebsim.precision.quantization.layout import ALL, Samples, as_matrix
 
 _INF = float("inf")
 _SMALLEST = (127 - 100) << 23
@@ -91,7 +91,7 @@ def on_grid(
     return y if finite else torch.where(x.abs() < _INF, y, x, out=out)
 
 
-def eager(fmt: NumberFormat, x: Tensor, noise: tuple[Tensor, Tensor] | None, out: Tensor) -> None:
+def eager(fmt: NumberFormat, x: Tensor, noise: tuple[Tensor, ...] | None, out: Tensor) -> None:
     """Quantize a matrix piece by piece into `out`, which may be `x`."""
     on_cpu = x.device.type == "cpu"
     size = max(1, _PIECE * torch.get_num_threads() // x.shape[1]) if on_cpu else len(x)
@@ -109,7 +109,7 @@ def eager(fmt: NumberFormat, x: Tensor, noise: tuple[Tensor, Tensor] | None, out
         on_grid(fmt, x[part], here, u, finite=finite, fits=fits, out=out[part])
 
 
-def kernel(fmt: NumberFormat, stochastic: bool, overwrite: bool) -> Callable[..., Tensor]:
+def kernel(fmt: NumberFormat, stochastic: bool, overwrite: bool) -> Callable[..., Tensor | None]:
     """The same computation without pieces, as one function of tensors, to be compiled."""
 
     scale = scaler(fmt)
@@ -122,8 +122,8 @@ def kernel(fmt: NumberFormat, stochastic: bool, overwrite: bool) -> Callable[...
 
     rounded = random if stochastic else nearest
 
-    def in_place(x: Tensor, *noise: Tensor) -> Tensor:
-        return x.copy_(rounded(x, *noise))
+    def in_place(x: Tensor, *noise: Tensor) -> None:  # returning x as well is more than torch 2.11 can compile
+        x.copy_(rounded(x, *noise))
 
     return in_place if overwrite else rounded
 
@@ -131,7 +131,7 @@ def kernel(fmt: NumberFormat, stochastic: bool, overwrite: bool) -> Callable[...
 @functools.cache
 def compiled(
     fmt: NumberFormat, stochastic: bool, overwrite: bool, device: torch.device, threads: int
-) -> Callable[..., Tensor]:
+) -> Callable[..., Tensor | None]:
     """The compiled kernel, made once per process, device and number of threads."""
     name = f"quantize_{fmt.name}_{ROUNDINGS[stochastic]}{'_in_place' * overwrite}".replace("/", "_")
     # large, although sizes are dynamic: a kernel compiled for a small example would use one thread for ever
@@ -139,7 +139,13 @@ def compiled(
     if stochastic:
         rows, cols = (torch.zeros(n, dtype=torch.int32, device=device) for n in (64, 8192))
         example |= {rows: (0,), cols: (0,)}
-    return compilation.compile_once(kernel(fmt, stochastic, overwrite), name, example, threads)
+    try:
+        return compilation.compile_once(kernel(fmt, stochastic, overwrite), name, example, threads)
+    except torch._inductor.exc.InductorError:
+        if not overwrite:
+            raise
+        # torch 2.11 cannot compile a reduction and a write to its input in one loop: then the result is a new tensor
+        return compiled(fmt, stochastic, False, device, threads)
 
 
 def run(
@@ -149,6 +155,7 @@ def run(
     stochastic: bool = False,
     key: tuple[int, int] = (0, 0),
     axis: int = 1,
+    samples: Samples = ALL,
     compile: bool = False,
     overwrite: bool = False,
 ) -> Tensor:
@@ -158,11 +165,12 @@ def run(
     """
     if x.numel() == 0:
         return x.detach().clone()
-    m = as_matrix(x.detach(), fmt.block, axis)
-    noise = (keyed(m.rows, key), m.cols) if stochastic else None
+    m = as_matrix(x.detach(), fmt.block, axis, samples)
+    noise = keyed(m.hashes(), key).split(list(m.x.shape)) if stochastic else None
     # a size of 1 would be compiled as a special case of its own; such tensors are small, and eager gives the same bits
     if compile and 1 not in m.x.shape:
-        y = compiled(fmt, stochastic, overwrite, x.device, torch.get_num_threads())(m.x, *(noise or ()))
+        made = compiled(fmt, stochastic, overwrite, x.device, torch.get_num_threads())(m.x, *(noise or ()))
+        y = m.x if made is None else made
     else:
         y = m.x if overwrite else torch.empty_like(m.x)
         eager(fmt, m.x, noise, y)
@@ -178,6 +186,8 @@ def quantize(
     step: int = 0,
     layer: str = "",
     role: str = "",
+    call: int = 0,
+    first_sample: int = 0,
     axis: int = 1,
     compile: bool = False,
 ) -> Tensor:
@@ -185,8 +195,10 @@ def quantize(
 
     fmt       a name ("e4m3", "e5m2", "int8", "bfp8", "bf16", ...), with an optional variant: "int8/row" (one scale
               per slice of dim 0), "e4m3/unscaled", "bfp8/16" (blocks of 16 along `axis`)
-    rounding  "nearest" (ties to even) or "stochastic", whose draw depends on (seed, step, layer, role, element index)
-              and on nothing else
+    rounding  "nearest" (ties to even) or "stochastic", whose random number depends on (seed, step, layer, role, call,
+              element index) and on nothing else
+    call, first_sample   number of the call of a layer within the step; place of the first slice of dim 0 in the global
+              batch: slices of a batch rounded apart, each with its place, are rounded as the whole batch is
     Finite overflow saturates, NaN stays NaN, Inf stays Inf. Raises ConfigError for an unknown name, TypeError for a
     tensor that is not float32.
     """
@@ -194,6 +206,14 @@ def quantize(
         raise ConfigError(f"rounding {rounding!r}: use nearest or stochastic")
     if x.dtype != torch.float32:
         raise TypeError(f"quantize works on float32 tensors, got {x.dtype}; convert with .float()")
-    key = keys(seed, step, layer, role)
+    key = keys(seed, step, layer, role, call)
     with torch.no_grad():
-        return run(x, find_format(fmt), stochastic=rounding == "stochastic", key=key, axis=axis, compile=compile)
+        return run(
+            x,
+            find_format(fmt),
+            stochastic=rounding == "stochastic",
+            key=key,
+            axis=axis,
+            samples=Samples(first_sample),
+            compile=compile,
+        )
