@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from ebsim import models, tickets
-from ebsim.training import evaluate, make_optimizer, train_epoch
+from ebsim.training import TrainStep, evaluate, make_optimizer, train_epoch
 
 RATIOS = (0.3, 0.5, 0.7)
 Case = Callable[[], object]
@@ -121,7 +121,8 @@ def ours(model: nn.Module, x: Tensor, y: Tensor, amp: str, batch: int) -> Case:
     sgd = make_optimizer(model, lr=1e-3, momentum=0.9, weight_decay=1e-4)
     x = x.contiguous(memory_format=torch.channels_last)
     batches = list(zip(x.split(batch), y.split(batch), strict=True))
-    return lambda: train_epoch(model, model, sgd, batches, l1=1e-4, amp=amp)
+    step = TrainStep(model, model, sgd, l1=1e-4, amp=amp)
+    return lambda: train_epoch(step, batches)
 
 
 def our_evaluation(model: nn.Module, x: Tensor, y: Tensor, amp: str, batch: int) -> Case:

@@ -120,8 +120,10 @@ class Train(Section):
     """bf16: mixed precision by autocast (speed, not a simulated format)."""
     tf32: bool = False
     """Let a GPU round fp32 products to TF32; off means fp32 really is fp32."""
-    compile: bool = False
-    """torch.compile the network."""
+    compile: bool | Literal["blocks", "max-autotune"] = False
+    """torch.compile the network: true (as a whole), blocks (block by block), max-autotune (tries more kernels)."""
+    graph: Annotated[Literal["auto", "on", "off"], Free()] = "auto"
+    """CUDA graphs of the training step, the same bits as without: auto falls back with a reason, on insists."""
     eval_every: Annotated[int, Field(ge=1)] = 1
     """Test-set evaluation every so many epochs (the last epoch always)."""
     keep_every: Annotated[int, Field(ge=0), Free()] = 0

@@ -125,7 +125,8 @@ def probe(experiment: Experiment, precision: str, runs_dir: Path, steps: int) ->
     from ebsim import precision as precisions
     from ebsim.experiment.context import Lab
     from ebsim.grid.dry_run import Names
-    from ebsim.training import make_optimizer, train_epoch
+    from ebsim.training import TrainStep, make_optimizer, train_epoch
+    from ebsim.training.compilation import compiled
 
     threads = torch.get_num_threads()
     train = experiment.train
@@ -138,12 +139,12 @@ def probe(experiment: Experiment, precision: str, runs_dir: Path, steps: int) ->
         placement = precisions.apply(model, lab.backend(precision), steps=steps + 1)
         placement.attach(optimizer)
         placement.set_step(0)
-        forward = torch.compile(model) if train.compile else model
+        step = TrainStep(model, compiled(model, train.compile), optimizer, l1=train.l1, amp=train.amp)
 
         def run(count: int) -> float:
             began = time.perf_counter()
             batches = itertools.islice(_batches(lab), count)
-            train_epoch(model, forward, optimizer, batches, l1=train.l1, amp=train.amp)
+            train_epoch(step, batches)
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             return (time.perf_counter() - began) / count

@@ -4,24 +4,29 @@ from __future__ import annotations
 
 from ebsim.training.checkpoint import Checkpoint
 from ebsim.training.constraints import SoftFilters, ZeroWeights
-from ebsim.training.loop import Sums, evaluate, make_optimizer, train_epoch
+from ebsim.training.graph import StepGraphs, cuda_recorder, on_stream
+from ebsim.training.loop import Sums, TrainStep, evaluate, make_optimizer, train_epoch
 from ebsim.training.progress import Progress, Silent
-from ebsim.training.trainer import Averaging, Constraint, Live, Setup
+from ebsim.training.trainer import Averaging, Constraint, Setup, Trainer
 from ebsim.training.trajectory import Trajectory
 
 __all__ = [
     "Averaging",
     "Checkpoint",
     "Constraint",
-    "Live",
     "Progress",
     "Setup",
     "Silent",
     "SoftFilters",
+    "StepGraphs",
     "Sums",
+    "TrainStep",
+    "Trainer",
     "Trajectory",
     "ZeroWeights",
+    "cuda_recorder",
     "evaluate",
     "make_optimizer",
+    "on_stream",
     "train_epoch",
 ]

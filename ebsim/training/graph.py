@@ -5,14 +5,15 @@ need to launch one; a replayed graph launches all of them at once. What is repla
 mode launches, on tensors at fixed addresses, so the results have the same bits. A graph holds for one batch shape and
 one set of Python numbers that were baked into its kernels (the learning rate): each pair has a graph of its own.
 
-A step can be recorded if it never reads a value from the device and draws no number on the host; `refusal` says why
-one cannot. Whatever still fails while recording is reported once, and training goes on in eager mode.
+A step can be recorded if it never reads a value from the device and uses no number that changes from step to step on
+the host. Whatever fails while recording is reported once, and training goes on in eager mode.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,6 +102,19 @@ def cuda_recorder(stream: Any) -> Record:
         return graph.replay
 
     return record
+
+
+@contextlib.contextmanager
+def on_stream(stream: Any) -> Iterator[None]:
+    """Work on a CUDA stream of its own, in order with what comes before and after; None: where one is."""
+    if stream is None:
+        yield
+        return
+    outer = torch.cuda.current_stream(stream.device)
+    stream.wait_stream(outer)
+    with torch.cuda.stream(stream):
+        yield
+    outer.wait_stream(stream)
 
 
 def _first_line(error: Exception) -> str:

@@ -1,8 +1,8 @@
 """One epoch of training and one evaluation: the only place where a network meets data.
 
-The loop never waits for a GPU: losses and hits are summed on the device and read once per epoch, and a
-non-finite loss or gradient is caught without a read (the fused optimizer skips the update on a device flag).
-On a CPU the check is immediate. In both cases no update is applied from the first non-finite step on.
+The loop never waits for a GPU: losses and hits are summed on the device and read once per epoch, in one transfer. A
+non-finite loss or gradient is caught without a read: the fused optimizer skips every update from that step on by a
+flag on the device, and the epoch ends in an error. On a CPU the flag is read at every step, before the update.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from ebsim.errors import DivergedError
 from ebsim.training import stop
 
 Batches = Iterable[tuple[Tensor, Tensor]]
-CHECK_EVERY = 64  # steps between two reads of the device's divergence flag
 
 
 @dataclass(frozen=True)
@@ -33,16 +32,23 @@ class Sums:
     top5: float | None = None
 
 
-def make_optimizer(model: nn.Module, *, lr: float, momentum: float, weight_decay: float) -> torch.optim.SGD:
-    """Plain SGD with momentum and decay on every parameter, as in the paper; fused on a GPU."""
-    on_gpu = any(parameter.is_cuda for parameter in model.parameters())
+def make_optimizer(
+    model: nn.Module, *, lr: float, momentum: float, weight_decay: float, fused: bool | None = None
+) -> torch.optim.SGD:
+    """Plain SGD with momentum and decay on every parameter, as in the paper; fused on a GPU unless said otherwise.
+
+    The fused kernel does all parameters in one pass and reads the divergence flag of `TrainStep`; its rounding differs
+    from the others' in the last bit. On a CPU: parameter lists by `foreach`, bit for bit the textbook loop.
+    """
+    if fused is None:
+        fused = any(parameter.is_cuda for parameter in model.parameters())
     return torch.optim.SGD(
         model.parameters(),
         lr=lr,
         momentum=momentum,
         weight_decay=weight_decay,
-        foreach=None if on_gpu else True,
-        fused=True if on_gpu else None,
+        foreach=None if fused else True,
+        fused=True if fused else None,
     )
 
 
@@ -57,54 +63,103 @@ def autocast(device: torch.device, amp: str) -> contextlib.AbstractContextManage
     return torch.autocast(device.type, dtype=torch.bfloat16) if amp == "bf16" else contextlib.nullcontext()
 
 
+class TrainStep:
+    """One step of the recipe as work for the device alone: no value is read on the host unless `checked`.
+
+    Called with images [B, C, H, W] and labels [B]. The L1 sub-gradient `l1 * sign(gamma)` is added to the gradients,
+    after the backward pass and before the update. Sums over the steps since `begin` stay on the device, at fixed
+    addresses, so that a CUDA graph of a step can add to them.
+
+    forward: the model or its compiled form. checked (default: on a CPU): read the divergence flag at every step, before
+    the update, and raise `DivergedError`; otherwise the fused optimizer skips the updates and `totals` raises.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        forward: Callable[[Tensor], Tensor],
+        optimizer: torch.optim.SGD,
+        *,
+        l1: float,
+        amp: str = "none",
+        checked: bool | None = None,
+    ) -> None:
+        self.model, self.forward, self.optimizer, self.l1, self.amp = model, forward, optimizer, l1, amp
+        self.device = next(model.parameters()).device
+        self.checked = self.device.type == "cpu" if checked is None else checked
+        self._gammas = bn_scales(model) if l1 > 0 else []
+        self._loss_sum = torch.zeros((), device=self.device)
+        self._hits = torch.zeros((), device=self.device, dtype=torch.int64)
+        self._bad = torch.zeros((), device=self.device, dtype=torch.bool)
+        self._bad_steps = torch.zeros((), device=self.device, dtype=torch.int64)  # the first and all later
+        self._images = self._steps = 0
+        if not self.checked:
+            self._found_inf = torch.zeros((), device=self.device)
+            optimizer.found_inf = self._found_inf  # type: ignore[attr-defined]  # read by the fused kernel
+
+    def begin(self) -> None:
+        """Start an epoch: training mode, sums at zero."""
+        self.model.train()
+        self._images = self._steps = 0
+        for tensor in (self._loss_sum, self._hits, self._bad, self._bad_steps):
+            tensor.zero_()
+
+    def __call__(self, inputs: Tensor, labels: Tensor) -> None:
+        with autocast(self.device, self.amp):
+            logits = self.forward(inputs)
+            loss = functional.cross_entropy(logits, labels)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self._bad.logical_or_(~torch.isfinite(loss.detach() + _gradient_size(self.model)))
+        if self.checked:
+            if bool(self._bad):
+                raise _diverged(self.model, loss, self._steps + 1)
+        else:
+            self._bad_steps.add_(self._bad)
+            self._found_inf.copy_(self._bad)
+        if self._gammas:
+            with torch.no_grad():
+                gradients = [gamma.grad for gamma in self._gammas if gamma.grad is not None]
+                torch._foreach_add_(gradients, torch._foreach_sign(self._gammas), alpha=self.l1)
+        self.optimizer.step()
+        self._loss_sum.add_(loss.detach().float() * len(labels))
+        self._hits.add_((logits.detach().argmax(1) == labels).sum())
+
+    def count(self, images: int) -> int:
+        """Count a step over `images` images; returns the steps since `begin`. On the host, so never part of a graph."""
+        self._images += images
+        self._steps += 1
+        return self._steps
+
+    def totals(self) -> Sums:
+        """The sums since `begin`: the only read of an epoch. Raises `DivergedError` if a step was not finite."""
+        read = torch.stack([self._loss_sum.double(), self._hits.double(), self._bad_steps.double()]).tolist()
+        loss, hits, bad = read
+        if bad:
+            raise _diverged(self.model, self._loss_sum, self._steps - int(bad) + 1)
+        return Sums(self._images, self._steps, loss / self._images, int(hits) / self._images)
+
+
 def train_epoch(
-    model: nn.Module,
-    forward: Callable[[Tensor], Tensor],
-    optimizer: torch.optim.SGD,
+    step: TrainStep,
     batches: Batches,
     *,
-    l1: float,
-    amp: str = "none",
+    run: Callable[[Tensor, Tensor], None] | None = None,
     before_step: Callable[[], None] = lambda: None,
     after_step: Callable[[int], None] = lambda done: None,
 ) -> Sums:
-    """Train one epoch. `forward` is the model or its compiled form; images [B, C, H, W], labels [B].
+    """Train one epoch by `step`, or by `run`, which does the same work in another way (as a replayed CUDA graph).
 
-    The L1 sub-gradient `l1 * sign(gamma)` is added to the gradients, after the backward pass and before the step.
     Raises `DivergedError` naming the first bad parameter; no update is applied from that step on.
     """
-    device = next(model.parameters()).device
-    gammas = bn_scales(model) if l1 > 0 else []
-    model.train()
-    loss_sum = torch.zeros((), device=device)
-    hits = torch.zeros((), device=device, dtype=torch.int64)
-    bad = torch.zeros((), device=device, dtype=torch.bool)
-    images = steps = 0
+    run = run or step
+    step.begin()
     for inputs, labels in batches:
         stop.check()
         before_step()
-        with autocast(device, amp):
-            logits = forward(inputs)
-            loss = functional.cross_entropy(logits, labels)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        bad = bad | ~torch.isfinite(loss.detach() + _gradient_size(model))
-        if device.type == "cpu" or steps % CHECK_EVERY == CHECK_EVERY - 1:
-            _raise_if(bad, model, loss, steps)
-        if device.type == "cuda":
-            optimizer.found_inf = bad.float()  # type: ignore[attr-defined]  # read by the fused kernel
-        if gammas:
-            with torch.no_grad():
-                gradients = [gamma.grad for gamma in gammas if gamma.grad is not None]
-                torch._foreach_add_(gradients, torch._foreach_sign(gammas), alpha=l1)
-        optimizer.step()
-        loss_sum += loss.detach().float() * len(labels)
-        hits += (logits.detach().argmax(1) == labels).sum()
-        images += len(labels)
-        steps += 1
-        after_step(steps)
-    _raise_if(bad, model, loss_sum, steps)
-    return Sums(images, steps, float(loss_sum) / images, int(hits) / images)
+        run(inputs, labels)
+        after_step(step.count(len(labels)))
+    return step.totals()
 
 
 def _gradient_size(model: nn.Module) -> Tensor:
@@ -113,16 +168,14 @@ def _gradient_size(model: nn.Module) -> Tensor:
     return torch.stack(torch._foreach_norm(gradients)).sum()
 
 
-def _raise_if(bad: Tensor, model: nn.Module, loss: Tensor, step: int) -> None:
-    if not bool(bad):
-        return
+def _diverged(model: nn.Module, loss: Tensor, step: int) -> DivergedError:
     names = (
         name for name, p in model.named_parameters() if p.grad is not None and not bool(torch.isfinite(p.grad).all())
     )
     where = next(names, None)
     what = f"the gradient of {where}" if where and bool(torch.isfinite(loss)) else "the loss"
-    raise DivergedError(
-        f"{what} became NaN or infinite at step {step + 1} of the epoch (loss {float(loss.detach()):.4g}); no update "
+    return DivergedError(
+        f"{what} became NaN or infinite at step {step} of the epoch (loss {float(loss.detach()):.4g}); no update "
         "was applied and the last epoch's checkpoint is untouched. Try a smaller train.lr, or another precision."
     )
 
@@ -147,5 +200,5 @@ def evaluate(model: nn.Module, batches: Batches, *, amp: str = "none") -> Sums:
             hits5 += (logits.topk(5, dim=1).indices == labels[:, None]).sum()
         images += len(labels)
         steps += 1
-    top5 = int(hits5) / images if classes > 10 else None
-    return Sums(images, steps, float(loss_sum) / images, int(hits) / images, top5)
+    loss, top1, top5 = torch.stack([loss_sum.double(), hits.double(), hits5.double()]).tolist()
+    return Sums(images, steps, loss / images, int(top1) / images, int(top5) / images if classes > 10 else None)

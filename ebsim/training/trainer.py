@@ -18,10 +18,13 @@ from torch.optim import swa_utils
 
 from ebsim import precision
 from ebsim.config import Train
+from ebsim.errors import ConfigError
 from ebsim.runs.provenance import environment
 from ebsim.training import loop as steps
 from ebsim.training.allocator import keep_freed_memory
 from ebsim.training.checkpoint import Checkpoint, momentum_of, restore_momentum
+from ebsim.training.compilation import compiled
+from ebsim.training.graph import StepGraphs, cuda_recorder, on_stream
 
 LAYOUT = torch.channels_last  # pays on every device measured; results are independent of it up to rounding
 
@@ -106,10 +109,13 @@ def tested(epoch: int, train: Train) -> bool:
     return epoch % train.eval_every == 0 or epoch == train.epochs
 
 
-class Live:
-    """The network, its optimizer and its precision in memory, continuing from a checkpoint."""
+class Trainer:
+    """The network, its optimizer and its precision in memory, continuing from a checkpoint.
 
-    def __init__(self, setup: Setup, start: Checkpoint) -> None:
+    note: told why the step is not replayed as a CUDA graph, where it could be expected to be.
+    """
+
+    def __init__(self, setup: Setup, start: Checkpoint, note: Callable[[str], None] = lambda text: None) -> None:
         self.setup = setup
         train = setup.train
         keep_freed_memory()
@@ -130,11 +136,32 @@ class Live:
         self.average = None if setup.averaging is None else swa_utils.AveragedModel(setup.build())
         if self.average is not None and start.extra:
             self.average.load_state_dict(start.extra)
-        self.forward: Callable[[Tensor], Tensor] = torch.compile(self.model) if train.compile else self.model
+        forward = compiled(self.model, train.compile)
+        self._train_step = steps.TrainStep(self.model, forward, self.optimizer, l1=train.l1, amp=train.amp)
+        self._stream, self._graphs = self._record_steps(note)
         self.epoch, self.step = start.epoch, start.step
         self.gammas, self.curve = start.gammas, list(start.curve)
         self.environment = environment(str(setup.device))
         self.saved_at = 0
+
+    def _record_steps(self, note: Callable[[str], None]) -> tuple[Any, StepGraphs | None]:
+        """(the stream to train on, the step as replayed CUDA graphs), or two Nones: not wanted, or not possible."""
+        setup, optimizer = self.setup, self.optimizer
+        wanted = setup.train.graph
+        reason = _no_graphs(setup)
+        if wanted == "off" or (wanted == "auto" and setup.device.type != "cuda"):
+            return None, None
+        if reason and wanted == "on":
+            raise ConfigError(f'train.graph = "on": {reason}; use auto or off.')
+        if reason:
+            note(f"no CUDA graphs: {reason}")
+            return None, None
+        stream = torch.cuda.Stream(setup.device)
+
+        def rates() -> tuple[float, ...]:
+            return tuple(group["lr"] for group in optimizer.param_groups)
+
+        return stream, StepGraphs(self._train_step, rates, cuda_recorder(stream), note)
 
     def one_epoch(self, *, evaluate: bool, tick: Callable[[int, int], None]) -> dict[str, Any]:
         """Train the next epoch; returns its line of the curve. `tick(done, total)` is called after every step.
@@ -153,16 +180,14 @@ class Live:
             tick(done, setup.steps_per_epoch)
 
         def train() -> steps.Sums:
-            return steps.train_epoch(
-                self.model,
-                self.forward,
-                self.optimizer,
-                self._train_batches(epoch),
-                l1=setup.train.l1,
-                amp=setup.train.amp,
-                before_step=lambda: self.placement.set_step(self.step),
-                after_step=after_step,
-            )
+            with on_stream(self._stream):
+                return steps.train_epoch(
+                    self._train_step,
+                    self._train_batches(epoch),
+                    run=self._graphs,
+                    before_step=lambda: self.placement.set_step(self.step),
+                    after_step=after_step,
+                )
 
         sums, measured = _metered(train, setup.meter)
         if setup.constraint is not None:
@@ -175,6 +200,7 @@ class Live:
             "images": sums.images,
             "steps": sums.steps,
             **measured,
+            **self._gpu_columns(),
         }
         if self.average is not None and setup.averaging is not None and setup.averaging.includes(epoch):
             self.average.update_parameters(self.model)
@@ -208,6 +234,13 @@ class Live:
             **top5,
         }
 
+    def _gpu_columns(self) -> dict[str, int]:
+        """On a GPU: the most memory that tensors have taken so far, and the steps of this process that were replays."""
+        if self.setup.device.type != "cuda":
+            return {}
+        replayed = 0 if self._graphs is None else self._graphs.replayed
+        return {"peak_bytes": torch.cuda.max_memory_allocated(self.setup.device), "replayed_steps": replayed}
+
     def _advance(self, row: dict[str, Any]) -> None:
         self.epoch += 1
         now = self.setup.score(self.model, self.epoch).detach().cpu()[None]
@@ -228,6 +261,15 @@ class Live:
         )
 
 
+def _no_graphs(setup: Setup) -> str:
+    """Why the steps of a training cannot be recorded; empty where they can."""
+    if setup.device.type != "cuda":
+        return "there is no GPU"
+    if precision.identity(precision.backend(setup.backend)) != precision.identity(precision.backend("fp32")):
+        return "a simulated precision rounds by the number of the step, which a recorded step could not change"
+    return ""
+
+
 def _metered(train: Callable[[], steps.Sums], meter: Meter | None) -> tuple[steps.Sums, dict[str, Any]]:
     """The sums of an epoch's training, and what a sensor around it read."""
     if meter is None:
@@ -238,8 +280,16 @@ def _metered(train: Callable[[], steps.Sums], meter: Meter | None) -> tuple[step
 
 
 def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Copies on the CPU: later steps must not change them."""
-    return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
+    """Copies on the CPU: later steps must not change them. From a GPU in one transfer per type of number."""
+    if not any(tensor.is_cuda for tensor in tensors.values()):
+        return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
+    copies: dict[str, Tensor] = {}
+    for dtype in {tensor.dtype for tensor in tensors.values()}:
+        own = {name: tensor.detach() for name, tensor in tensors.items() if tensor.dtype == dtype}
+        flat = torch.cat([tensor.reshape(-1) for tensor in own.values()]).cpu()
+        parts = flat.split([tensor.numel() for tensor in own.values()])
+        copies |= {name: part.clone().view(own[name].shape) for name, part in zip(own, parts, strict=True)}
+    return {name: copies[name] for name in tensors}
 
 
 def _finite(observed: Any) -> Any:

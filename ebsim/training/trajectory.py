@@ -26,7 +26,7 @@ from ebsim.runs.provenance import environment
 from ebsim.runs.store import Stage
 from ebsim.training.checkpoint import Checkpoint
 from ebsim.training.progress import Progress, Silent
-from ebsim.training.trainer import Averaging, Constraint, Live, Meter, Setup, tested
+from ebsim.training.trainer import Averaging, Constraint, Meter, Setup, Trainer, tested
 
 Gammas = Tensor  # [epochs + 1, channels]
 
@@ -66,7 +66,7 @@ class Trajectory:
         )
         self._keep = keep
         self._progress = progress or Silent()
-        self._live: Live | None = None
+        self._live: Trainer | None = None
         self._head: Checkpoint | None = None
 
     # -- what is known so far ------------------------------------------------------------------------------------
@@ -132,14 +132,14 @@ class Trajectory:
         """The test columns of an epoch that was trained without them; kept beside the checkpoints."""
         path = self.stage.folder / f"test-{epoch:05d}.json"
         if not path.exists():
-            write_json(path, Live(self._setup, self._checkpoint_at(epoch)).test(epoch))
+            write_json(path, Trainer(self._setup, self._checkpoint_at(epoch)).test(epoch))
         return dict(read_json(path))
 
     def release(self) -> None:
         """Let go of the network in memory (the files stay)."""
         self._live = None
 
-    def _epochs(self, live: Live, to: int, *, evaluate: bool) -> Iterator[dict[str, Any]]:
+    def _epochs(self, live: Trainer, to: int, *, evaluate: bool) -> Iterator[dict[str, Any]]:
         """Train epoch by epoch up to `to`."""
         self._progress.begin(self.stage.id, live.epoch + 1, to)
         try:
@@ -201,17 +201,20 @@ class Trajectory:
         if not any(event["event"] == "epoch" and event["epoch"] == head.epoch for event in self.stage.events()):
             self.stage.log("epoch", epoch=head.epoch)
 
-    def _resume(self, head: Checkpoint) -> Live:
+    def _resume(self, head: Checkpoint) -> Trainer:
         """The network in memory, at `head`."""
         if self._live is None or self._live.epoch != head.epoch:
             here = environment(str(self._setup.device))
             if head.environment and head.environment != here:
                 changed = ", ".join(key for key in here if head.environment.get(key) != here[key])
                 self._progress.note(f"{self.stage.id}: {changed} changed; results may differ in the last bits")
-            self._live = Live(self._setup, head)
+            self._live = Trainer(self._setup, head, self._graph_note)
         return self._live
 
-    def _commit(self, live: Live) -> None:
+    def _graph_note(self, text: str) -> None:
+        self._progress.note(f"{self.stage.id}: {text}")
+
+    def _commit(self, live: Trainer) -> None:
         """Write the checkpoint; the one before it stays as `previous` until the next epoch.
 
         In an order that a kill cannot spoil: the epoch is on record before it counts (one that has to be trained again
@@ -250,7 +253,7 @@ class Trajectory:
                     start = Checkpoint.load(path, self.stage.id)
                     break
         self._progress.note(f"{self.stage.id}: epoch {epoch} was not kept; training it again from {start.epoch}")
-        live = Live(self._setup, start)
+        live = Trainer(self._setup, start)
         for row in self._epochs(live, epoch, evaluate=False):
             self.stage.log("epoch", epoch=live.epoch, replayed=True)
             self._progress.epoch(self.stage.id, row)

@@ -154,7 +154,7 @@ def test_a_bad_number_stops_before_the_weights_and_the_checkpoint(tmp_path: Path
 
 
 def test_no_update_is_applied_from_the_bad_step_on() -> None:
-    from ebsim.training import make_optimizer, train_epoch
+    from ebsim.training import TrainStep, make_optimizer, train_epoch
 
     model = toy_network()
     before: dict[str, torch.Tensor] = {}
@@ -167,7 +167,7 @@ def test_no_update_is_applied_from_the_bad_step_on() -> None:
     batches = ToyData(poison=(1, 2)).train_batches(10, seed=0, epoch=1, memory_format=torch.contiguous_format)
     sgd = make_optimizer(model, lr=0.1, momentum=0.9, weight_decay=0)
     with pytest.raises(DivergedError):
-        train_epoch(model, model, sgd, batches, l1=0.0, after_step=after)
+        train_epoch(TrainStep(model, model, sgd, l1=0.0), batches, after_step=after)
     assert done == [1, 2]
     assert all(torch.equal(before[name], p) for name, p in model.named_parameters())
 
