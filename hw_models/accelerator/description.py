@@ -7,7 +7,7 @@ per DRAM bit, and idle power over a roofline time. Energies of the two kinds are
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from hw_models.accelerator.constant import Number
 from hw_models.accelerator.energy_laws import mac_energy
@@ -75,6 +75,8 @@ class Accelerator:
     calibrated_on: str
     rails: str
     speedup: dict[str, float]
+    efficiency: dict[str, float] = field(default_factory=dict)  # device: share of the peak reached, by format
+    half_batch: float = 0.0  # device: images at which a step takes twice as long per image as in large batches
 
     def __repr__(self) -> str:
         return f"<Accelerator {self.name}: {self.summary}>"

@@ -58,8 +58,10 @@ def build(s: Source) -> Accelerator:
     bandwidth = s.plain("dram.gbytes_per_s", 1e-3, 1e6) * 8e9
     static = s.number("static.watts", 0, 1e5) or Number(0.0, 1.0, "none given")
     eta = s.plain("device.eta_compute", 1e-3, 1.0) if kind == "device" else 1.0
-    peak = _peak(s, eta) if kind == "device" else {}
+    efficiency = _efficiency(s, eta) if kind == "device" else {}
+    peak = _peak(s, efficiency) if kind == "device" else {}
     launch = s.plain("device.launch_us", 0, 1e6, 0.0) * 1e-6 if kind == "device" else 0.0
+    half_batch = s.plain("device.half_batch", 0, 1e6, 0.0) if kind == "device" else 0.0
     formats = _texts(s, "formats", (*FORMATS, *sorted({f.kind for f in FORMATS.values()})))
     fused = _texts(s, "array.fused" if kind == "array" else "device.fused", POINTWISE)
     speedup = {f: s.plain(f"speedup.{f}", 1e-3, 1e6) for f in _formats_of(s, "speedup")}
@@ -115,6 +117,8 @@ def build(s: Source) -> Accelerator:
         calibrated,
         rails,
         speedup,
+        efficiency,
+        half_batch,
     )
 
 
@@ -224,9 +228,19 @@ def _memory(s: Source, name: str) -> Memory:
     )
 
 
-def _peak(s: Source, eta: float) -> dict[str, float]:
-    """FLOP/s by format that a device reaches: peak x `eta_compute`."""
-    peak = {f: s.plain(f"device.peak_tflops.{f}", 1e-6, 1e6) * 1e12 * eta for f in _formats_of(s, "device.peak_tflops")}
+def _efficiency(s: Source, eta: float) -> dict[str, float]:
+    """Share of the peak that is reached, by format: `device.eta.<format>`, else `eta_compute`."""
+    formats = _formats_of(s, "device.peak_tflops")
+    for name in _formats_of(s, "device.eta"):
+        if name not in formats:
+            s.problem(f"device.eta.{name}", "has no peak of its own; add it to device.peak_tflops")
+            s.seen.add(f"device.eta.{name}")
+    return {f: s.plain(f"device.eta.{f}", 1e-3, 1.0, eta) for f in formats}
+
+
+def _peak(s: Source, efficiency: dict[str, float]) -> dict[str, float]:
+    """FLOP/s by format that a device reaches: peak x efficiency."""
+    peak = {f: s.plain(f"device.peak_tflops.{f}", 1e-6, 1e6) * 1e12 * eta for f, eta in efficiency.items()}
     if not peak:
         s.problem("device.peak_tflops", "no peak given; at least fp32 = ... is needed")
     return peak or {"fp32": 1e12}

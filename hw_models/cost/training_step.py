@@ -96,7 +96,7 @@ def assemble(
             limit[:3, ..., p.index] = alone
         parts.append(Part("dram.pj_per_bit", "dram", chip.dram, dram, None))
     limits[2] = dram / chip.dram_bits_per_s
-    seconds = limits.max(axis=0) + chip.launch_s * (dram > 0)
+    seconds = (limits.max(axis=0) + chip.launch_s * (dram > 0)) * (1 + chip.half_batch / batch)
     if chip.static.value and model != "macs":
         parts.append(Part("static.watts", "static", chip.static, seconds / PJ, None))
     macs = np.zeros(shape)

@@ -7,14 +7,12 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 from click.testing import CliRunner
 
 import cli
 from hw_models import HardwareError, ProfileError, load, training_cost
 from hw_models.analysis import commands
-from hw_models.analysis.calibration import fit, read_steps
 from hw_models.cost.step_cost import COMPONENTS
 from hw_models.units import show_joules
 from hw_models.workload import reference_networks
@@ -172,90 +170,6 @@ def test_compare_uses_each_chips_widest_format_unless_told() -> None:
     assert [row.precision for row in eight] == ["all int8"] * 2
     with pytest.raises(HardwareError, match="no reference network"):
         commands.compare(["horowitz-45nm"], "lenet")
-
-
-# --- calibration --------------------------------------------------------------------------------
-
-
-def _measurements(path: Path, noise: float = 0.0) -> Path:
-    """Steps that a device with known constants would give, 40 % slower than its roofline."""
-    rng = np.random.default_rng(1)
-    lines = ["network,precision,batch,joules,seconds"]
-    for name in ("vgg16", "resnet18", "resnet50", "vgg16-imagenet"):
-        for precision, pj in (("fp32", 9.0), ("bf16", 0.8)):
-            for batch in (16, 128):
-                cost = training_cost(reference_networks.network(name), "h100", precision, batch)
-                seconds = cost.seconds * 1.4
-                joules = 120 * seconds + 2 * cost.macs * pj * 1e-12 + cost.bytes * 8 * 6e-12
-                joules *= 1 + noise * rng.standard_normal()
-                lines.append(f"{name},{precision},{batch},{joules!r},{seconds!r}")
-    path.write_text("\n".join(lines) + "\n")
-    return path
-
-
-def test_calibration_finds_the_constants_of_a_known_device(tmp_path: Path) -> None:
-    found = fit(read_steps(_measurements(tmp_path / "m.csv"), "h100"), "h100")
-    assert (found.static_w, found.pj_per_bit) == pytest.approx((120, 6), rel=1e-3)
-    assert found.pj_per_flop == pytest.approx({"fp32": 9.0, "bf16": 0.8}, rel=1e-3)
-    assert set(found.held_out) == {"vgg16", "resnet18", "resnet50", "vgg16-imagenet"}
-    assert found.held_out_error < 1e-3
-    assert found.eta_compute < 0.40  # slower than the data sheet's guess
-
-
-def test_a_fit_through_every_step_says_that_its_error_says_nothing(tmp_path: Path) -> None:
-    full = _measurements(tmp_path / "m.csv").read_text().splitlines()
-    assert fit(read_steps(tmp_path / "m.csv", "h100"), "h100").doubts == []
-    few = tmp_path / "few.csv"
-    few.write_text("\n".join([full[0], *(line for line in full if ",fp32," in line)][:4]) + "\n")
-    found = fit(read_steps(few, "h100"), "h100")
-    assert found.steps == 3 and found.fitted_error < 1e-6
-    assert "3 steps for 3 constants" in found.doubts[0] and "unknown" in found.doubts[1]
-    assert "unknown, no network left out" in commands.calibrate("h100", few)[1]
-
-
-def test_calibration_reports_its_error_on_networks_left_out(tmp_path: Path) -> None:
-    found = fit(read_steps(_measurements(tmp_path / "m.csv", noise=0.1), "h100"), "h100")
-    assert 0.02 < found.held_out_error < 0.4 and found.fitted_error < 0.2
-
-
-def test_a_calibrated_profile_loads_and_predicts(tmp_path: Path) -> None:
-    out = tmp_path / "mine.toml"
-    _, text = commands.calibrate("h100", _measurements(tmp_path / "m.csv"), out)
-    chip = load(out)
-    assert chip.name == "mine" and "left-out" in text and "m.csv" in chip.calibrated_on
-    step = read_steps(tmp_path / "m.csv", "h100")[0]
-    cost = training_cost(reference_networks.network(step.network), chip, step.precision, step.batch)
-    assert cost.seconds <= step.seconds * (1 + 1e-6)  # still a lower bound
-    assert cost.total == pytest.approx(step.joules, rel=0.6)
-    with pytest.raises(ProfileError, match="exists already"):
-        commands.calibrate("h100", tmp_path / "m.csv", out)
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("", "needs the columns"),
-        ("a,b\n1,2\n", "needs the columns"),
-        ("network,precision,batch,joules,seconds\n", "at least one row"),
-        ("network,precision,batch,joules,seconds\nvgg16,fp32,16,-1,1\n", ":2: joules is '-1'"),
-        ("network,precision,batch,joules,seconds\nvgg16,fp32,16,nan,1\n", ":2: joules"),
-        ("network,precision,batch,joules,seconds\nvgg16,fp31,16,1,1\n", ":2: precision 'fp31'"),
-        ("network,precision,batch,joules,seconds\nlenet,fp32,16,1,1\n", "no reference network 'lenet'"),
-        ("network,precision,batch,joules,seconds\nvgg16,fp32,16,1,1\n", "cannot fix 3 constants"),
-    ],
-)
-def test_measurements_that_cannot_be_used_are_named(tmp_path: Path, text: str, words: str) -> None:
-    path = tmp_path / "m.csv"
-    path.write_text(text)
-    with pytest.raises(HardwareError, match=words):
-        fit(read_steps(path, "h100"), "h100")
-    with pytest.raises(HardwareError, match="cannot be read"):
-        read_steps(tmp_path / "none.csv", "h100")
-
-
-def test_an_array_cannot_be_calibrated(tmp_path: Path) -> None:
-    with pytest.raises(ProfileError, match="only a device"):
-        commands.calibrate("horowitz-45nm", _measurements(tmp_path / "m.csv"))
 
 
 # --- what a terminal shows ----------------------------------------------------------------------
