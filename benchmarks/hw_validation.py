@@ -18,6 +18,8 @@ from scipy.optimize import brentq
 from benchmarks.hw_zigzag import GOLDEN, table
 from hw_models import load, training_cost
 from hw_models.accelerator.description import Accelerator
+from hw_models.analysis.anchors import anchors
+from hw_models.analysis.calibration import fit, read_steps
 from hw_models.cost.step_cost import COMPONENTS, Cost
 from hw_models.precision.record_schema import OPERANDS
 from hw_models.workload import reference_networks
@@ -25,6 +27,7 @@ from hw_models.workload.layer import CONTRACTIONS, Layer
 from hw_models.workload.op_counts import paper_gflops, paper_pflops, training_count
 from hw_models.workload.pruned_shapes import shrink
 
+ZEUS = Path(__file__).parent / "results" / "v100_resnet50_zeus.csv"
 PAGE = Path(__file__).parents[1] / "docs" / "hardware-validation.md"
 IMAGENET, CIFAR = 1_281_167, 50_000
 
@@ -37,6 +40,7 @@ CHIP_16 = {
     },
 }
 EYERISS = {"alexnet": (4, 0.0029), "vgg16-imagenet": (3, 0.0035)}  # batch, DRAM accesses per MAC (JSSC 2017)
+EYERISS_CHIP = {"alexnet": (0.278, 35.0), "vgg16-imagenet": (0.236, 0.7)}  # W, frames/s (the same abstract)
 STEP_TO_7NM = 2.6  # Jouppi's real units, 45 to 7 nm, geometric mean
 PAPER_LL_LF = {"mean": 0.219, "spread": 0.015}  # six cells of Table 2
 # Table 2, VGG16: (dataset, p): kJ of re-init, kJ of FF, kJ dense, FLOPs ratio f / F
@@ -57,12 +61,64 @@ def dram_accesses_per_mac(name: str, model: str) -> float:
     return float(cost.dram_bits[0].sum() / 16 / cost.row_macs[0].sum())
 
 
-def pj_per_mac_on_eyeriss(name: str) -> float:
+def chip_on_eyeriss(name: str) -> tuple[float, float, float]:
+    """(pJ per MAC of the chip without DRAM, seconds of a frame, MACs of a frame) of the convolutions, modelled."""
     batch, _ = EYERISS[name]
     rows = [r for r in reference_networks.network(name) if r.kind == "conv"]
     cost = training_cost(rows, "eyeriss-like-65nm", CHIP_16, batch)
     chip_only = float(cost.joules[:, 0].sum() - cost.joules[COMPONENTS.index("dram"), 0].sum())
-    return chip_only / float(cost.row_macs[0].sum()) * 1e12
+    macs = float(cost.row_macs[0].sum())
+    return chip_only / macs * 1e12, float(cost.row_seconds[0].sum()) / batch, macs / batch
+
+
+def power_split_of_eyeriss() -> tuple[float, float]:
+    """(W that the chip takes whatever it multiplies, pJ per MAC beside it): the line through its two measurements."""
+    (w1, f1), (w2, f2) = EYERISS_CHIP.values()
+    rate1, rate2 = (frames * chip_on_eyeriss(name)[2] for name, frames in zip(EYERISS_CHIP, (f1, f2), strict=True))
+    slope = (w1 - w2) / (rate1 - rate2)
+    return w1 - slope * rate1, slope * 1e12
+
+
+def eyeriss_chip_table() -> str:
+    rows: list[list[object]] = []
+    for name, (watts, frames) in EYERISS_CHIP.items():
+        modelled, seconds, macs = chip_on_eyeriss(name)
+        measured = watts / frames / macs * 1e12
+        rows.append(
+            [
+                name,
+                f"{measured:.1f}",
+                f"{modelled:.1f} ({modelled / measured - 1:+.0%})",
+                f"{1e3 / frames:,.1f}",
+                f"{1e3 * seconds:,.1f} ({seconds * frames - 1:+.0%})",
+            ]
+        )
+    head = "| network | pJ/MAC, measured | modelled | ms per frame, measured | modelled, at least |"
+    still, per_mac = power_split_of_eyeriss()
+    return (
+        f"{_table(head, rows)}\n\nThe line through the two measured points: {still:.2f} W whatever is multiplied, "
+        f"and {per_mac:.1f} pJ per MAC."
+    )
+
+
+def anchors_table() -> str:
+    """Published measurements of whole devices beside the model."""
+    rows: list[list[object]] = [
+        [a.device, a.network, a.precision, a.batch, a.unit, f"{a.measured:.4g}", f"{a.modelled:.4g}", f"{a.error:+.0%}"]
+        for a in anchors()
+        if a.device != "eyeriss-like-65nm"
+    ]
+    return _table("| device | network | format | batch | quantity | measured | modelled | error |", rows)
+
+
+def calibration_table() -> str:
+    """A profile fitted to a published trace, on the batch sizes left out of each fit."""
+    fitted = fit(read_steps(ZEUS, "v100"), "v100")
+    rows: list[list[object]] = [
+        [name.removeprefix("batch "), f"{error:.1%}", f"{fitted.held_out_seconds[name]:.1%}"]
+        for name, error in fitted.held_out.items()
+    ]
+    return _table("| batch left out | error of joules | error of seconds |", rows)
 
 
 def array_at_7nm() -> Accelerator:
@@ -196,10 +252,9 @@ def eyeriss_table() -> str:
                 f"{closed:.5f} ({closed / measured - 1:+.0%})",
                 f"{search:.5f} ({search / measured - 1:+.0%})",
                 f"{least:.5f}",
-                f"{pj_per_mac_on_eyeriss(name):.1f}",
             ]
         )
-    return _table("| network | batch | measured | closed | search | compulsory | chip pJ/MAC, modelled |", rows)
+    return _table("| network | batch | measured | closed | search | compulsory |", rows)
 
 
 def ratio_tables() -> tuple[str, str]:
@@ -243,6 +298,9 @@ def tables() -> dict[str, str]:
         "counts": counts_table(),
         "zigzag": table([GOLDEN]),
         "eyeriss": eyeriss_table(),
+        "eyeriss_chip": eyeriss_chip_table(),
+        "anchors": anchors_table(),
+        "zeus": calibration_table(),
         "ratio": ratios,
         "shares": shares,
         "law": law_table(),

@@ -181,16 +181,21 @@ def hw_calibrate(profile: str, measurements: str, out: str | None) -> None:
     """Fit device PROFILE to a CSV of MEASUREMENTS.
 
     Columns: network, precision, batch (images), joules (J per step), seconds (s per step); a line per measured case.
-    The error on networks left out of the fit is reported with it.
+    Each network (with a single one: each batch size) is left out once, and the profile fitted to the rest is priced on
+    it: that error of joules and seconds is reported with the profile.
     """
     from hw_models.analysis import commands
 
     fitted, text = commands.calibrate(profile, measurements, out)
     if out is None:
         click.echo(text, nl=False)
-    click.echo(f"mean error on the fitted steps {fitted.fitted_error:.1%}", err=True)
+    click.echo(
+        f"mean error on the fitted steps: joules {fitted.fitted_error:.1%}, seconds {fitted.fitted_seconds_error:.1%}",
+        err=True,
+    )
     for name, error in fitted.held_out.items():
-        click.echo(f"  {name}, left out of the fit: {error:.1%}", err=True)
+        seconds = fitted.held_out_seconds[name]
+        click.echo(f"  {name}, left out of the fit: joules {error:.1%}, seconds {seconds:.1%}", err=True)
     for doubt in fitted.doubts:
         click.echo(f"warning: {doubt}", err=True)
 

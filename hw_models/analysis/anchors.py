@@ -55,10 +55,18 @@ class Anchor:
 
     def row(self) -> dict[str, Any]:
         return {
-            "device": self.device, "network": self.network, "precision": self.precision, "batch": self.batch,
-            "quantity": self.quantity, "unit": self.unit, "measured": self.measured, "modelled": self.modelled,
-            "error": self.error, "source": self.source, "note": self.note,
-        }  # fmt: skip
+            "device": self.device,
+            "network": self.network,
+            "precision": self.precision,
+            "batch": self.batch,
+            "quantity": self.quantity,
+            "unit": self.unit,
+            "measured": self.measured,
+            "modelled": self.modelled,
+            "error": self.error,
+            "source": self.source,
+            "note": self.note,
+        }
 
 
 def anchors(devices: Sequence[str] = ()) -> list[Anchor]:
@@ -74,9 +82,16 @@ def anchors(devices: Sequence[str] = ()) -> list[Anchor]:
             if quantity in case:
                 found.append(
                     Anchor(
-                        case["device"], case["network"], case["precision"], case["batch"], quantity, case[quantity],
-                        _value(cost, quantity), case["source"], case.get("note", ""),
-                    )  # fmt: skip
+                        case["device"],
+                        case["network"],
+                        case["precision"],
+                        case["batch"],
+                        quantity,
+                        case[quantity],
+                        _value(cost, quantity),
+                        case["source"],
+                        case.get("note", ""),
+                    )
                 )
     return found
 
@@ -86,15 +101,17 @@ def _step(chip: Accelerator, case: dict[str, Any]) -> Cost:
 
 
 def _forward(chip: Accelerator, case: dict[str, Any]) -> Cost:
-    """The convolutions and matrix products of a forward pass, everything in one format, as an inference chip runs them."""
+    """The convolutions and matrix products of a forward pass, everything in one format, as an inference chip has it."""
     rows = [row for row in network(case["network"]) if row.kind in CONTRACTIONS]
     fmt = case["precision"]
     record = {
         "name": f"{fmt} throughout",
         "default": {
-            **{p: dict.fromkeys(roles, fmt) for p, roles in OPERANDS.items()}, "accumulator": fmt, "output": fmt,
+            **{p: dict.fromkeys(roles, fmt) for p, roles in OPERANDS.items()},
+            "accumulator": fmt,
+            "output": fmt,
         },
-    }  # fmt: skip
+    }
     return forward_cost(rows, chip, record, case["batch"], "search")
 
 

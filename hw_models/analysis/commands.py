@@ -62,7 +62,9 @@ def show(profile: str) -> dict[str, Any]:
         ],
         "fused": list(chip.fused),
         "eta_compute": chip.eta_compute,
+        "efficiency": dict(chip.efficiency),
         "launch_us": chip.launch_s * 1e6,
+        "half_batch": chip.half_batch,
         "calibrated_on": chip.calibrated_on,
         "rails": chip.rails,
         "tflops": {name: rate / 1e12 for name, rate in chip.peak.items()},
@@ -119,7 +121,14 @@ def describe(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("  inserted zeros", ("skipped" if facts["zero_skip"] else "multiplied") if array else ""),
         ("  faster formats", ", ".join(f"{f} x {n:g}" for f, n in facts["speedup"].items())),
         *registers,
-        ("of the peak", "" if array else f"{100 * facts['eta_compute']:g} % at most, {facts['launch_us']:g} µs a row"),
+        (
+            "of the peak",
+            ", ".join(f"{f} {100 * eta:.3g}" for f, eta in facts["efficiency"].items())
+            + f" % at most, {facts['launch_us']:g} µs a row"
+            + (f", half of it at {facts['half_batch']:g} images" if facts["half_batch"] else "")
+            if facts["efficiency"]
+            else "",
+        ),
         (
             "reached at most",
             ", ".join(f"{f} {t:,.3g}" for f, t in facts["tflops"].items()) + " TFLOP/s" if facts["tflops"] else "",
@@ -147,7 +156,7 @@ def new(path: str | Path, start: str = "horowitz-45nm", *, sram_law: str | None 
     `sram_law`: fill buffer energies from capacity and width by a CACTI fit. Raises `ProfileError` if the file exists
     or cannot be written, or if the law is unknown.
     """
-    target, source = _target(path), locate(start, Path())
+    target, source = profile_target(path), locate(start, Path())
     load(source)
     text = source.read_text(encoding="utf-8")
     text = re.sub(r'(?m)^name = ".*"$', f'name = "{target.stem}"', text, count=1)
@@ -159,11 +168,11 @@ def new(path: str | Path, start: str = "horowitz-45nm", *, sram_law: str | None 
             )
         text = re.sub(r'(?m)^(sram_law = )"[^"]*"', rf'\1"{sram_law}"', text)
         text = re.sub(r"(?m)^read_pj_per_bit = .*\n(write_pj_per_bit = .*)$", f'sram_law = "{sram_law}"', text)
-    _write(target, text)
+    write_profile(target, text)
     return target
 
 
-def _target(path: str | Path) -> Path:
+def profile_target(path: str | Path) -> Path:
     """A path that a profile can be written to; its stem is the profile's name."""
     target = Path(path)
     if target.suffix != ".toml":
@@ -173,7 +182,7 @@ def _target(path: str | Path) -> Path:
     return target
 
 
-def _write(target: Path, text: str) -> None:
+def write_profile(target: Path, text: str) -> None:
     """Write a new profile and load it once; a text that is no profile leaves no file."""
     try:
         with target.open("x", encoding="utf-8") as file:
@@ -194,19 +203,19 @@ def calibrate(profile: str, measurements: str | Path, out: str | Path | None = N
 
     `out`: where to write it (must not exist). Raises `HardwareError` naming the line of a wrong measurement.
     """
-    target, chip = None if out is None else _target(out), load(profile)
+    target, chip = None if out is None else profile_target(out), load(profile)
     steps = read_steps(measurements, chip)
     fitted = fit(steps, chip)
     name = f"{chip.name}-calibrated" if target is None else target.stem
     text = profile_text(fitted, chip, name, f"{len(steps)} steps of {Path(measurements).name}")
     try:
         with tempfile.TemporaryDirectory() as folder:  # proved before anything is written or shown
-            _write(Path(folder) / "fitted.toml", text)
+            write_profile(Path(folder) / "fitted.toml", text)
     except ProfileError as error:
         raise ProfileError(
             f"{measurements}: what fits these steps is no profile; are joules (J) and seconds those of "
             f"one step?\n{str(error).replace(f'{folder}{os.sep}', '')}"
         ) from error
     if target is not None:
-        _write(target, text)
+        write_profile(target, text)
     return fitted, text

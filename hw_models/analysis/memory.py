@@ -23,10 +23,15 @@ import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import ceil, log2
+from typing import Any
 
+from hw_models.accelerator.description import Accelerator
+from hw_models.accelerator.loader import load
 from hw_models.cost.step_cost import Cost
-from hw_models.precision.formats import Bits, Precision, parse_precision
+from hw_models.cost.training_step import training_cost
+from hw_models.precision.formats import FORMATS, Bits, Precision, parse_precision
 from hw_models.workload.layer import CONTRACTIONS, INPUT, Layer
+from hw_models.workload.reference_networks import network
 
 READS_INPUT = (
     "gelu",
@@ -266,3 +271,43 @@ def _cuts(layers: Sequence[Layer], bits: Bits, batch: float, whole: float) -> li
                 held = {}
         out[tuple(cuts[1:])] = None
     return [cuts for cuts in out if cuts]
+
+
+def memory_report(
+    profile: str | Accelerator, name: str, bits: Bits = None, batch: int = 256, *, checkpoints: bool = False
+) -> dict[str, Any]:
+    """The memory of a training step of a network (a name or a file), and ways to checkpoint it, as plain data in bytes.
+
+    `bits`: None is the widest format that the accelerator has. Raises the errors of `network` and `load`.
+    """
+    chip, layers = load(profile), network(name)
+    precision = parse_precision(FORMATS[chip.widest] if bits is None else bits)
+    found = footprint(layers, precision, batch)
+    report = {
+        "accelerator": chip.name,
+        "network": name,
+        "precision": precision.name,
+        "batch": batch,
+        "peak": found.peak,
+        "parameters": found.parameters,
+        "activations": found.activations,
+        "worst_row": found.worst.row,
+        "worst_phase": found.worst.phase,
+        "kept": dict(sorted(found.kept.items(), key=lambda item: -item[1])),
+        "timeline": [{"row": m.row, "phase": m.phase, "bytes": m.bytes} for m in found.timeline],
+    }
+    if checkpoints:
+        cost = training_cost(layers, chip, precision, batch, hypothetical=True)
+        report["plans"] = [
+            {
+                "segments": plan.memory.segments,
+                "cuts": [layers[i].name for i in plan.cuts],
+                "peak": plan.memory.peak,
+                "activations": plan.memory.activations,
+                "joules": plan.joules,
+                "seconds": plan.seconds,
+                "again": plan.again,
+            }
+            for plan in plans(cost, layers, precision)
+        ]
+    return report

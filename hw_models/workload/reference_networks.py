@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 from hw_models.errors import HardwareError, nearest
 from hw_models.workload.layer import INPUT, Layer, conv_macs
@@ -240,10 +241,19 @@ NETWORKS: dict[str, Callable[[], list[Layer]]] = {
 
 
 def network(name: str) -> list[Layer]:
-    """The reference network called `name`; raises `HardwareError` with the known names."""
-    if name not in NETWORKS:
-        near = nearest(name.lower().replace("-", ""), NETWORKS)
-        raise HardwareError(
-            f"no reference network {name!r}{f'; did you mean {near}?' if near else ''} (known: {', '.join(NETWORKS)})"
-        )
-    return NETWORKS[name]()
+    """The reference network called `name`, or the one in a file: an ONNX graph, or a layer table in JSON.
+
+    Raises `HardwareError` with the known names, and `WorkloadError` for a file that holds no network.
+    """
+    if name in NETWORKS:
+        return NETWORKS[name]()
+    if Path(name).suffix in (".onnx", ".json"):
+        from hw_models.workload.import_onnx import read_onnx
+        from hw_models.workload.layer_file import read_layers
+
+        return read_onnx(name) if Path(name).suffix == ".onnx" else read_layers(name)
+    near = nearest(name.lower().replace("-", ""), NETWORKS)
+    raise HardwareError(
+        f"no reference network {name!r}{f'; did you mean {near}?' if near else ''} (known: {', '.join(NETWORKS)}; "
+        "or an ONNX file, or a layer table in JSON)"
+    )

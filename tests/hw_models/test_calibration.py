@@ -68,6 +68,11 @@ def _measured(
     return path
 
 
+def measurements(path: Path) -> Path:
+    """A file of measured steps that a profile can be fitted to."""
+    return _measured(path, "h100")
+
+
 def _fit(path: Path) -> Fit:
     return fit(read_steps(path, "h100"), "h100")
 

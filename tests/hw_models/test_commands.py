@@ -20,7 +20,7 @@ from hw_models.workload import reference_networks
 
 def test_list_and_show_tell_where_every_number_comes_from() -> None:
     listed = commands.list_profiles()
-    assert len(listed) == 6 and all(row["summary"] and row["band"] > 1 for row in listed)
+    assert len(listed) == 12 and all(row["summary"] and row["band"] > 1 for row in listed)
     shown = commands.show("jetson-tx2")
     assert "calibrated" in shown["summary"] and "Table 2" in shown["calibrated_on"]
     assert all(c["source"] and c["unit"] for c in shown["constants"])

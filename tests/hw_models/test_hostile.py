@@ -13,7 +13,7 @@ from hw_models.accelerator.toml_reader import SHIPPED
 from hw_models.analysis import commands
 from hw_models.workload import reference_networks
 
-from .test_commands import _measurements as measurements
+from .test_calibration import measurements
 
 START = 'extends = "horowitz-45nm"\nname = "x"\n'
 NET = reference_networks.vgg16(10)[:4]

@@ -1,0 +1,70 @@
+"""hw anchors, memory: published measurements beside the model, and the memory of a training step."""
+
+from __future__ import annotations
+
+import click
+
+from ebsim.commands.app import json_option, print_json
+from ebsim.commands.hardware import batch_option, bits_option, hw
+
+MIB = 2**20
+
+
+@hw.command("anchors")
+@click.argument("devices", nargs=-1)
+@json_option
+def hw_anchors(devices: tuple[str, ...], as_json: bool) -> None:
+    """Set published measurements beside what the model says (of all DEVICES, or of those named)."""
+    from hw_models.analysis.anchors import anchors
+
+    found = anchors(devices)
+    if as_json:
+        print_json([item.row() for item in found])
+        return
+    from ebsim.commands.progress import print_table
+
+    print_table(
+        "Measured and modelled; no profile is fitted to these",
+        ["Device", "Network", "Format", "Batch", "Quantity", "Measured", "Modelled", "Error"],
+        [[a.device, a.network, a.precision, str(a.batch), a.unit, f"{a.measured:.4g}", f"{a.modelled:.4g}",
+          f"{a.error:+.0%}"] for a in found],
+    )  # fmt: skip
+    for text in dict.fromkeys(f"{a.device}: {a.source}" + (f" ({a.note})" if a.note else "") for a in found):
+        click.echo(text, err=True)
+
+
+@hw.command("memory")
+@click.argument("profile", default="horowitz-45nm")
+@click.option("--network", default="resnet50", show_default=True, metavar="NAME", help="As in hw compare, or a file.")
+@bits_option
+@batch_option
+@click.option("--checkpoints", is_flag=True, help="Also: ways to checkpoint, with what recomputing costs on PROFILE.")
+@json_option
+def hw_memory(profile: str, network: str, bits: str | None, batch: int, checkpoints: bool, as_json: bool) -> None:
+    """Show what a training step keeps in memory, its peak, and what checkpointing would trade.
+
+    Activations, gradients and parameters as an eager framework keeps them, in the formats of the training.
+    """
+    from hw_models.analysis.memory import memory_report
+
+    report = memory_report(profile, network, bits, batch, checkpoints=checkpoints)
+    if as_json:
+        print_json(report)
+        return
+    from ebsim.commands.progress import print_table
+
+    print_table(
+        f"A training step of {network} on {batch} images in {report['precision']}: memory",
+        ["", "MiB"],
+        [["parameters, gradients, momentum", f"{report['parameters'] / MIB:,.1f}"],
+         ["kept for the backward pass", f"{report['activations'] / MIB:,.1f}"],
+         [f"peak ({report['worst_row']}, {report['worst_phase']})", f"{report['peak'] / MIB:,.1f}"],
+         *([f"  {name}", f"{size / MIB:,.1f}"] for name, size in list(report["kept"].items())[:8])],
+    )  # fmt: skip
+    if checkpoints:
+        print_table(
+            f"Checkpoints: memory against recomputing, energies modelled on {report['accelerator']}",
+            ["Segments", "Peak (MiB)", "Kept (MiB)", "Energy (J)", "of it again (%)", "Time at least (ms)"],
+            [[str(p["segments"]), f"{p['peak'] / MIB:,.0f}", f"{p['activations'] / MIB:,.0f}", f"{p['joules']:.4g}",
+              f"{100 * p['again']:.1f}", f"{1e3 * p['seconds']:,.1f}"] for p in report["plans"]],
+        )  # fmt: skip
