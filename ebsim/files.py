@@ -4,6 +4,9 @@ A write goes to a temporary name in the same folder, is flushed to the disk and 
 kill or a full disk leaves the old file as it was. safetensors notices truncation but not a flipped byte, so
 `save_tensors` stores a SHA-256 over every name, type, shape and byte, and over the metadata; `load_tensors`
 checks it. Nothing is ever pickled.
+
+Everything that ebsim writes goes through this module (a test holds that), in plain calls of `os`, so that a test can
+make each of them fail. What the system refuses is a `StorageError` with the path and a cure.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import errno
 import hashlib
 import json
 import os
-import tempfile
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +26,14 @@ from ebsim.errors import DamagedError, StorageError
 if TYPE_CHECKING:
     import torch
 
-_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS}
+_WHY = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EROFS: "the file system can only be read",
+    errno.EIO: "the disk reports an error",
+}
+_UNREADABLE = {errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+MAX_JSON = 1 << 30  # bytes; a file of ours that claims to be longer is not read
 
 
 def canonical_json(value: Any) -> str:
@@ -42,29 +52,123 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
+def storage_error(path: Path, error: OSError, what: str = "could not be written") -> StorageError:
+    """What the system said about a path, in words, with the cure."""
+    why = _WHY.get(error.errno or 0) or error.strerror or str(error)
+    return StorageError(
+        f"{path}: {what} ({why}). What was there before is untouched: free some space or fix the permissions and run "
+        "the same command again."
+    )
+
+
+def make_folder(path: Path) -> None:
+    """A folder and its parents; raises `StorageError`."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise storage_error(path, error, "the folder could not be made") from error
+
+
 def write_atomic(path: Path, content: bytes | str) -> None:
     """Replace `path` by `content` in one step; raises `StorageError` and leaves the old file if it cannot."""
     data = content.encode() if isinstance(content, str) else content
-    temporary = None
+    make_folder(path.parent)
+    temporary = _temporary(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(temporary, 0o644)
+        handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+        try:
+            _write(handle, data)
+            os.fsync(handle)
+        finally:
+            os.close(handle)
         os.replace(temporary, path)
         _sync_folder(path.parent)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        if isinstance(error, OSError):
+            raise storage_error(path, error, f"could not be written, {len(data):,} bytes") from error
+        raise
+
+
+def create(path: Path, content: str) -> None:
+    """A new file with its content, not flushed to the disk; `FileExistsError` if there is one. Errors are the system's."""
+    handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+    try:
+        _write(handle, content.encode())
+    finally:
+        os.close(handle)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a file that is read line by line; one small write, so lines of two processes never mix."""
+    try:
+        handle = os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o644)
+        try:
+            _write(handle, (line + "\n").encode())
+        finally:
+            os.close(handle)
     except OSError as error:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-        why = "the disk is full" if error.errno in _NO_SPACE else error.strerror or str(error)
-        raise StorageError(
-            f"{path}: could not be written ({why}; {len(data):,} bytes needed). What was there before is "
-            "untouched: free some space or fix the permissions and run the same command again."
-        ) from error
+        raise storage_error(path, error) from error
+
+
+def link(source: Path, target: Path) -> None:
+    """`target` becomes another name of the file `source`, in one step; a copy where links are not possible."""
+    temporary = _temporary(target)
+    try:
+        os.link(source, temporary)
+    except OSError:
+        try:
+            content = source.read_bytes()
+        except OSError as error:
+            raise storage_error(source, error, "could not be read") from error
+        write_atomic(target, content)
+        return
+    try:
+        os.replace(temporary, target)
+        _sync_folder(target.parent)
+    except OSError as error:
+        raise storage_error(target, error) from error
+    finally:  # two names of one file are not renamed over each other
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+
+
+def rename(source: Path, target: Path) -> None:
+    """Give a file another name, over what has it; raises `StorageError`."""
+    try:
+        os.replace(source, target)
+        _sync_folder(target.parent)
+    except OSError as error:
+        raise storage_error(source, error, f"could not be renamed to {target.name}") from error
+
+
+def remove(path: Path) -> None:
+    """Delete a file if it is there; raises `StorageError`."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise storage_error(path, error, "could not be deleted") from error
+
+
+def sweep(folder: Path) -> None:
+    """Delete what killed writers left in a folder; only whoever holds its lock may do so."""
+    for path in folder.glob(".*.tmp"):
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+
+
+def _temporary(path: Path) -> Path:
+    """A name of its own in the same folder; short, because the whole name must not be longer than a name may be."""
+    return path.with_name(f".{path.name[:80]}.{uuid.uuid4().hex[:12]}.tmp")
+
+
+def _write(handle: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(handle, view[: 1 << 30]) :]
 
 
 def _sync_folder(folder: Path) -> None:
@@ -82,14 +186,34 @@ def write_json(path: Path, value: Any) -> None:
     write_atomic(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Parsed JSON of a file of ours; `DamagedError` if it is missing, torn or not JSON."""
+def parse_json(text: bytes | str) -> Any:
+    """JSON without NaN and infinity; `ValueError` for anything else, however deeply nested."""
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(text, parse_constant=_no_constant)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no number")
+
+
+def read_json(path: Path) -> Any:
+    """Parsed JSON of a file of ours; `DamagedError` if it is missing, torn or not JSON, `StorageError` if unreadable."""
+    try:
+        if path.stat().st_size > MAX_JSON:
+            raise DamagedError(f"{path}: larger than any file of ebsim.")
+        return parse_json(path.read_bytes())
     except FileNotFoundError as error:
         raise DamagedError(f"{path}: missing.") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise DamagedError(f"{path}: not readable as JSON ({error}).") from error
+    except (OSError, ValueError) as error:
+        raise _not_read(path, error, "not readable as JSON") from error
+
+
+def _not_read(path: Path, error: Exception, what: str) -> DamagedError | StorageError:
+    if isinstance(error, OSError) and error.errno in _UNREADABLE:
+        return storage_error(path, error, "could not be read")
+    return DamagedError(f"{path}: {what} ({error}).")
 
 
 def _tensor_digest(tensors: Mapping[str, torch.Tensor], meta: str) -> str:
@@ -99,7 +223,7 @@ def _tensor_digest(tensors: Mapping[str, torch.Tensor], meta: str) -> str:
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         total.update(f"\0{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
-        total.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+        total.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return total.hexdigest()
 
 
@@ -113,19 +237,27 @@ def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], meta: Mapping[
 
 
 def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Tensors and metadata of `save_tensors`; `DamagedError` if missing, torn, altered or foreign."""
+    """Tensors and metadata of `save_tensors`; `DamagedError` if missing, torn, altered or foreign.
+
+    Takes no more memory than a few times the file's size: safetensors checks that its tensors are what the file holds.
+    """
     from safetensors import SafetensorError, safe_open
 
     try:
+        with path.open("rb"):  # an error of the system with its number, which safetensors leaves out
+            pass
         with safe_open(str(path), framework="pt") as handle:
             header = handle.metadata() or {}
             tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
+        if "meta" not in header or "sha256" not in header:
+            raise DamagedError(f"{path}: a safetensors file, but not one written by ebsim (no digest).")
+        if _tensor_digest(tensors, header["meta"]) != header["sha256"]:
+            raise DamagedError(f"{path}: its content does not match its digest; the file was altered or damaged.")
+        meta = parse_json(header["meta"])
     except FileNotFoundError as error:
         raise DamagedError(f"{path}: missing.") from error
-    except (SafetensorError, OSError, ValueError, RuntimeError, MemoryError) as error:
-        raise DamagedError(f"{path}: damaged or not a safetensors file ({error}).") from error
-    if "meta" not in header or "sha256" not in header:
-        raise DamagedError(f"{path}: a safetensors file, but not one written by ebsim (no digest).")
-    if _tensor_digest(tensors, header["meta"]) != header["sha256"]:
-        raise DamagedError(f"{path}: its content does not match its digest; the file was altered or damaged.")
-    return tensors, json.loads(header["meta"])
+    except (SafetensorError, OSError, ValueError, RuntimeError, MemoryError, TypeError, AttributeError) as error:
+        raise _not_read(path, error, "damaged or not a safetensors file") from error
+    if not isinstance(meta, dict):
+        raise DamagedError(f"{path}: its metadata are a {type(meta).__name__}, not a table.")
+    return tensors, meta

@@ -25,6 +25,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from ebsim.files import create
+
 BEAT = 10.0  # seconds between two renewals of a held claim
 STALE = 120.0  # seconds without renewal after which the claim of another machine counts as abandoned
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV, errno.EINVAL}
@@ -65,11 +67,11 @@ class FolderLock:
             if not _create(path, _describe(token), token):
                 continue
             if self._numbers()[-1] != number + 1:  # overtaken since we looked
-                path.unlink(missing_ok=True)
+                _discard(path)
                 continue
             self._path, self._token, self.lost = path, token, False
             for old in self._numbers()[:-1]:
-                self._place(old).unlink(missing_ok=True)
+                _discard(self._place(old))
             _Heart.add(self)
             return None
 
@@ -81,7 +83,7 @@ class FolderLock:
             return
         temporary = path.with_name(f".{self._token}.tmp")
         with contextlib.suppress(OSError):
-            temporary.write_text('{"released": true}\n')
+            create(temporary, '{"released": true}\n')
             os.replace(temporary, path)
 
     def renew(self) -> None:
@@ -124,18 +126,24 @@ class FolderLock:
     def _now(self) -> float:
         """The file server's clock, which wrote the times that this is compared with."""
         probe = self.folder / f".{uuid.uuid4().hex}.tmp"
-        probe.touch()
+        create(probe, "")
         try:
             return probe.stat().st_mtime
         finally:
-            probe.unlink(missing_ok=True)
+            os.unlink(probe)
+
+
+def _discard(path: Path) -> None:
+    """An old claim is only in the way of nobody; the next holder tries again."""
+    with contextlib.suppress(OSError):
+        os.unlink(path)
 
 
 def _create(path: Path, content: str, token: str) -> bool:
     """Make a file with its content in one step; False if there is one."""
     temporary = path.with_name(f".{token}.tmp")
-    temporary.write_text(content)
     try:
+        create(temporary, content)
         os.link(temporary, path)
         return True
     except FileExistsError:
@@ -144,13 +152,12 @@ def _create(path: Path, content: str, token: str) -> bool:
         if error.errno not in _NO_LINKS:
             raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
     try:
-        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+        create(path, content)
     except FileExistsError:
         return False
-    with os.fdopen(handle, "w") as stream:
-        stream.write(content)
     return True
 
 

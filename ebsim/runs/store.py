@@ -1,9 +1,8 @@
 """The store of training stages: each folder is named by the hash of what defines it.
 
 A stage is one training trajectory (dense, or of a ticket). Two runs that ask for the same thing get the same
-folder, so nothing is trained twice; a lock of the operating system (it dies with its process) makes the second
-one wait for the first. `identity.json` holds what was hashed, so a folder explains itself and a changed or
-foreign one is noticed.
+folder, so nothing is trained twice; a lock (`runs.locks`) makes the second one wait for the first. `identity.json`
+holds what was hashed, so a folder explains itself and a changed or foreign one is noticed.
 """
 
 from __future__ import annotations
@@ -17,10 +16,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
+from ebsim import stop
 from ebsim.errors import BusyError, DamagedError
-from ebsim.files import canonical_json, digest, read_json, write_json
+from ebsim.files import (
+    append_line,
+    canonical_json,
+    digest,
+    make_folder,
+    parse_json,
+    read_json,
+    storage_error,
+    sweep,
+    write_json,
+)
+from ebsim.runs.locks import FolderLock, Holder
 
 LAYOUT = 1  # version of the folder layout; part of every identity
 
@@ -34,36 +43,42 @@ class Stage:
     identity: dict[str, Any]
 
     @contextlib.contextmanager
-    def locked(self, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+    def locked(self, waiting: Callable[[], None] = lambda: None) -> Iterator[FolderLock]:
         """Hold the stage; waits for another process that holds it, calling `waiting` about once a second."""
-        lock = FileLock(self.folder / ".lock")
-        while True:
-            try:
-                lock.acquire(timeout=1.0)
-                break
-            except Timeout:
-                waiting()
+        make_folder(self.folder)
+        lock, pause = FolderLock(self.folder), 0.02
+        while _acquire(lock) is not None:
+            stop.check()
+            waiting()
+            time.sleep(pause)
+            pause = min(1.0, pause * 1.5)
         try:
-            yield
+            sweep(self.folder)
+            yield lock
         finally:
             lock.release()
 
     def log(self, event: str, **fields: Any) -> None:
-        """Append one line to `events.jsonl`; a single small write, so lines of two processes never mix."""
-        line = canonical_json({"event": event, "time": round(time.time(), 3), "pid": os.getpid(), **fields}) + "\n"
-        with (self.folder / "events.jsonl").open("a", encoding="utf-8") as stream:
-            stream.write(line)
+        """Append one line to `events.jsonl`, for people and for `ablate`'s count; no result depends on it."""
+        append_line(
+            self.folder / "events.jsonl",
+            canonical_json({"event": event, "time": round(time.time(), 3), "pid": os.getpid(), **fields}),
+        )
 
     def events(self) -> list[dict[str, Any]]:
-        """All events; a torn last line (the process was killed inside the write) is left out."""
+        """All events that can be read; torn, damaged and foreign lines are left out."""
         try:
             text = (self.folder / "events.jsonl").read_text(encoding="utf-8", errors="replace")
         except FileNotFoundError:
             return []
+        except OSError as error:
+            raise storage_error(self.folder / "events.jsonl", error, "could not be read") from error
         rows = []
         for line in text.splitlines():
             with contextlib.suppress(ValueError):
-                rows.append(json.loads(line))
+                row = parse_json(line)
+                if isinstance(row, dict) and isinstance(row.get("event"), str):
+                    rows.append(row)
         return rows
 
 
@@ -95,23 +110,21 @@ class Store:
 
 
 @contextlib.contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
+def exclusive(folder: Path) -> Iterator[FolderLock]:
     """Hold a run folder for this process; `BusyError` at once if a live process has it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    holder = folder / ".holder.json"
-    lock = FileLock(folder / ".lock")
+    make_folder(folder)
+    lock = FolderLock(folder)
+    if (holder := _acquire(lock)) is not None:
+        raise BusyError(f"{folder}: held by {holder}. Wait for it, or stop it.")
     try:
-        lock.acquire(timeout=0.2)
-    except Timeout:
-        with contextlib.suppress(DamagedError):
-            who = read_json(holder)
-            raise BusyError(
-                f"{folder}: held by process {who['pid']} on {who['host']}. Wait for it, or stop it."
-            ) from None
-        raise BusyError(f"{folder}: held by another process. Wait for it, or stop it.") from None
-    try:
-        write_json(holder, {"pid": os.getpid(), "host": os.uname().nodename if hasattr(os, "uname") else "?"})
-        yield
+        sweep(folder)
+        yield lock
     finally:
-        holder.unlink(missing_ok=True)
         lock.release()
+
+
+def _acquire(lock: FolderLock) -> Holder | None:
+    try:
+        return lock.try_acquire()
+    except OSError as error:
+        raise storage_error(lock.folder, error, "the folder could not be locked") from error

@@ -10,7 +10,6 @@ every ratio under every rule comes from them, after the fact.
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 from ebsim import tickets
 from ebsim.config import Train
 from ebsim.errors import DamagedError
-from ebsim.files import read_json, write_json
+from ebsim.files import link, read_json, write_json
 from ebsim.runs.provenance import environment
 from ebsim.runs.store import Stage
 from ebsim.training.checkpoint import Checkpoint
@@ -198,7 +197,7 @@ class Trajectory:
             return
         if self._keep(head.gammas) and not self._kept(head.epoch).exists():
             head.save(self._kept(head.epoch), self.stage.id)
-        if not any(event["event"] == "epoch" and event["epoch"] == head.epoch for event in self.stage.events()):
+        if not any(event["event"] == "epoch" and event.get("epoch") == head.epoch for event in self.stage.events()):
             self.stage.log("epoch", epoch=head.epoch)
 
     def _resume(self, head: Checkpoint) -> Trainer:
@@ -224,10 +223,10 @@ class Trajectory:
         self._head = live.checkpoint()
         self.stage.log("epoch", epoch=live.epoch)
         if last.exists():
-            _link(last, previous)
+            link(last, previous)
         if self._keep(live.gammas):
             self._head.save(self._kept(live.epoch), self.stage.id)
-            _link(self._kept(live.epoch), last)
+            link(self._kept(live.epoch), last)
         else:
             self._head.save(last, self.stage.id)
         live.saved_at = last.stat().st_mtime_ns
@@ -260,14 +259,3 @@ class Trajectory:
         checkpoint = live.checkpoint()
         checkpoint.save(self._kept(epoch), self.stage.id)
         return checkpoint
-
-
-def _link(source: Path, target: Path) -> None:
-    """`target` becomes another name of the file `source`, in one step; a copy where links are not possible."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    temporary.unlink(missing_ok=True)
-    try:
-        os.link(source, temporary)
-    except OSError:
-        temporary.write_bytes(source.read_bytes())
-    os.replace(temporary, target)
