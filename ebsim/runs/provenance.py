@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import ebsim
+from ebsim.runs.code import code_digest
 
 PACKAGES = ("ebsim", "torch", "torchvision", "fvcore", "numpy", "scipy", "scikit-learn", "safetensors", "pydantic")
 
@@ -44,6 +45,8 @@ def environment(device: str) -> dict[str, Any]:
     import torch
 
     out: dict[str, Any] = {
+        "ebsim": ebsim.__version__,
+        "code": code_digest(),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),

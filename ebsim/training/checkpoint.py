@@ -21,7 +21,11 @@ from ebsim.files import load_tensors, save_tensors
 
 @dataclass
 class Checkpoint:
-    """Everything that continuing needs, after `epoch` epochs (absolute) and `step` optimizer steps."""
+    """Everything that continuing needs, after `epoch` epochs (absolute) and `step` optimizer steps.
+
+    history: the environments (`runs.provenance.environment`) under which the epochs were trained, oldest first, each
+    with the `first_epoch` that it held for.
+    """
 
     epoch: int
     step: int
@@ -29,8 +33,17 @@ class Checkpoint:
     momentum: dict[str, Tensor]
     gammas: Tensor
     curve: list[dict[str, Any]] = field(default_factory=list)
-    environment: dict[str, Any] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
     extra: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """What the last epoch was trained under; empty before the first."""
+        return {key: value for key, value in self.history[-1].items() if key != _SINCE} if self.history else {}
+
+    def under(self, here: dict[str, Any]) -> list[dict[str, Any]]:
+        """The history if training goes on in the environment `here`."""
+        return self.history if self.environment == here else [*self.history, {_SINCE: self.epoch + 1, **here}]
 
     def save(self, path: Path, stage: str) -> None:
         """Write atomically; `stage` is the id of the stage that it belongs to."""
@@ -46,28 +59,86 @@ class Checkpoint:
             "step": self.step,
             "curve": self.curve,
             "environment": self.environment,
+            "history": self.history,
         }
         save_tensors(path, tensors, meta)
 
     @classmethod
     def load(cls, path: Path, stage: str) -> Checkpoint:
-        """Read back; `DamagedError` if the file is torn, altered or belongs to another stage."""
+        """Read back; `DamagedError` if the file is torn, altered, belongs to another stage or does not make sense."""
         tensors, meta = load_tensors(path)
         try:
             if meta["stage"] != stage:
-                raise DamagedError(f"{path}: a checkpoint of {meta['stage']}, not of {stage}.")
-            return cls(
+                raise DamagedError(f"{path}: a checkpoint of {meta['stage']!r}, not of {stage}.")
+            found = cls(
                 epoch=meta["epoch"],
                 step=meta["step"],
                 model=_below(tensors, "model/"),
                 momentum=_below(tensors, "momentum/"),
                 gammas=tensors["gammas"],
                 curve=meta["curve"],
-                environment=meta["environment"],
+                history=_history(meta),
                 extra=_below(tensors, "extra/"),
             )
         except KeyError as error:
             raise DamagedError(f"{path}: not a checkpoint of ebsim ({error} is missing).") from error
+        if problem := found._problem():
+            raise DamagedError(f"{path}: not a checkpoint of ebsim ({problem}).")
+        return found
+
+    def _problem(self) -> str:
+        """What in it cannot be, whoever wrote it; empty if all is well. Shapes of weights are checked by `fits`."""
+        if not (_count(self.epoch) and _count(self.step)):
+            return f"epoch {self.epoch!r} and step {self.step!r} must be counts"
+        if not (isinstance(self.history, list) and all(isinstance(item, dict) for item in self.history)):
+            return "its environments are no list of tables"
+        if not isinstance(self.curve, list) or not all(_is_row(row) for row in self.curve):
+            return "its curve is no list of epochs"
+        if [row["epoch"] for row in self.curve] != list(range(self.epoch - len(self.curve) + 1, self.epoch + 1)):
+            return "the epochs of its curve do not end in its own"
+        if self.gammas.dim() != 2 or not self.gammas.is_floating_point() or len(self.gammas) != len(self.curve) + 1:
+            return f"its scales have the shape {list(self.gammas.shape)} for {len(self.curve)} epochs"
+        return "" if bool(torch.isfinite(self.gammas).all()) else "its scales are not all finite"
+
+    def fits(self, network: nn.Module, path: Path | str) -> None:
+        """`DamagedError` unless the weights are those of such a network: names, shapes, types."""
+        expected = {name: (tensor.shape, tensor.dtype) for name, tensor in network.state_dict().items()}
+        actual = {name: (tensor.shape, tensor.dtype) for name, tensor in self.model.items()}
+        for name in sorted(expected.keys() | actual.keys()):
+            if expected.get(name) != actual.get(name):
+                raise DamagedError(f"{path}: does not fit the network: {name} is {actual.get(name, 'missing')}.")
+        for name, tensor in self.momentum.items():
+            if (tensor.shape, tensor.dtype) != expected.get(name):
+                raise DamagedError(f"{path}: does not fit the network: momentum of {name}.")
+
+
+_SINCE = "first_epoch"
+_NUMBERS = ("lr", "loss", "accuracy", "test_loss", "test_accuracy", "test_top5", "average_accuracy", "seconds")
+_COUNTS = ("epoch", "images", "steps", "test_images", "average_images")
+
+
+def _count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 53
+
+
+def _is_row(row: Any) -> bool:
+    """Whether this can be one epoch of a curve."""
+    return (
+        isinstance(row, dict)
+        and {"epoch", "lr", "loss", "accuracy", "images", "steps"} <= row.keys()
+        and all(_count(row[key]) for key in _COUNTS if key in row)
+        and all(isinstance(row[key], int | float) and not isinstance(row[key], bool) for key in _NUMBERS if key in row)
+    )
+
+
+def _history(meta: dict[str, Any]) -> list[dict[str, Any]]:
+    """Checkpoints of earlier versions know the last environment only."""
+    if "history" in meta:
+        return meta["history"]
+    curve, environment = meta["curve"], meta["environment"]
+    if not environment or not isinstance(curve, list) or not curve or not _is_row(curve[0]):
+        return []
+    return [{_SINCE: curve[0]["epoch"], **environment}]
 
 
 def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -141,7 +141,7 @@ class Trainer:
         self._stream, self._graphs = self._record_steps(note)
         self.epoch, self.step = start.epoch, start.step
         self.gammas, self.curve = start.gammas, list(start.curve)
-        self.environment = environment(str(setup.device))
+        self.history = start.under(environment(str(setup.device)))
         self.saved_at = 0
 
     def _record_steps(self, note: Callable[[str], None]) -> tuple[Any, StepGraphs | None]:
@@ -256,7 +256,7 @@ class Trainer:
             momentum=_on_cpu(momentum_of(self.model, self.optimizer)),
             gammas=self.gammas,
             curve=self.curve,
-            environment=self.environment,
+            history=self.history,
             extra=_on_cpu({} if self.average is None else self.average.state_dict()),
         )
 

@@ -56,8 +56,10 @@ class Trajectory:
         constraint: Constraint | None = None,
         meter: Meter | None = None,
         progress: Progress | None = None,
+        strict: bool = False,
     ) -> None:
         self.stage = stage
+        self.strict = strict
         self.first = first
         self.trained = 0  # epochs really trained by this object, replays included
         self._setup = Setup(
@@ -85,6 +87,11 @@ class Trajectory:
         """One row per epoch so far: epoch, lr, loss, accuracy, test_loss, test_accuracy, images, seconds, ..."""
         return self._newest().curve
 
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """The environments under which the epochs so far were trained, each with its `first_epoch`."""
+        return self._newest().history
+
     # -- training ------------------------------------------------------------------------------------------------
 
     def extend(self, to: int, until: Callable[[Gammas], bool] | None = None) -> int:
@@ -96,7 +103,8 @@ class Trajectory:
         with self.stage.locked(lambda: self._progress.note(f"waiting for another process to train {self.stage.id}")):
             self._refresh()
             head = self._newest()
-            self._settle(head)
+            self._repair_after_kill(head)
+            self._compare_environment(head)
             if head.epoch >= to or (until is not None and until(head.gammas)):
                 return head.epoch
             live = self._resume(head)
@@ -191,7 +199,7 @@ class Trajectory:
             )
         return None
 
-    def _settle(self, head: Checkpoint) -> None:
+    def _repair_after_kill(self, head: Checkpoint) -> None:
         """Make up for a process that was killed between writing a checkpoint and noting it down."""
         if head.epoch == self.first:
             return
@@ -203,15 +211,31 @@ class Trajectory:
     def _resume(self, head: Checkpoint) -> Trainer:
         """The network in memory, at `head`."""
         if self._live is None or self._live.epoch != head.epoch:
-            here = environment(str(self._setup.device))
-            if head.environment and head.environment != here:
-                changed = ", ".join(key for key in here if head.environment.get(key) != here[key])
-                self._progress.note(f"{self.stage.id}: {changed} changed; results may differ in the last bits")
-            self._live = Trainer(self._setup, head, self._graph_note)
+            self._live = Trainer(self._setup, self._fitting(head), self._graph_note)
         return self._live
 
     def _graph_note(self, text: str) -> None:
         self._progress.note(f"{self.stage.id}: {text}")
+
+    def _fitting(self, checkpoint: Checkpoint) -> Checkpoint:
+        """The checkpoint, once it is known to be one of this network."""
+        if checkpoint.epoch != self.first:
+            checkpoint.fits(self._setup.network(), f"{self.stage.folder}, epoch {checkpoint.epoch}")
+        return checkpoint
+
+    def _compare_environment(self, head: Checkpoint) -> None:
+        """Say, or with `strict` refuse, that the epochs so far were trained by other code or under other conditions."""
+        here = environment(str(self._setup.device))
+        changed = sorted({key for past in head.history for key in here if past.get(key) != here[key]})
+        if not changed:
+            return
+        what = f"{self.stage.id}: {', '.join(changed)} changed since epochs up to {head.epoch} were trained"
+        if self.strict:
+            raise DamagedError(
+                f"{what}, and --strict accepts no other. Use the environment they were trained in, or another "
+                "--runs-dir."
+            )
+        self._progress.note(f"{what}; results may differ from those of one environment")
 
     def _commit(self, live: Trainer) -> None:
         """Write the checkpoint; the one before it stays as `previous` until the next epoch.
@@ -236,11 +260,11 @@ class Trajectory:
             return self._setup.start()
         head = self._newest()
         if head.epoch == epoch:
-            return head
+            return self._fitting(head)
         with self.stage.locked():
             if self._kept(epoch).exists():
                 with contextlib.suppress(DamagedError):
-                    return Checkpoint.load(self._kept(epoch), self.stage.id)
+                    return self._fitting(Checkpoint.load(self._kept(epoch), self.stage.id))
             return self._replay(epoch)
 
     def _replay(self, epoch: int) -> Checkpoint:
@@ -249,7 +273,7 @@ class Trajectory:
         for path in sorted(self.stage.folder.glob("epoch-*.safetensors"), reverse=True):
             if int(path.stem.removeprefix("epoch-")) < epoch:
                 with contextlib.suppress(DamagedError):
-                    start = Checkpoint.load(path, self.stage.id)
+                    start = self._fitting(Checkpoint.load(path, self.stage.id))
                     break
         self._progress.note(f"{self.stage.id}: epoch {epoch} was not kept; training it again from {start.epoch}")
         live = Trainer(self._setup, start)
