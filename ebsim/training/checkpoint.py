@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ebsim import tickets
 from ebsim.errors import DamagedError
 from ebsim.files import load_tensors, save_tensors
 
@@ -110,6 +111,15 @@ class Checkpoint:
         for name, tensor in self.momentum.items():
             if (tensor.shape, tensor.dtype) != expected.get(name):
                 raise DamagedError(f"{path}: does not fit the network: momentum of {name}.")
+        for name, tensor in self.extra.items():
+            wanted = expected.get(name.removeprefix("module."), (torch.Size([]), torch.int64))
+            if (tensor.shape, tensor.dtype) != wanted:
+                raise DamagedError(f"{path}: does not fit the network: average of {name}.")
+        channels = sum(tickets.bn_layers(network).values())
+        if self.gammas.shape[1] != channels:
+            raise DamagedError(
+                f"{path}: does not fit the network: {self.gammas.shape[1]} scales for {channels} channels."
+            )
 
 
 _SINCE = "first_epoch"
