@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from ebsim import stop
+
+if __name__ == "__main__":
+    stop.install()  # before what takes time to import
+
 from ebsim.commands import main
 
 __all__ = ["main"]

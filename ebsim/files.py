@@ -92,7 +92,7 @@ def write_atomic(path: Path, content: bytes | str) -> None:
 
 
 def create(path: Path, content: str) -> None:
-    """A new file with its content, not flushed to the disk; `FileExistsError` if there is one. Errors are the system's."""
+    """A new file with its content, not flushed to the disk; `FileExistsError` if there is one. Raises OSErrors."""
     handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
     try:
         _write(handle, content.encode())
@@ -199,7 +199,7 @@ def _no_constant(name: str) -> Any:
 
 
 def read_json(path: Path) -> Any:
-    """Parsed JSON of a file of ours; `DamagedError` if it is missing, torn or not JSON, `StorageError` if unreadable."""
+    """Parsed JSON of a file of ours; `DamagedError` if missing, torn or not JSON, `StorageError` if unreadable."""
     try:
         if path.stat().st_size > MAX_JSON:
             raise DamagedError(f"{path}: larger than any file of ebsim.")

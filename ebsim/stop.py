@@ -40,6 +40,13 @@ def install() -> None:
             signal.signal(number, _ask)
 
 
+def finish() -> None:
+    """The process ends now, with the right exit code: further signals are ignored, also while Python cleans up."""
+    for name in SIGNALS:
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+
+
 def requested() -> bool:
     """Whether a stop was asked for."""
     return bool(_asked)

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 # A package may import the packages of lower floors only (and its own modules).
 FLOORS = [
     {"ebsim.errors"},
-    {"ebsim.files", "ebsim.lazy", "ebsim.seeds", "ebsim.torchvision_shim"},
+    {"ebsim.files", "ebsim.lazy", "ebsim.seeds", "ebsim.stop", "ebsim.torchvision_shim"},
     {"ebsim.config", "ebsim.models"},
     {"ebsim.tickets", "ebsim.precision", "ebsim.data", "ebsim.runs"},
     {"ebsim.training", "ebsim.pricing", "ebsim.adapters", "ebsim.export"},

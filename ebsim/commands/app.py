@@ -12,8 +12,8 @@ from typing import Any
 
 import click
 
-from ebsim import __version__
-from ebsim.errors import EbsimError
+from ebsim import __version__, stop
+from ebsim.errors import EbsimError, StorageError
 from hw_models.errors import HardwareError
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -41,30 +41,58 @@ set_option = click.option(
 
 
 class Main(click.Group):
-    """Turns every named error into its message on stderr and its exit code."""
+    """Turns every named error, stop request and error of the system into a message on stderr and its exit code."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        if extra.get("standalone_mode", True):
+            stop.install()
+        return super().main(*args, **extra)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             result = super().invoke(ctx)
-            sys.stdout.flush()
+            sys.stdout.flush()  # now, while an error can still be told
             return result
-        except EbsimError as error:
-            click.echo(str(error), err=True)
-            ctx.exit(error.exit_code)
-        except HardwareError as error:
-            click.echo(str(error), err=True)
-            ctx.exit(2)
+        except (click.exceptions.Exit, click.ClickException):
+            raise
+        except stop.Stop:
+            _stopped(ctx)
         except KeyboardInterrupt:
             ctx.exit(130)
         except BrokenPipeError:
             _drop_stdout()
             ctx.exit(0)
-        except SystemExit as stop:  # rich ends the process by itself when the reader of a table has gone
-            ctx.exit(0 if isinstance(stop.__context__, BrokenPipeError) else stop.code)  # type: ignore[arg-type]
+        except SystemExit as end:  # rich ends the process by itself when the reader of a table has gone
+            ctx.exit(0 if isinstance(end.__context__, BrokenPipeError) else end.code)  # type: ignore[arg-type]
+        except Exception as error:
+            if stop.requested():  # whatever else failed because of it: a decoding process that was ended too
+                _stopped(ctx)
+            if isinstance(error, EbsimError):
+                click.echo(str(error), err=True)
+                ctx.exit(error.exit_code)
+            if isinstance(error, HardwareError):
+                click.echo(str(error), err=True)
+                ctx.exit(2)
+            if not isinstance(error, OSError):
+                raise
+            _drop_stdout()
+            where = f"{error.filename}: " if error.filename else ""
+            click.echo(
+                f"{where}{error.strerror or error}. Free some space or fix the permissions, and run the same command "
+                "again: what was finished is safe.",
+                err=True,
+            )
+            ctx.exit(StorageError.exit_code)
+
+
+def _stopped(ctx: click.Context) -> None:
+    click.echo("Stopped at the last checkpoint. Run the same command again to go on.", err=True)
+    stop.finish()
+    ctx.exit(stop.EXIT)
 
 
 def _drop_stdout() -> None:
-    """The reader (`| head`) has gone: nothing more can be written, and that is no error."""
+    """The reader (`| head`) has gone, or nothing can be written: so that Python does not try again when it ends."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

@@ -28,7 +28,7 @@ def ablate(
 
     Kill it at any time; the same command goes on. Finished cells are checked and skipped.
     """
-    from ebsim import config, grid
+    from ebsim import config, grid, stop
 
     against = grid.parse_baseline(baseline)
     board = grid.open_grid(
@@ -43,12 +43,8 @@ def ablate(
         return
     from ebsim.grid.progress import Lines
     from ebsim.report import print_table
-    from ebsim.training import stop
 
-    with stop.on_signals():
-        table = grid.ablate(
-            board, runs_dir=runs_dir, workers=workers, baseline=against, watch=Lines(), check=stop.check
-        )
+    table = grid.ablate(board, runs_dir=runs_dir, workers=workers, baseline=against, watch=Lines(), check=stop.check)
     if as_json:
         print_json(grid.as_json(board, plan, runs_dir))
     elif table is not None:

@@ -24,10 +24,8 @@ def run(experiment: str, settings: tuple[str, ...], runs_dir: str, as_json: bool
     # Read and check the experiment before torch is loaded: a typo is answered at once.
     loaded = pipeline.load(experiment, config.parse_settings(settings))
     from ebsim.commands.progress import Terminal
-    from ebsim.training import stop
 
-    with stop.on_signals():
-        done = pipeline.run_experiment(loaded, Path(runs_dir), Terminal())
+    done = pipeline.run_experiment(loaded, Path(runs_dir), Terminal())
     if done.reused:
         click.echo(f"Already done: {done.path}", err=True)
     _show_run(done.path, as_json)

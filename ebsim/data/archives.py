@@ -1,4 +1,4 @@
-"""Unpack a tar archive: nothing in it can leave the target folder, fill disk or memory, or be anything but a plain file.
+"""Unpack a tar archive: nothing in it can leave the target folder, fill disk or memory, or be other than a plain file.
 
 Each member passes `tarfile.data_filter`, and on top of it only plain files and folders with the names they have are
 accepted. Everything is unpacked into a temporary folder beside the target first: an archive that turns out hostile or
@@ -16,6 +16,7 @@ import shutil
 import tarfile
 import tempfile
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, Any
@@ -26,7 +27,11 @@ DISK_SHARE = 0.9  # of the free space and of the free file entries; an archive t
 MAX_READ = 1 << 20  # bytes of one read: file contents are copied in pieces, so only a header asks for more
 _DAMAGED = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, ValueError, OverflowError, UnicodeError)
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE}
-_OPENERS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
+_OPENERS: dict[bytes, Callable[[Path], Any]] = {
+    b"\x1f\x8b": gzip.GzipFile,
+    b"BZh": bz2.BZ2File,
+    b"\xfd7zXZ\x00": lzma.LZMAFile,
+}
 
 
 @dataclass(frozen=True)
@@ -144,9 +149,10 @@ def _open(archive: Path) -> IO[bytes]:
     """The archive's bytes, decompressed as its first bytes say."""
     with archive.open("rb") as stream:
         start = stream.read(6)
-    return next((opener(archive, "rb") for mark, opener in _OPENERS.items() if start.startswith(mark)), None) or (
-        archive.open("rb")  # type: ignore[return-value]
-    )
+    for mark, opener in _OPENERS.items():
+        if start.startswith(mark):
+            return opener(archive)
+    return archive.open("rb")
 
 
 class _Bounded:

@@ -7,7 +7,7 @@ neither the device, nor worker processes, nor other draws can change it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,12 @@ import torch
 from ebsim.seeds import generator
 
 Batches = Iterator[tuple[torch.Tensor, torch.Tensor]]
+Part = Callable[[int], slice]
+
+
+def whole(images: int) -> slice:
+    """All images of a batch; the other value of `part` is a process's share of it (`training.team`)."""
+    return slice(0, images)
 
 
 def epoch_order(images: int, *, seed: int, epoch: int) -> torch.Tensor:
@@ -68,12 +74,28 @@ class Dataset:
         }
 
     def train_batches(
-        self, batch_size: int, *, seed: int, epoch: int, memory_format: torch.memory_format = torch.contiguous_format
+        self,
+        batch_size: int,
+        *,
+        seed: int,
+        epoch: int,
+        memory_format: torch.memory_format = torch.contiguous_format,
+        skip: int = 0,
+        part: Part = whole,
     ) -> Batches:
-        """One epoch of (x float32 [b, *shape], normalized, augmented; y int64 [b]); the last batch may be smaller."""
+        """One epoch of (x float32 [b, *shape], normalized, augmented; y int64 [b]); the last batch may be smaller.
+
+        skip: leave out so many batches at the start. part: which images of each batch, given their number.
+        """
         raise NotImplementedError
 
-    def test_batches(self, batch_size: int, *, memory_format: torch.memory_format = torch.contiguous_format) -> Batches:
+    def test_batches(
+        self,
+        batch_size: int,
+        *,
+        memory_format: torch.memory_format = torch.contiguous_format,
+        part: Part = whole,
+    ) -> Batches:
         """The test images in stored order, normalized only; the last batch may be smaller."""
         raise NotImplementedError
 

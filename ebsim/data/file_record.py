@@ -18,7 +18,7 @@ import torch
 
 from ebsim.data.catalogue import CACHE_FOLDER
 from ebsim.data.image_files import for_each, read_bytes
-from ebsim.errors import DamagedError, StorageError
+from ebsim.errors import DamagedError, DataError, StorageError
 from ebsim.files import load_tensors, save_tensors
 
 log = logging.getLogger(__name__)
@@ -102,6 +102,32 @@ def refresh(root: Path, paths: Sequence[str], sizes: Sequence[int], times_ns: Se
     return record
 
 
+def verify(root: Path, paths: Sequence[str], sizes: Sequence[int], times_ns: Sequence[int]) -> str:
+    """Read every file and compare it with its first digest; says what was done. `DataError` for one that differs."""
+    record = load_record(root)
+    new: dict[str, tuple[int, int, bytes]] = {}
+
+    def check(i: int) -> None:
+        path, content = paths[i], hashlib.sha256(read_bytes(root / paths[i])).digest()
+        known = record.get(path)
+        if known is None:
+            new[path] = (sizes[i], times_ns[i], content)
+        elif known.first != content:
+            raise DataError(
+                f"{root / path}: changed since it was first read (SHA-256 expected {known.first.hex()}, actual "
+                f"{content.hex()}); restore it, or delete {root / CACHE_FOLDER} if the change is intended"
+            )
+
+    for_each(check, len(paths))
+    if new:
+        note(record, new, root)
+        save_record(root, record)
+    if len(new) == len(paths):
+        return "their digests are now on record"
+    late = f"; {len(new):,} new one(s) are on record from now on" if new else ""
+    return f"every file has the digest recorded when it was first read{late}"
+
+
 def note(record: dict[str, Known], read: Mapping[str, tuple[int, int, bytes]], root: Path) -> None:
     """Enter what was read (size, time of change, SHA-256) into a record, in place, and tell what has changed."""
     changed = []
@@ -114,5 +140,5 @@ def note(record: dict[str, Known], read: Mapping[str, tuple[int, int, bytes]], r
         log.warning(
             "%s: %d image(s) are not what they were when first read (%s, ...); `data verify` names them, and deleting "
             "%s accepts the change",
-            root, len(changed), min(changed), record_path(root),
+            root, len(changed), min(changed), root / CACHE_FOLDER,
         )  # fmt: skip

@@ -1,8 +1,8 @@
 """One image file: bytes, header, RGB pixels. What would not become 8-bit RGB exactly is refused, never approximated.
 
 Refused, by name: more than 8 bits a channel, floating point, transparency that is used, several frames, more than
-`MAX_PIXELS`, and any format but those of `FORMATS`, whatever the file's ending says. CMYK becomes RGB as Pillow does it.
-An EXIF orientation is not applied (torchvision does not either); `turned` tells of it, so that the user is told.
+`MAX_PIXELS`, and any format but those of `FORMATS`, whatever the file's ending says. CMYK becomes RGB as Pillow does
+it. An EXIF orientation is not applied (torchvision does not either); `turned` tells of it, so that the user is told.
 """
 
 from __future__ import annotations

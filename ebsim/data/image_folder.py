@@ -55,11 +55,6 @@ class Listing:
         return digest([[split.paths, split.sizes, split.times_ns] for split in self.splits])
 
 
-def names_digest(*splits: Split) -> str:
-    """SHA-256 over the images' names and sizes: what large datasets are identified by."""
-    return digest([[split.paths, split.sizes] for split in splits])
-
-
 def list_folder(root: Path) -> Listing:
     """List and check an image folder; raises `DataError` naming the path, what was expected and what was found."""
     if not root.is_dir():

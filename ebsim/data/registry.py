@@ -6,14 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ebsim.data import file_record
 from ebsim.data.archives import unpack
 from ebsim.data.catalogue import entry
 from ebsim.data.cifar import SOURCES, check_file, read_cifar
 from ebsim.data.dataset import Dataset
 from ebsim.data.digits import read_digits
 from ebsim.data.download import download as fetch_url
-from ebsim.data.image_cache import check_small, read_small, small_size
-from ebsim.data.image_files import decode_rgb, for_each, open_picture
+from ebsim.data.image_cache import check_size, read_small, small_size
+from ebsim.data.image_files import decode_rgb, for_each, open_image, turned
 from ebsim.data.image_folder import Listing, list_folder
 from ebsim.data.tensors import Decoded, from_images
 from ebsim.errors import ConfigError, DataError
@@ -97,18 +98,29 @@ def verify(name: str, root: str | Path = "data") -> dict[str, Any]:
     entry(name)
     if name == "imagefolder":
         listing = list_folder(Path(root))
-        size = small_size(listing)
-        checked = check_small(listing, size) if size else _decode_all(listing)
+        checked = f"every image decoded; {_verify_files(listing)}"
     else:
         checked = "SHA-256 of every file, labels and class counts"
     return {**load(name, root=root).describe(), "checked": checked}
 
 
-def _decode_all(listing: Listing) -> str:
-    paths = [listing.root / path for split in listing.splits for path in split.paths]
+def _verify_files(listing: Listing) -> str:
+    """Decode every image and compare its file with the digest it was first read with."""
+    size, paths = small_size(listing), [path for split in listing.splits for path in split.paths]
+    rotated = 0
 
     def decode(i: int) -> None:
-        decode_rgb(paths[i], open_picture(paths[i]))
+        nonlocal rotated
+        path = listing.root / paths[i]
+        image = open_image(path)
+        if size is not None:
+            check_size(path, image.size, size)
+        decode_rgb(path, image)
+        rotated += turned(image)
 
+    columns = [
+        [value for split in listing.splits for value in getattr(split, column)] for column in ("sizes", "times_ns")
+    ]
+    found = file_record.verify(listing.root, paths, *columns)
     for_each(decode, len(paths))
-    return "every image decoded"
+    return f"{found}; the EXIF orientation of {rotated:,} is not applied" if rotated else found

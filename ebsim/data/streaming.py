@@ -1,9 +1,9 @@
 """Large images (ImageNet): decoded as they are needed, by worker processes if asked.
 
 Training: RandomResizedCrop 224 and a horizontal flip; testing: shorter side to 256, centre crop 224; torchvision's own
-transforms, which define the recipe. The draws of an image depend on (seed, epoch, index) and on nothing else, so the
-number of workers, the batch size and a resumed run cannot change them. Normalizing happens on the training device, on
-uint8 batches, which are a quarter of the size to copy.
+transforms, which define the recipe. The random numbers of an image depend on (seed, epoch, index) and on nothing else,
+so the number of workers, the batch size and a resumed run cannot change them. Normalizing happens on the training
+device, on uint8 batches, which are a quarter of the size to copy.
 """
 
 from __future__ import annotations
@@ -18,17 +18,19 @@ import torch
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
+from ebsim.data import file_record
 from ebsim.data.catalogue import IMAGENET_MEAN, IMAGENET_STD, LARGE_RESIZE, LARGE_SIDE
-from ebsim.data.dataset import Batches, Dataset, balanced_subset, epoch_order, normalize
-from ebsim.data.image_files import decode_rgb, open_picture
-from ebsim.data.image_folder import Listing, Split, names_digest
+from ebsim.data.dataset import Batches, Dataset, Part, balanced_subset, epoch_order, normalize, whole
+from ebsim.data.image_files import decode_rgb, open_image
+from ebsim.data.image_folder import Listing, Split
+from ebsim.files import digest
 from ebsim.seeds import derive_seed
 from ebsim.torchvision_shim import import_torchvision
 
 
 @dataclass(frozen=True)
-class _Pictures(TorchDataset):  # type: ignore[type-arg]
-    """Index -> (uint8 [3, 224, 224], label); a seed per image, or None where the transform draws nothing."""
+class _Images(TorchDataset):  # type: ignore[type-arg]
+    """Index -> (uint8 [3, 224, 224], label); a seed per image, or None where the transform is not random."""
 
     root: Path
     split: Split
@@ -40,11 +42,11 @@ class _Pictures(TorchDataset):  # type: ignore[type-arg]
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
         path = self.root / self.split.paths[index]
-        picture = decode_rgb(path, open_picture(path))
-        with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator
+        image = decode_rgb(path, open_image(path))
+        with torch.random.fork_rng(devices=[]):  # torchvision uses the global generator
             if self.seed is not None:
                 torch.manual_seed(derive_seed(*self.seed, "picture", index))
-            cropped = self.transform(picture)
+            cropped = self.transform(image)
         return torch.from_numpy(np.array(cropped)).permute(2, 0, 1), self.split.labels[index]
 
 
@@ -60,26 +62,37 @@ class StreamedDataset(Dataset):
     workers: int
 
     def train_batches(
-        self, batch_size: int, *, seed: int, epoch: int, memory_format: torch.memory_format = torch.contiguous_format
+        self,
+        batch_size: int,
+        *,
+        seed: int,
+        epoch: int,
+        memory_format: torch.memory_format = torch.contiguous_format,
+        skip: int = 0,
+        part: Part = whole,
     ) -> Batches:
-        pictures = _Pictures(self.root, self.train, _transform(self.augment), (seed, epoch))
-        order = epoch_order(self.train_images, seed=seed, epoch=epoch).tolist()
-        return self._batches(pictures, order, batch_size, memory_format)
+        images = _Images(self.root, self.train, _transform(self.augment), (seed, epoch))
+        order = epoch_order(self.train_images, seed=seed, epoch=epoch).split(batch_size)[skip:]
+        return self._batches(images, [batch[part(len(batch))].tolist() for batch in order], memory_format)
 
-    def test_batches(self, batch_size: int, *, memory_format: torch.memory_format = torch.contiguous_format) -> Batches:
-        pictures = _Pictures(self.root, self.test, _transform(augment=False), None)
-        return self._batches(pictures, list(range(self.test_images)), batch_size, memory_format)
-
-    def _batches(
-        self, pictures: _Pictures, order: list[int], batch_size: int, memory_format: torch.memory_format
+    def test_batches(
+        self,
+        batch_size: int,
+        *,
+        memory_format: torch.memory_format = torch.contiguous_format,
+        part: Part = whole,
     ) -> Batches:
+        images = _Images(self.root, self.test, _transform(augment=False), None)
+        order = torch.arange(self.test_images).split(batch_size)
+        return self._batches(images, [batch[part(len(batch))].tolist() for batch in order], memory_format)
+
+    def _batches(self, images: _Images, batches: list[list[int]], memory_format: torch.memory_format) -> Batches:
         loader = DataLoader(
-            pictures,
-            batch_size=batch_size,
-            sampler=order,
+            images,
+            batch_sampler=batches,
             num_workers=self.workers,
             pin_memory=self.device.type == "cuda",
-            generator=torch.Generator(),  # or the loader would draw from the global one
+            generator=torch.Generator(),  # or the loader would use the global one
         )
         mean, std = (torch.tensor(v, device=self.device).view(-1, 1, 1) for v in (self.mean, self.std))
         for pixels, labels in loader:
@@ -92,6 +105,13 @@ def _transform(augment: bool) -> Callable[[Any], Any]:
     if augment:
         return transforms.Compose([transforms.RandomResizedCrop(LARGE_SIDE), transforms.RandomHorizontalFlip()])
     return transforms.Compose([transforms.Resize(LARGE_RESIZE), transforms.CenterCrop(LARGE_SIDE)])
+
+
+def _contents_digest(root: Path, train: Split, test: Split) -> str:
+    """SHA-256 over names and contents; only files that are new or changed since the last time are read."""
+    paths, sizes, times = ([*getattr(train, name), *getattr(test, name)] for name in ("paths", "sizes", "times_ns"))
+    record = file_record.refresh(root, paths, sizes, times)
+    return digest([[[path, record[path].now.hex()] for path in split.paths] for split in (train, test)])
 
 
 def from_listing(
@@ -116,8 +136,8 @@ def from_listing(
         shape=(3, LARGE_SIDE, LARGE_SIDE),
         train_images=len(train.paths),
         test_images=len(test.paths),
-        digest=names_digest(train, test),
-        digest_of="names and sizes of the image files (too many bytes to hash at every start)",
+        digest=_contents_digest(listing.root, train, test),
+        digest_of="names and contents of the image files",
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
         augmentation=f"random resized crop {LARGE_SIDE}, random horizontal flip" if augment else "none",

@@ -11,6 +11,7 @@ interleaved pixels come out channels_last for free.
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -18,7 +19,7 @@ import torch
 import torch.nn.functional as F
 
 from ebsim.data.catalogue import Recipe
-from ebsim.data.dataset import Batches, Dataset, balanced_subset, epoch_order, normalize
+from ebsim.data.dataset import Batches, Dataset, Part, balanced_subset, epoch_order, normalize, whole
 from ebsim.seeds import generator
 
 
@@ -120,17 +121,35 @@ class TensorDataset(Dataset):
     test_labels: torch.Tensor
 
     def train_batches(
-        self, batch_size: int, *, seed: int, epoch: int, memory_format: torch.memory_format = torch.contiguous_format
+        self,
+        batch_size: int,
+        *,
+        seed: int,
+        epoch: int,
+        memory_format: torch.memory_format = torch.contiguous_format,
+        skip: int = 0,
+        part: Part = whole,
     ) -> Batches:
         draws = epoch_draws(self.train_images, self.crops.pad, self.crops.versions == 2, seed=seed, epoch=epoch)
         draws = draws.to(self.test_rows.device)
         finish = self._finish(memory_format)
-        for start, index in zip(self.crops.starts(*draws).split(batch_size), draws[0].split(batch_size), strict=True):
-            yield finish(self.crops.gather(start)), self.train_labels[index]
+        batches = zip(self.crops.starts(*draws).split(batch_size), draws[0].split(batch_size), strict=True)
+        for starts, index in itertools.islice(batches, skip, None):
+            if part is not whole:
+                starts, index = starts[part(len(index))], index[part(len(index))]
+            yield finish(self.crops.gather(starts)), self.train_labels[index]
 
-    def test_batches(self, batch_size: int, *, memory_format: torch.memory_format = torch.contiguous_format) -> Batches:
+    def test_batches(
+        self,
+        batch_size: int,
+        *,
+        memory_format: torch.memory_format = torch.contiguous_format,
+        part: Part = whole,
+    ) -> Batches:
         finish = self._finish(memory_format)
         for rows, labels in zip(self.test_rows.split(batch_size), self.test_labels.split(batch_size), strict=True):
+            if part is not whole:
+                rows, labels = rows[part(len(rows))], labels[part(len(labels))]
             yield finish(rows), labels
 
     def _finish(self, memory_format: torch.memory_format) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -1,9 +1,9 @@
 """A lock on a folder that holds on local and network file systems alike, without `flock`.
 
 A claim is a numbered file, `.claim-000007`, that comes into being whole and only if it is not there (`link`, or
-exclusive creation where there are no links). The highest number is the holder. Whoever finds that claim released, or its
-process dead, claims the next number; of several only one can. A claim is never deleted while it is the highest, so a
-process that looked a long time ago cannot slip in: it sees a higher number than its own and withdraws.
+exclusive creation where there are no links). The highest number is the holder. Whoever finds that claim released, or
+its process dead, claims the next number; of several only one can. A claim is never deleted while it is the highest, so
+a process that looked a long time ago cannot slip in: it sees a higher number than its own and withdraws.
 
 A claim names its process, host and machine. On the same machine the process table says whether the holder lives; of
 another machine the time of its file does, which the holder renews every `BEAT` seconds: after `STALE` seconds without,

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ebsim import stop
 from ebsim.errors import DivergedError
-from ebsim.training import stop
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 

@@ -11,7 +11,6 @@ the team with all other gradients.
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import torch
@@ -78,10 +77,14 @@ class _Synced:
         return y
 
 
-@functools.cache
-def _class(kind: type[_BatchNorm]) -> type[_BatchNorm]:
+_classes: dict[type, type] = {}
+
+
+def _class(kind: type) -> type:
     """The synchronized class of a BatchNorm class; under its name, so that tracing still sees a layer of torch."""
-    return type(kind.__name__, (_Synced, kind), {"__module__": kind.__module__})
+    if kind not in _classes:
+        _classes[kind] = type(kind.__name__, (_Synced, kind), {"__module__": kind.__module__})
+    return _classes[kind]
 
 
 def synchronize(model: nn.Module, team: Team) -> None:
@@ -89,11 +92,11 @@ def synchronize(model: nn.Module, team: Team) -> None:
     for module in model.modules():
         if isinstance(module, _BatchNorm) and not isinstance(module, _Synced) and module.affine:
             module.__class__ = _class(type(module))
-            module.team, module.together = team, True  # type: ignore[assignment]
+            vars(module).update(team=team, together=True)
 
 
 def together(model: nn.Module, yes: bool) -> None:
     """Whether the next batches are shared over the team, or computed whole by every process."""
     for module in model.modules():
         if isinstance(module, _Synced):
-            module.together = yes  # type: ignore[attr-defined]
+            vars(module)["together"] = yes

@@ -45,7 +45,9 @@ def png_bomb() -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
     header = struct.pack(">IIBBBBB", 10_000, 9_000, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(99))) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(99))) + chunk(b"IEND", b"")
+    )
 
 
 def frames(kind: str) -> bytes:
@@ -86,9 +88,7 @@ def decode(path: Path) -> np.ndarray:
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_is_not_exactly_8_bit_rgb_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
-) -> None:
+def test_what_is_not_exactly_8_bit_rgb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
     def never(*_: object, **__: object) -> None:
         raise AssertionError("a program was started")
 

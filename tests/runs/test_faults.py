@@ -1,7 +1,8 @@
-"""A fault at every call of the system that a training makes: nothing is lost, and the same call ends in the same bits."""
+"""A fault at every system call of a training: nothing is lost, and the same training ends in the same bits."""
 
 from __future__ import annotations
 
+import functools
 import random
 import shutil
 from pathlib import Path
@@ -37,7 +38,7 @@ def check(tmp_path: Path, chosen: list[tuple[faults.Point, str]], clean: Traject
     ends: dict[int, int] = {}
     for point, action in chosen:
         root = tmp_path / "trial"
-        code = faults.inject(root, point, action, lambda: training(root), StorageError)
+        code = faults.inject(root, point, action, functools.partial(training, root), StorageError)
         # 0: a call that may fail, or whose moment "after" does not come because it fails by itself
         assert code in ((-9, 0) if action == "kill" else (0, 74)), (point, action, code)
         ends[code] = ends.get(code, 0) + 1

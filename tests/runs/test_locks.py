@@ -35,7 +35,7 @@ def test_one_holder_at_a_time_and_it_is_named(tmp_path: Path) -> None:
 
 
 def contend(folder: Path, seed: int) -> None:
-    """Take the lock again and again, until this process dies with it; inside it a file is made that must not be there."""
+    """Take the lock until this process dies with it; while it is held a file is made that must not be there."""
     rng, lock, inside = random.Random(seed), FolderLock(folder), folder / "inside"
     while True:
         while lock.try_acquire() is not None:
@@ -52,9 +52,7 @@ def contend(folder: Path, seed: int) -> None:
 
 
 @pytest.mark.parametrize("links", [True, False])
-def test_many_processes_never_hold_it_together(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
-) -> None:
+def test_many_processes_never_hold_it_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool) -> None:
     if not links:
 
         def refuse(*_: object) -> None:
