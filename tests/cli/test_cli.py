@@ -179,7 +179,7 @@ def test_two_processes_one_run_folder(tmp_path: Path) -> None:
         [sys.executable, str(ROOT / "cli.py"), *words], cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL
     )
     try:
-        while not list(tmp_path.glob("runs/tiny-*/.holder.json")):
+        while not list(tmp_path.glob("runs/tiny-*/.claim-*")):
             time.sleep(0.05)
         second = cli(*words, cwd=tmp_path)
         assert second.returncode == 5
