@@ -14,11 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from ebsim.errors import BusyError, ConfigError, DamagedError
-from ebsim.files import read_json
+from ebsim.files import read_json, storage_error
 from ebsim.runs.folder import MANIFEST, verify
+from ebsim.runs.locks import FolderLock
 
 DONE, RUNNING, INTERRUPTED, DAMAGED = "done", "running", "interrupted", "damaged"
 PROGRESS = ".progress.jsonl"
@@ -126,17 +125,11 @@ def look(folder: Path, *, check: bool = False) -> Entry:
 
 def holder(folder: Path) -> tuple[bool, int | None]:
     """Whether a live process holds a run folder, and which (as far as it has said so)."""
-    if not (folder / ".lock").exists():
-        return False, None
-    lock = FileLock(folder / ".lock")
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        with contextlib.suppress(DamagedError, KeyError, TypeError):
-            return True, int(read_json(folder / ".holder.json")["pid"])
-        return True, None
-    lock.release()
-    return False, None
+        found = FolderLock(folder).holder()
+    except OSError as error:
+        raise storage_error(folder, error, "could not be read") from error
+    return found is not None, None if found is None else found.pid
 
 
 def _grids(root: Path) -> dict[str, tuple[str, ...]]:

@@ -169,7 +169,7 @@ def final(folder: Path, axes: tuple[str, ...], methods: list[str]) -> dict[str, 
     grid.ablate(board, runs_dir=folder / "runs", workers=2)
     assert board.cells(DONE) == board.grid.cells, board.errors
     files = [path.relative_to(board.folder) for path in board.folder.rglob("*") if path.is_file()]
-    kept = [path for path in files if path.parts[0] not in (".lock", ".holder.json", "logs")]
+    kept = [path for path in files if path.parts[0] != "logs" and not path.name.startswith(".")]
     return {path.as_posix(): (board.folder / path).read_bytes() for path in kept}
 
 
