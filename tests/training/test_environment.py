@@ -9,7 +9,7 @@ import pytest
 
 from ebsim.errors import DamagedError
 from ebsim.runs import code, provenance
-from ebsim.training import Live
+from ebsim.training import Trainer
 from tests.training.test_trajectory import equal, trajectory
 from tests.training.toy import Recorder
 
@@ -17,7 +17,7 @@ from tests.training.toy import Recorder
 def changed(monkeypatch: pytest.MonkeyPatch, **values: object) -> None:
     real = provenance.environment
     monkeypatch.setattr("ebsim.training.trajectory.environment", lambda device: {**real(device), **values})
-    monkeypatch.setattr(sys.modules[Live.__module__], "environment", lambda device: {**real(device), **values})
+    monkeypatch.setattr(sys.modules[Trainer.__module__], "environment", lambda device: {**real(device), **values})
 
 
 @pytest.mark.parametrize("key", ["code", "ebsim", "torch", "threads", "cpu_capability", "device"])
