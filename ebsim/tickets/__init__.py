@@ -1,7 +1,7 @@
 """Early-Bird tickets: channel masks, the rule that says when to draw one, and the shrinking of a
 network to it."""
 
-from ebsim.tickets.compact import Shrunk, compact
+from ebsim.tickets.compact import Shrinker, Shrunk, compact
 from ebsim.tickets.connectivity import filters, producers, reader
 from ebsim.tickets.criteria import CRITERIA, Criterion, Look
 from ebsim.tickets.early_bird import EarlyBird, Emergence, distance_map, emergence
@@ -23,6 +23,7 @@ __all__ = [
     "EarlyBird",
     "Emergence",
     "Look",
+    "Shrinker",
     "Shrunk",
     "apply_mask",
     "bn_layers",

@@ -18,8 +18,8 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +46,7 @@ class EarlyBird:
     empty mask would have left it.
 
     ratio: fraction of channels to prune, [0, 1). threshold: of the mask distance, (0, 1]. window:
-    length of the queue.
+    length of the queue. ignore: layers that are never pruned, as for `channel_mask`.
 
     ticket: the ChannelMask at emergence, else None. epoch: epochs trained at emergence, else None.
     distances: one number per mask from the second on, the one compared with the threshold: to the
@@ -61,6 +61,7 @@ class EarlyBird:
         rule: str = "paper",
         min_channels: int = 1,
         layers: Mapping[str, int] | None = None,
+        ignore: str | Sequence[str] = (),
     ) -> None:
         if not 0 <= ratio < 1:
             raise ConfigError(f"the prune ratio must be at least 0 and below 1, not {ratio}")
@@ -74,6 +75,7 @@ class EarlyBird:
             raise ConfigError(f"min_channels must not be negative, not {min_channels}")
         self.ratio, self.threshold, self.window, self.rule = ratio, threshold, window, rule
         self.min_channels = min_channels
+        self.ignore = (ignore,) if isinstance(ignore, str) else tuple(ignore)
         self.ticket: ChannelMask | None = None
         self.epoch: int | None = None
         self.distances: list[float] = []
@@ -110,6 +112,36 @@ class EarlyBird:
             self.epoch, self.ticket = self._epochs, self._mask(flat, floor=self.min_channels)
         return self.ticket is not None
 
+    def state_dict(self) -> dict[str, Any]:
+        """Everything to go on from, as plain values and uint8 tensors: for a checkpoint of one's own loop."""
+        return {
+            "settings": {name: getattr(self, name) for name in _SETTINGS} | {"ignore": list(self.ignore)},
+            "epochs": self._epochs,
+            "epoch": self.epoch,
+            "distances": list(self.distances),
+            "layers": None if self._layers is None else list(self._layers.items()),
+            "queue": [_packed(mask) for mask in self._queue],
+            "ticket": None if self.ticket is None else _packed(self.ticket),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state_dict`, with any network of the same layers. ConfigError when it has other settings."""
+        own = self.state_dict()["settings"]
+        other = {k: (own[k], v) for k, v in state["settings"].items() if own.get(k) != v}
+        if other:
+            name, (here, there) = next(iter(other.items()))
+            raise ConfigError(f"this EarlyBird has {name} = {here!r}, the saved one {there!r}; make it with the same")
+        self._epochs, self.epoch = int(state["epochs"]), state["epoch"]
+        self.distances = list(state["distances"])
+        self._layers = None if state["layers"] is None else dict(state["layers"])
+        self._queue.clear()
+        self._queue.extend(_unpacked(mask) for mask in state["queue"])
+        self.ticket = None if state["ticket"] is None else _unpacked(state["ticket"])
+        self._model = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_model": None}  # a reference to the network is of this process
+
     def _settled(self) -> bool:
         if self.rule == "authors":
             return len(self._queue) == self.window and self.distances[-1] <= self.threshold
@@ -119,7 +151,7 @@ class EarlyBird:
     def _mask(self, flat: Tensor, floor: int) -> ChannelMask:
         ties = "threshold" if self.rule == "authors" else "order"
         assert self._layers is not None
-        return masks_from_scores(flat.abs(), self._layers, [self.ratio], floor, ties=ties)[0]
+        return masks_from_scores(flat.abs(), self._layers, [self.ratio], floor, ties=ties, ignore=self.ignore)[0]
 
     def _gammas(self, source: nn.Module | Tensor) -> Tensor:
         """The flat scales, after a check that they are those of the network watched so far."""
@@ -137,6 +169,18 @@ class EarlyBird:
             )
         self._layers = layers
         return flat
+
+
+_SETTINGS = ("ratio", "threshold", "window", "rule", "min_channels")
+
+
+def _packed(mask: ChannelMask) -> dict[str, Any]:
+    bits, info = mask.pack()
+    return {"bits": bits, **{k: list(v) for k, v in info.items()}}
+
+
+def _unpacked(packed: Mapping[str, Any]) -> ChannelMask:
+    return ChannelMask.unpack(packed["bits"], packed)
 
 
 def emergence(

@@ -7,6 +7,7 @@ distance of two masks is the fraction of channels on which they differ (Hamming 
 Choices, all deterministic:
 - round is Python's (halves go to the even count);
 - of equal |gamma| the channel that comes first in the network is pruned first;
+- layers named in `ignore` keep all channels and are not ranked; the ratio is of the others' channels;
 - a layer that would keep fewer than `min_channels` gets its largest ones back (of equal ones the
   later). Nothing else is pruned in their place, so the pruned count then falls below round(p*n);
   `kept_floor` names those layers.
@@ -18,6 +19,7 @@ of them in an untrained network. `masks_from_scores(..., ties="threshold")` repr
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -35,6 +37,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ebsim.errors import ConfigError, DamagedError, DivergedError
 from ebsim.files import load_tensors, save_tensors
+from ebsim.tickets.wrappers import bare
 
 _KIND = "ebsim channel mask"
 
@@ -45,12 +48,13 @@ class ChannelMask:
 
     flags: bool [n], array or tensor, all layers concatenated in the order of `layers`; kept as a
     read-only array. layers: name -> channel count. kept_floor: layers where `min_channels` brought
-    channels back.
+    channels back. ignored: layers that were left out of the ranking and keep everything.
     """
 
     flags: np.ndarray
     layers: Mapping[str, int]
     kept_floor: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         flags = np.array(self.flags, dtype=bool)  # a copy, so that nobody else holds it
@@ -60,6 +64,7 @@ class ChannelMask:
         object.__setattr__(self, "flags", flags)
         object.__setattr__(self, "layers", layers)
         object.__setattr__(self, "kept_floor", tuple(self.kept_floor))
+        object.__setattr__(self, "ignored", tuple(self.ignored))
 
     @cached_property
     def _slices(self) -> dict[str, slice]:
@@ -118,19 +123,25 @@ class ChannelMask:
     def __deepcopy__(self, memo: dict[int, object]) -> ChannelMask:
         return self  # immutable, and a mappingproxy cannot be copied
 
+    def __reduce__(self) -> Any:
+        return type(self), (self.flags, dict(self.layers), self.kept_floor, self.ignored)
+
     def __repr__(self) -> str:
-        return f"ChannelMask({_describe(self.layers)}, {self.ratio:.1%} pruned, {self.digest[:8]})"
+        without = f", {len(self.ignored)} layers ignored" if self.ignored else ""
+        return f"ChannelMask({_describe(self.layers)}, {self.ratio:.1%} pruned{without}, {self.digest[:8]})"
 
     def pack(self) -> tuple[Tensor, dict[str, Any]]:
         """One bit per channel (uint8 [n / 8, rounded up]) and the plain JSON that goes with them."""
         packed = torch.from_numpy(np.packbits(self.flags))
-        return packed, {"layers": list(self.layers.items()), "kept_floor": self.kept_floor}
+        info: dict[str, Any] = {"layers": list(self.layers.items()), "kept_floor": self.kept_floor}
+        return packed, {**info, "ignored": self.ignored} if self.ignored else info
 
     @classmethod
     def unpack(cls, packed: Tensor, info: Mapping[str, Any]) -> ChannelMask:
         """The mask that `pack` took apart; KeyError, TypeError or ValueError for anything else."""
         layers = dict(info["layers"])
-        return cls(np.unpackbits(packed.numpy(), count=sum(layers.values())), layers, info["kept_floor"])
+        flags = np.unpackbits(packed.numpy(), count=sum(layers.values()))
+        return cls(flags, layers, info["kept_floor"], tuple(info.get("ignored", ())))
 
     def save(self, path: str | Path) -> None:
         """Write to a safetensors file."""
@@ -149,7 +160,7 @@ class ChannelMask:
 def bn_layers(model: nn.Module) -> dict[str, int]:
     """Name -> channels of every BatchNorm with a scale, in module order. ConfigError without
     any."""
-    return named_gammas(model)[1]
+    return {name: bn.num_features for name, bn in bn_modules(model)}
 
 
 def gammas(model: nn.Module) -> Tensor:
@@ -159,25 +170,38 @@ def gammas(model: nn.Module) -> Tensor:
 
 def named_gammas(model: nn.Module) -> tuple[Tensor, dict[str, int]]:
     """`gammas` and `bn_layers` from one walk over the modules and one copy to the CPU."""
-    found = _bn_modules(model)
+    found = bn_modules(model)
     with torch.no_grad():
         flat = torch.cat([bn.weight for _, bn in found])
     flat = flat.to("cpu", torch.promote_types(flat.dtype, torch.float32))
     return flat, {name: bn.num_features for name, bn in found}
 
 
-def channel_mask(model: nn.Module, ratio: float, *, min_channels: int = 1) -> ChannelMask:
+def channel_mask(
+    model: nn.Module, ratio: float, *, min_channels: int = 1, ignore: str | Sequence[str] = ()
+) -> ChannelMask:
     """The mask that prunes round(ratio*n) channels of `model`, smallest |gamma| first.
 
-    Errors: ConfigError for a ratio outside [0, 1) or a network without BatchNorm; DivergedError for
-    a NaN scale.
+    A wrapper around the network (DataParallel, DDP, torch.compile, AveragedModel) is looked through: layers have the
+    names that they have in the network itself. ignore: names of layers, or patterns as "stem.*", that keep all their
+    channels; n counts the channels of the others.
+
+    Errors: ConfigError for a ratio outside [0, 1), a network without BatchNorm or a pattern that fits no layer;
+    DivergedError for a NaN scale.
     """
-    return masks_from_gammas(*named_gammas(model), ratio, min_channels)
+    return masks_from_gammas(*named_gammas(model), ratio, min_channels, ignore=ignore)
 
 
-def masks_from_gammas(gammas: Tensor, layers: Mapping[str, int], ratio: float, min_channels: int = 1) -> ChannelMask:
+def masks_from_gammas(
+    gammas: Tensor,
+    layers: Mapping[str, int],
+    ratio: float,
+    min_channels: int = 1,
+    *,
+    ignore: str | Sequence[str] = (),
+) -> ChannelMask:
     """As `channel_mask`, from a flat vector of scales [n] (signed or not) and name -> channels."""
-    return masks_from_scores(gammas.abs(), layers, [ratio], min_channels)[0]
+    return masks_from_scores(gammas.abs(), layers, [ratio], min_channels, ignore=ignore)[0]
 
 
 def masks_from_scores(
@@ -187,15 +211,18 @@ def masks_from_scores(
     min_channels: int = 1,
     *,
     ties: str = "order",
+    ignore: str | Sequence[str] = (),
 ) -> list[ChannelMask]:
     """One mask per ratio from any score vector [n] (smallest pruned first, sign counts), with one
     sort for all.
 
     ties: "order" prunes exactly round(p*n); "threshold" is the authors' rule (see the module's
-    text).
+    text). ignore: as for `channel_mask`.
     """
     values, layers = _as_array(scores), _frozen(layers)  # one frozen table for all masks
     _check_layers(values.shape, layers)
+    if ignore:
+        return _without_ignored(values, layers, ratios, min_channels, ties, ignore)
     if np.isnan(values).any():
         raise DivergedError(f"NaN among the scores of {_nan_layers(values, layers)}: the training has diverged.")
     if min_channels < 0:
@@ -214,11 +241,39 @@ def masks_from_scores(
     return masks
 
 
+def _without_ignored(
+    values: np.ndarray,
+    layers: Mapping[str, int],
+    ratios: Sequence[float],
+    min_channels: int,
+    ties: str,
+    ignore: str | Sequence[str],
+) -> list[ChannelMask]:
+    """Masks of the layers that are ranked, with everything kept in those that are not."""
+    patterns = [ignore] if isinstance(ignore, str) else list(ignore)
+    for pattern in patterns:
+        if not any(fnmatch.fnmatchcase(name, pattern) for name in layers):
+            raise ConfigError(
+                f"ignore: no BatchNorm layer is named {pattern!r}; there are {', '.join(list(layers)[:5])}, ..."
+            )
+    ignored = tuple(n for n in layers if any(fnmatch.fnmatchcase(n, pattern) for pattern in patterns))
+    ranked = {n: count for n, count in layers.items() if n not in ignored}
+    if not ranked:
+        raise ConfigError("ignore: no layer is left to prune")
+    open_ = np.repeat([n in ranked for n in layers], list(layers.values()))
+    masks = []
+    for mask in masks_from_scores(values[open_], ranked, ratios, min_channels, ties=ties):
+        flags = np.ones(values.shape, bool)
+        flags[open_] = mask.flags
+        masks.append(ChannelMask(flags, layers, mask.kept_floor, ignored))
+    return masks
+
+
 def apply_mask(model: nn.Module, mask: ChannelMask) -> None:
     """Set gamma and beta of every pruned channel to zero, in place: the masked network."""
     check_network(model, mask)
     with torch.no_grad():
-        for name, bn in _bn_modules(model):
+        for name, bn in bn_modules(model):
             pruned = ~mask[name].to(bn.weight.device)
             bn.weight.masked_fill_(pruned, 0)
             bn.bias.masked_fill_(pruned, 0)
@@ -269,7 +324,9 @@ def _raise_to_floor(keep: np.ndarray, values: np.ndarray, layers: Mapping[str, i
     return tuple(raised)
 
 
-def _bn_modules(model: nn.Module) -> list[tuple[str, _BatchNorm]]:
+def bn_modules(model: nn.Module) -> list[tuple[str, _BatchNorm]]:
+    """Name and module of every BatchNorm with a scale, in module order. ConfigError without any."""
+    model = bare(model)
     found: list[tuple[str, _BatchNorm]] = []
     _collect(model, "", found, set())
     if not found:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from ebsim.errors import CompactError, ConfigError
+from ebsim.errors import ConfigError
 from ebsim.tickets import ChannelMask, channel_mask, compact
 from ebsim.torchvision_shim import import_torchvision
 from tests.oracle.masked import assert_same, randomise
@@ -104,9 +104,3 @@ def test_batch_normalization_in_front_of_layer_normalization():
     x = torch.randn(3, 3, 32, 32, dtype=torch.float64)
     shrunk = assert_same(model, channel_mask(model, 0.5), x)
     assert shrunk.get_submodule("features.0").out_channels == 3
-
-
-def test_a_wrapped_network_is_refused_with_the_reason():
-    model = nn.DataParallel(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU()))
-    with pytest.raises(CompactError, match="bare network"):
-        compact(model, channel_mask(model, 0.5), torch.zeros(2, 3, 4, 4))

@@ -1,15 +1,15 @@
 """Writing the graph again for tensors that hold only the kept channels.
 
-`Phys` says where a value's channels are: a node of the new graph and a position in it per dense channel. Picking and
-permuting channels only changes positions; a `Select` is written when an operation wants channels in an order (or with
-zeros for dead ones) that its input does not have. That is mostly before a BatchNorm, so BatchNorm, activation and
-convolution after it are all narrow.
+`Phys` (see `rules.base`) says where a value's channels are: a node of the new graph and a position in it per dense
+channel. Picking and permuting channels only changes positions; a `Select` is written when an operation wants channels
+in an order (or with zeros for dead ones) that its input does not have. That is mostly before a BatchNorm, so BatchNorm,
+activation and convolution after it are all narrow.
 """
 
 from __future__ import annotations
 
 import operator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,27 +18,18 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from ebsim.tickets.shrinking.liveness import Net
-from ebsim.tickets.shrinking.rules.base import width
+from ebsim.tickets.shrinking.rules.base import Analysis, Phys, axis, is_tensor, width
+from ebsim.tickets.shrinking.run_time import expect
 from ebsim.tickets.shrinking.select import Select
+from ebsim.tickets.shrinking.shrunk import SELECTIONS
 from ebsim.tickets.shrinking.tracing import overwrites
-
-SELECTIONS = "selections"
-
-
-class Phys(NamedTuple):
-    """A value in the new graph: dense channel c is at `position[c]` of `base`, which has `width` channels (-1: not
-    there, because it is dead or not needed)."""
-
-    base: fx.Node
-    position: np.ndarray
-    width: int
 
 
 class Emitter:
     """Writes the new graphs of one network; the selections are shared between the graphs."""
 
     def __init__(self, net: Net) -> None:
-        self.net = net
+        self.net: Analysis = net
         self.selections: dict[str, Select] = {}
         self._known: dict[tuple[Any, ...], str] = {}
 
@@ -47,7 +38,7 @@ class Emitter:
         self.graph = fx.Graph()
         self.phys: dict[fx.Node, Phys] = {}
         self.raw: dict[fx.Node, Any] = {}  # values without channels: whole, as in the dense network
-        self._fetched: dict[tuple[fx.Node, bytes], fx.Node] = {}
+        self._fetched: dict[tuple[fx.Node, int, bytes], fx.Node] = {}
         for node in graph.nodes:
             phys = self.net.rule[node].emit(self, node)
             if phys is not None:
@@ -63,15 +54,30 @@ class Emitter:
         position = phys.position[channels]
         if np.array_equal(position, np.arange(phys.width)):
             return phys.base
-        key = (phys.base, position.tobytes())
+        return self._pick(phys.base, axis(node) or 0, position, phys.width)
+
+    def take(self, node: fx.Node, dim: int, channels: np.ndarray) -> Any:
+        """These channels along a dimension, of a value that may be followed along another one or none."""
+        if axis(node) == dim:
+            return self.fetch(node, channels)
+        base, count = self.dense(node), node.meta["val"].shape[dim]
+        whole = np.array_equal(channels, np.arange(count))
+        return base if whole else self._pick(base, dim, channels, count)
+
+    def some(self, node: fx.Node) -> Any:
+        """A node whose sizes are those of the value, along all dimensions but the channels'."""
+        return self.phys[node].base if node in self.phys else self.dense(node)
+
+    def _pick(self, base: fx.Node, dim: int, position: np.ndarray, width: int) -> fx.Node:
+        key = (base, dim, position.tobytes())
         if key not in self._fetched:
-            self._fetched[key] = self.graph.call_module(self._selection(position, phys.width), (phys.base,))
+            self._fetched[key] = self.graph.call_module(self._selection(position, width, dim), (base,))
         return self._fetched[key]
 
     def dense(self, node: fx.Node) -> Any:
         """The value as the dense network has it, with zeros where channels are dead."""
         if node in self.phys:
-            return self.fetch(node, np.arange(width(node) or 0))
+            return self.fetch(node, np.arange(width(node)))
         if node not in self.raw:
             self.raw[node] = self.copy(node, {n: self.dense(n) for n in node.all_input_nodes})
         return self.raw[node]
@@ -84,29 +90,32 @@ class Emitter:
 
     def holding(self, channels: np.ndarray, node: fx.Node, base: fx.Node) -> Phys:
         """`base` holds these channels of `node`, in this order."""
-        position = np.full(width(node) or 0, -1)
+        position = np.full(width(node), -1)
         position[channels] = np.arange(len(channels))
         return Phys(base, position, len(channels))
 
     def full(self, node: fx.Node, base: fx.Node) -> Phys | None:
         """`base` is the whole value of `node`."""
         n = width(node)
-        if n is None:
+        if axis(node) is None or not is_tensor(node):
             self.raw[node] = base
             return None
         return Phys(base, np.arange(n), n)
 
-    def _selection(self, position: np.ndarray, incoming: int) -> str:
-        key = (position.tobytes(), incoming)
+    def _selection(self, position: np.ndarray, incoming: int, dim: int) -> str:
+        key = (position.tobytes(), incoming, dim)
         if key not in self._known:
             self._known[key] = str(len(self.selections))
-            self.selections[self._known[key]] = Select(position.tolist(), incoming)
+            self.selections[self._known[key]] = Select(position.tolist(), incoming, dim)
         return f"{SELECTIONS}.{self._known[key]}"
+
+
+_KEEP = (torch._assert, expect)
 
 
 def _drop_unused(graph: fx.Graph) -> None:
     for node in reversed(list(graph.nodes)):
-        if not node.users and node.op not in ("placeholder", "output") and node.target is not torch._assert:
+        if not node.users and node.op not in ("placeholder", "output") and node.target not in _KEEP:
             graph.erase_node(node)
 
 

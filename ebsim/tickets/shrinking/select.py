@@ -13,45 +13,53 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 
 class Select(nn.Module):
-    """[N, width, ...] -> [N, len(index), ...]; index -1 gives zeros. Has no weights and no state to save."""
+    """[N, width, ...] -> [N, len(index), ...] along `dim`; index -1 gives zeros. No weights, nothing saved."""
 
     index: Tensor
     inverse: Tensor
 
-    def __init__(self, index: Sequence[int], width: int) -> None:
+    def __init__(self, index: Sequence[int], width: int, dim: int = 1) -> None:
         super().__init__()
-        picked = torch.tensor(index)
-        inverse = torch.full((width,), -1)
-        inverse[picked[picked >= 0]] = torch.arange(len(index))[picked >= 0]
-        self.width = width
+        picked = torch.tensor(index, device="cpu")
+        inverse = torch.full((width,), -1, device="cpu")
+        inverse[picked[picked >= 0]] = torch.arange(len(index), device="cpu")[picked >= 0]
+        self.width, self.dim = width, dim
         self.fills, self.drops = bool((picked < 0).any()), bool((inverse < 0).any())
         self.register_buffer("index", _zero_last(picked, width), persistent=False)
         self.register_buffer("inverse", _zero_last(inverse, len(index)), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.requires_grad and torch.is_grad_enabled():
-            return _Pick.apply(x, self.index, self.fills, self.inverse, self.drops)
-        return _pick(x, self.index, self.fills)
+        return pick(x, self.index, self.fills, self.inverse, self.drops, self.dim)
 
     def extra_repr(self) -> str:
         return f"{self.width} -> {len(self.index)}"
 
 
+@fx.wrap
+def pick(x: Tensor, index: Tensor, fills: bool, inverse: Tensor, drops: bool, dim: int = 1) -> Tensor:
+    """Entries `index` of `x` along `dim`; the last index is an entry of zeros where `fills`. One step in fx graphs."""
+    if x.requires_grad and torch.is_grad_enabled() and not torch.jit.is_tracing():
+        picked: Tensor = _Pick.apply(x, index, fills, inverse, drops, dim)
+        return picked
+    return _pick(x, index, fills, dim)
+
+
 class _Pick(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, index: Tensor, fills: bool, inverse: Tensor, drops: bool) -> Tensor:
+    def forward(ctx: Any, x: Tensor, index: Tensor, fills: bool, inverse: Tensor, drops: bool, dim: int) -> Tensor:
         ctx.save_for_backward(index, inverse)
-        ctx.fills, ctx.drops = fills, drops
-        return _pick(x, index, fills)
+        ctx.fills, ctx.drops, ctx.dim = fills, drops, dim
+        return _pick(x, index, fills, dim)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         index, inverse = ctx.saved_tensors
-        return _Pick.apply(gradient, inverse, ctx.drops, index, ctx.fills), None, None, None, None
+        back = _Pick.apply(gradient, inverse, ctx.drops, index, ctx.fills, ctx.dim)
+        return back, None, None, None, None, None
 
 
 def _zero_last(index: Tensor, width: int) -> Tensor:
@@ -59,8 +67,12 @@ def _zero_last(index: Tensor, width: int) -> Tensor:
     return torch.where(index < 0, width, index)
 
 
-def _pick(x: Tensor, index: Tensor, zero: bool) -> Tensor:
-    """Channels `index` of x [N, C, ...]; with `zero`, index C is a channel of zeros."""
+def _pick(x: Tensor, index: Tensor, zero: bool, dim: int = 1) -> Tensor:
+    """Entries `index` of x along `dim`; with `zero`, index C is one of zeros."""
+    if dim != 1 or x.ndim < 2:
+        if zero:
+            x = F.pad(x, [0, 0] * (x.ndim - 1 - dim) + [0, 1])
+        return x.index_select(dim, index)
     n, c = x.shape[:2]
     if x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
         rows = _pick(x.permute(0, 2, 3, 1).reshape(-1, c), index, zero)

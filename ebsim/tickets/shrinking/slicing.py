@@ -53,7 +53,7 @@ def _evenly(wanted: np.ndarray, alive: np.ndarray) -> np.ndarray:
 
 def shrink(module: nn.Module, plan: Plan) -> None:
     """Slice the module's weights and buffers, in place."""
-    device = next(module.parameters()).device
+    device = next((t.device for t in (*module.parameters(), *module.buffers())), torch.device("cpu"))
     ins, outs = (torch.from_numpy(i).to(device) for i in (plan.ins, plan.outs))
     if not isinstance(module, _ConvNd | nn.Linear):
         return _shrink_per_channel(module, outs)

@@ -1,118 +1,150 @@
 """A network as torch.fx graphs in which every value has a known shape: what the shrinking reads.
 
-A symbolic trace follows one path through the code, and a network may take another path in training than in
-evaluation (auxiliary heads, functional dropout). So it is traced in both modes; where the two graphs are the same, one
-is kept. Shapes come from running each graph on fake tensors, which computes nothing.
+A trace follows one path through the code, and a network may take another path in training than in evaluation
+(auxiliary heads, functional dropout). So it is traced in both modes; where the two graphs are the same, one is kept.
+What a graph would leave out silently is refused: state that changes while the network runs, random numbers that decide
+about the path, values of tensors that do (see `value_tracer`).
 """
 
 from __future__ import annotations
 
-import copy
-import inspect
 import operator
-from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.node import map_arg
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvNd
 
 from ebsim.errors import CompactError
+from ebsim.tickets.shrinking.calls import Call
+from ebsim.tickets.shrinking.leaves import surprises
+from ebsim.tickets.shrinking.run_time import assigned, expect
+from ebsim.tickets.shrinking.state import State, random_state, restore_random
+from ebsim.tickets.shrinking.value_tracer import Untraceable, ValueTracer, is_in_place, place_of
 
 
-class LayerTracer(fx.Tracer):
-    """Keeps convolution, BatchNorm and linear layers whole, those of user-defined subclasses too."""
+class Traced(NamedTuple):
+    """Graphs by mode (True = training; one object for both when they agree), and notes on what they leave out."""
 
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, _ConvNd | _BatchNorm | nn.Linear) or super().is_leaf_module(m, module_qualified_name)
-
-
-class ShapeRun(fx.Interpreter):
-    """Runs a graph and leaves every node's value in `node.meta["val"]`."""
-
-    def run_node(self, n: fx.Node) -> Any:
-        result = super().run_node(n)
-        n.meta["val"] = result
-        return result
+    graphs: dict[bool, fx.Graph]
+    notes: list[str]
 
 
-def as_inputs(example: Any) -> tuple[Any, ...]:
-    """The positional arguments of one forward call, from a tensor or a tuple."""
-    return tuple(example) if isinstance(example, tuple | list) else (example,)
+def trace(root: nn.Module, call: Call) -> Traced:
+    """Trace `root`, a copy that belongs to the caller: constants are stored on it, and it is left in evaluation mode.
 
-
-def trace(model: nn.Module, inputs: Sequence[Any]) -> dict[bool, fx.Graph]:
-    """Graphs by mode (True = training), every node with its value's shape; one object for both when they agree.
-
-    `model` is left in evaluation mode. Errors: CompactError when it cannot be traced or does not take these inputs.
+    The batch of the example is used where the code goes by it, and two samples elsewhere: two, so that no reshaping
+    can mistake the batch for a dimension of one. Errors: CompactError, naming what cannot be written as a graph.
     """
-    root = _with_given_arguments(model, len(inputs))
-    graphs, overwritten = {}, {}
+    generators = random_state()
+    try:
+        return _trace(root, call)
+    finally:
+        restore_random(generators)
+
+
+def _trace(root: nn.Module, call: Call) -> Traced:
+    given = call.batch
+    first = call.with_batch(2)
+    try:
+        traced = _both_modes(root, first)
+        depends = any(n.target is expect for graph in traced.graphs.values() for n in graph.nodes)
+        if not depends or given in (None, 1, 2):
+            return traced
+    except CompactError:
+        if given in (None, 2):
+            raise
+    return _both_modes(root, call)
+
+
+def _both_modes(root: nn.Module, call: Call) -> Traced:
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    graphs: dict[bool, fx.Graph] = {}
+    notes: list[str] = [
+        f"{name or type(root).__name__} has {surprises(m)}, which was followed once and is part of the network now"
+        for name, m in root.named_modules()
+        if surprises(m) and m._modules
+    ]
     for mode in (True, False):
         root.train(mode)
-        try:
-            graphs[mode] = _graph(root)
-        except Exception as e:  # the network's own code runs here: anything can come out of it
+        state = State(root)
+        with torch.inference_mode(False), torch.enable_grad():
+            graph = _one_mode(root, call, fake)
+        if changed := state.changed():
             raise CompactError(
-                f"{type(model).__name__} cannot be traced by torch.fx, so it cannot be shrunk ({e}). "
-                "Its forward must not branch on tensor values or assign into tensors; rewrite that part, "
-                "or give the bare network if it is wrapped (DataParallel, compile)."
-            ) from e
-        overwritten[graphs[mode]] = _drop_in_place(graphs[mode], root)
+                f"{type(root).__name__} cannot be shrunk: its forward changes {changed} while it runs, which a graph "
+                "would leave out. Do it outside of forward, or in a module of its own without BatchNorm layers."
+            )
+        notes += [f"forward sets the attribute {name}, the shrunk network does not" for name in state.by_products()]
+        state.restore()
+        _remove_unread(graph)
+        overwritten = _drop_in_place(graph, root)
+        _refuse_overwritten_views(graph, overwritten)
+        graphs[mode] = graph
     if _text(graphs[True]) == _text(graphs[False]):
         graphs[True] = graphs[False]
-    root.eval()  # shapes do not depend on the mode, and BatchNorm refuses to train on a single value
-    for graph in dict.fromkeys(graphs.values()):
-        try:
-            with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
-                ShapeRun(root, graph=graph).run(*_blank(inputs, root))
-        except Exception as e:
-            shapes = [list(x.shape) if isinstance(x, Tensor) else x for x in inputs]
-            raise CompactError(
-                f"{type(model).__name__} does not accept the example input {shapes} ({e}). "
-                "Give an example with the shape that it is trained on."
-            ) from e
-        _refuse_overwritten_views(graph, overwritten[graph])
-    return graphs
+    root.eval()
+    return Traced(graphs, list(dict.fromkeys(notes)))
 
 
-def _graph(root: nn.Module) -> fx.Graph:
-    """A network that was written from a graph gives that; any other is traced."""
-    own = getattr(root, "graph", None)
-    return copy.deepcopy(own) if isinstance(own, fx.Graph) else LayerTracer().trace(root)
+def _one_mode(root: nn.Module, call: Call, fake: FakeTensorMode) -> fx.Graph:
+    name = type(root).__name__
+    try:
+        return ValueTracer(fake).graph_of(root, call)
+    except Untraceable as e:
+        raise CompactError(
+            f"{name} cannot be shrunk: {e}{_at(e)}. A graph has one path for all inputs; move that part into a module "
+            "of its own without BatchNorm layers, which then stays as it is."
+        ) from e
+    except CompactError:
+        raise
+    except Exception as e:  # the network's own code runs here: anything can come out of it
+        _refuse_example(root, call, fake)
+        reason = str(e).strip().split("\n")[0][:200]
+        raise CompactError(
+            f"{name} cannot be traced, so it cannot be shrunk ({type(e).__name__}: {reason}{_at(e)}). "
+            "Move that part into a module of its own without BatchNorm layers, which then stays as it is."
+        ) from e
 
 
-def _blank(inputs: Sequence[Any], root: nn.Module) -> list[Any]:
-    """The inputs as batches of two: two, so that no reshaping can mistake the batch for a dimension of one."""
-    weights = next(p for p in root.parameters() if p.is_floating_point())
-    tensors = [x for x in inputs if isinstance(x, Tensor)]
-    batched = all(x.ndim > 1 and len(x) == len(tensors[0]) for x in tensors)
+def _refuse_example(root: nn.Module, call: Call, fake: FakeTensorMode) -> None:
+    """CompactError when the network does not take this input, traced or not."""
+    root.eval()
+    try:
+        with torch.no_grad(), fake:
+            args, kwargs = call.fill([fake.from_tensor(t) for t in call.tensors])
+            root(*args, **kwargs)
+    except Exception as e:
+        reason = str(e).strip().split("\n")[0][:200]
+        if "data-dependent" in reason or "Data dependent" in reason:
+            return
+        shapes = [list(t.shape) for t in call.tensors]
+        raise CompactError(
+            f"{type(root).__name__} does not accept the example input {shapes} ({type(e).__name__}: {reason}). "
+            "Give an example with the shape that it is trained on."
+        ) from e
 
-    def blank(x: Any) -> Any:
-        if not isinstance(x, Tensor):
-            return x
-        dtype = weights.dtype if x.is_floating_point() else x.dtype
-        return torch.empty((2, *x.shape[1:]) if batched else x.shape, device=weights.device, dtype=dtype)
 
-    return [blank(x) for x in inputs]
+def _at(error: BaseException) -> str:
+    place = place_of(error)
+    return f" ({place})" if place else ""
 
 
-def _with_given_arguments(model: nn.Module, given: int) -> nn.Module:
-    """Keep optional arguments that the example leaves out at their defaults, not traced as inputs."""
-    base: Any = type(model)
-    optional = list(inspect.signature(model.forward).parameters.values())[given:]
-    forwards: dict[int, Any] = {
-        1: lambda self, a: base.forward(self, a),
-        2: lambda self, a, b: base.forward(self, a, b),
-        3: lambda self, a, b, c: base.forward(self, a, b, c),
-    }
-    if given in forwards and any(p.default is not p.empty for p in optional):
-        model.__class__ = type(base.__name__, (base,), {"forward": forwards[given], "__module__": base.__module__})
-    return model
+def _remove_unread(graph: fx.Graph) -> None:
+    """Erase what nobody reads and what changes nothing."""
+    for node in reversed(list(graph.nodes)):
+        keeps = node.op in ("placeholder", "output") or node.target in (expect, torch._assert, assigned)
+        changes = node.op == "call_module" or (node.op == "call_method" and is_in_place(str(node.target)))
+        if (
+            not node.users
+            and not keeps
+            and not changes
+            and node.target not in _OUT_OF_PLACE
+            and not node.kwargs.get("inplace")
+        ):
+            graph.erase_node(node)
 
 
 def _drop_in_place(graph: fx.Graph, root: nn.Module) -> dict[fx.Node, fx.Node]:
@@ -126,8 +158,9 @@ def _drop_in_place(graph: fx.Graph, root: nn.Module) -> dict[fx.Node, fx.Node]:
     found = {}
     for node in list(graph.nodes):
         method = node.target if node.op == "call_method" else ""
-        in_place = method.endswith("_") and not method.endswith("__")
-        if not in_place and not overwrites(node, root) and node.target not in _OUT_OF_PLACE:
+        in_place = is_in_place(method)
+        writes = in_place or overwrites(node, root) or node.target in _OUT_OF_PLACE or node.target is assigned
+        if not writes or not node.all_input_nodes:
             continue
         victim = node.all_input_nodes[0]
         victim.replace_all_uses_with(node, partial(_comes_after, order, order[node]))
@@ -137,7 +170,9 @@ def _drop_in_place(graph: fx.Graph, root: nn.Module) -> dict[fx.Node, fx.Node]:
             node.target = method[:-1]
         elif in_place:
             with graph.inserting_before(node):
-                node.replace_input_with(victim, graph.call_method("clone", (victim,)))
+                copied = graph.call_method("clone", (victim,))
+                copied.meta["val"] = victim.meta["val"]
+                node.replace_input_with(victim, copied)
     return found
 
 
@@ -150,12 +185,17 @@ def overwrites(node: fx.Node, root: nn.Module) -> bool:
 
 def _refuse_overwritten_views(graph: fx.Graph, overwritten: dict[fx.Node, fx.Node]) -> None:
     """CompactError where an in-place operation changes a tensor that is also read through a view, or the reverse."""
+    if not overwritten:
+        return
     order = {node: i for i, node in enumerate(graph.nodes)}
     memory = {n: n.meta["val"].untyped_storage()._cdata for n in graph.nodes if isinstance(n.meta.get("val"), Tensor)}
+    sharing: dict[int, list[fx.Node]] = {}
+    for node, place in memory.items():
+        sharing.setdefault(place, []).append(node)
     for node, victim in overwritten.items():
-        for other in memory.keys() - {victim}:
-            shares = memory[other] == memory.get(victim) and _comes_after(order, order[other], node)
-            if shares and any(_comes_after(order, order[node], user) for user in other.users):
+        for other in sharing.get(memory.get(victim, -1), []):
+            shares = other is not victim and _comes_after(order, order[other], node)
+            if shares and any(order.get(user, 0) > order[node] for user in other.users):
                 raise CompactError(
                     f"{node.name} overwrites {victim.name}, whose memory is read again as {other.name}; such views "
                     "cannot be followed. Use the operation that is not in place there."
@@ -163,7 +203,7 @@ def _refuse_overwritten_views(graph: fx.Graph, overwritten: dict[fx.Node, fx.Nod
 
 
 def _comes_after(order: dict[fx.Node, int], position: int, user: fx.Node) -> bool:
-    return order[user] > position
+    return order.get(user, -1) > position
 
 
 _OUT_OF_PLACE: dict[Any, Any] = {

@@ -1,1 +1,1 @@
-"""One rule per kind of operation: which channels it can make non-zero, which it needs, and how it is rewritten."""
+"""What every kind of operation does to channels; `registry.RULES` is the table of all of them."""

@@ -1,30 +1,82 @@
 """What an operation does to channels: the questions that every rule answers.
 
-A value is followed along dimension 1 (channels of [N, C, ...], features of [N, C]). A rule says, per operation:
+A value is followed along one dimension, its channels: dimension 1 of what a convolution gives, the last one of what a
+linear layer gives. A rule says, per operation:
 
+- axis: along which dimension the output has channels; None: it has none to tell apart, all of it counts as one.
 - live: which output channels can be non-zero, given those of the inputs. A pruned BatchNorm channel (gamma = beta = 0)
   is zero whatever comes in; sigmoid(0), a bias or a number added to zero are not.
 - needs: which input channels are needed, given the output channels that are both live and needed.
-- emit: the operation on tensors that hold only the kept channels (see `rewrite.py`).
+- emit: the operation on tensors that hold only the kept channels.
 
 Nothing looks at weight values, so the outcome depends on the architecture and the mask alone. The rules are stateless;
-which operation has which is one table (`table.py`).
+which operation has which is one table (`registry.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from torch import Tensor, fx
 
-if TYPE_CHECKING:
-    from ebsim.tickets.shrinking.liveness import Net
-    from ebsim.tickets.shrinking.rewrite import Emitter, Phys
+from ebsim.tickets.shrinking.slicing import Plan
 
 Bits = np.ndarray  # bool, [channels]
 Needs = Iterable[tuple[fx.Node, Bits]]
+
+
+class Phys(NamedTuple):
+    """A value in the new graph: dense channel c is at `position[c]` of `base`, which has `width` channels (-1: not
+    there, because it is dead or not needed)."""
+
+    base: fx.Node
+    position: np.ndarray
+    width: int
+
+
+class Analysis(Protocol):
+    """What a rule may ask about the network while live and needed channels are found."""
+
+    live: dict[fx.Node, Bits]
+    need: dict[fx.Node, Bits]
+    rule: dict[fx.Node, Rule]
+    sites: dict[str, list[fx.Node]]
+    plans: dict[str, Plan]
+
+    def module(self, node: fx.Node) -> Any: ...
+
+    def mask_bits(self, node: fx.Node) -> Bits: ...
+
+    def can_shrink(self, node: fx.Node) -> bool: ...
+
+    def kept(self, node: fx.Node) -> np.ndarray: ...
+
+    def demand(self, node: fx.Node) -> Iterator[tuple[fx.Node, Bits]]: ...
+
+
+class GraphWriter(Protocol):
+    """What a rule may use to write its operation into the new graph."""
+
+    net: Analysis
+    graph: fx.Graph
+    phys: dict[fx.Node, Phys]
+    raw: dict[fx.Node, Any]
+
+    def fetch(self, node: fx.Node, channels: np.ndarray) -> fx.Node: ...
+
+    def take(self, node: fx.Node, dim: int, channels: np.ndarray) -> Any: ...
+
+    def dense(self, node: fx.Node) -> Any: ...
+
+    def some(self, node: fx.Node) -> Any: ...
+
+    def copy(self, node: fx.Node, inputs: dict[fx.Node, Any]) -> fx.Node: ...
+
+    def holding(self, channels: np.ndarray, node: fx.Node, base: fx.Node) -> Phys: ...
+
+    def full(self, node: fx.Node, base: Any) -> Phys | None: ...
 
 
 def shape(value: Any) -> tuple[int, ...]:
@@ -33,10 +85,20 @@ def shape(value: Any) -> tuple[int, ...]:
     return tuple(value.shape) if isinstance(value, Tensor) else ()
 
 
-def width(node: fx.Node) -> int | None:
-    """Channels of a node's value, None when it has no dimension 1."""
-    s = shape(node)
-    return s[1] if len(s) >= 2 else None
+def is_tensor(node: fx.Node) -> bool:
+    return isinstance(node.meta.get("val"), Tensor)
+
+
+def axis(node: fx.Node) -> int | None:
+    """The dimension along which the analysis follows this value's channels."""
+    found: int | None = node.meta.get("axis")
+    return found
+
+
+def width(node: fx.Node) -> int:
+    """Channels of a value that has them, else 1."""
+    along = axis(node)
+    return 1 if along is None else shape(node)[along]
 
 
 def argument(node: fx.Node, position: int, name: str, default: Any = None) -> Any:
@@ -44,28 +106,67 @@ def argument(node: fx.Node, position: int, name: str, default: Any = None) -> An
     return node.args[position] if len(node.args) > position else node.kwargs.get(name, default)
 
 
+def plain(value: Any) -> Any:
+    """An argument with the traced numbers in the places of the nodes that give them."""
+    return fx.node.map_arg(value, lambda n: n.meta["val"])
+
+
+def tensors(node: fx.Node) -> list[fx.Node]:
+    """The inputs of a node that are tensors."""
+    return [n for n in node.all_input_nodes if is_tensor(n)]
+
+
+# -- a value as a consumer sees it that wants channels along `dim` -----------------------------------
+
+
+def incoming(net: Analysis, node: fx.Node, dim: int) -> Bits:
+    """Live channels along a dimension; all, where the value is followed along another one."""
+    return net.live[node] if axis(node) == dim else np.ones(shape(node)[dim], bool)
+
+
+def wanted(net: Analysis, node: fx.Node, dim: int, bits: Bits) -> Needs:
+    """Needs for these channels along a dimension; for everything, where the value is followed along another one."""
+    if axis(node) == dim:
+        yield node, bits
+    elif bits.any():
+        yield from net.demand(node)
+
+
 class Rule:
     """The conservative rule, and the base of the others.
 
-    An operation without a rule gets whole tensors, with zeros where channels are dead, and all its outputs count as
-    live: exact, but nothing is saved there, and a note says so. A rule that does not `accept` a node (an odd
+    An operation without a rule gets whole tensors, with zeros where channels are dead, and its output counts as one
+    live whole: exact, but nothing is saved there, and a note says so. A rule that does not `accept` a node (an odd
     dimension, an argument it does not know) leaves it to this one too.
     """
 
-    def accepts(self, net: Net, node: fx.Node) -> bool:
+    sliced = False  # the rule of a layer whose weights are cut, once for all its calls
+    quiet = False  # reads sizes or only hands values on: costs no channels
+
+    def accepts(self, net: Analysis, node: fx.Node) -> bool:
         return True
 
-    def live(self, net: Net, node: fx.Node) -> Bits | None:
-        n = width(node)
-        return None if n is None else np.ones(n, bool)
+    def axis(self, net: Analysis, node: fx.Node) -> int | None:
+        return None
 
-    def needs(self, net: Net, node: fx.Node, keep: Bits | None) -> Needs:
+    def live(self, net: Analysis, node: fx.Node) -> Bits | None:
+        return np.ones(1, bool) if is_tensor(node) else None
+
+    def needs(self, net: Analysis, node: fx.Node, keep: Bits | None) -> Needs:
         for source in node.all_input_nodes:
             yield from net.demand(source)
 
-    def pull(self, net: Net, node: fx.Node) -> Bits | None:
+    def pull(self, net: Analysis, node: fx.Node) -> Bits | None:
         """Output channels that must be kept because an input keeps them."""
         return None
 
-    def emit(self, out: Emitter, node: fx.Node) -> Phys | None:
+    def whole(self, net: Analysis, node: fx.Node) -> list[fx.Node]:
+        """The inputs that this operation needs with all channels, whatever is needed of its output."""
+        return list(node.all_input_nodes)
+
+    def plan(self, net: Analysis, sites: list[fx.Node], keep: Bits) -> Plan:
+        """How the layer of a sliced rule is cut, given the kept outputs of all its calls."""
+        raise NotImplementedError
+
+    def emit(self, out: GraphWriter, node: fx.Node) -> Phys | None:
         return out.full(node, out.copy(node, {n: out.dense(n) for n in node.all_input_nodes}))

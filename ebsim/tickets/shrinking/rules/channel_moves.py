@@ -1,41 +1,66 @@
-"""Rules of operations that only move channels: picked, permuted, padded, flattened, put together."""
+"""Rules of operations that only move values: channels picked, permuted, padded, put together; views; other dimensions.
+
+Where things go is found by doing the same to a tensor of labels. `Origin` is what labels say: along which dimension of
+the output channels differ, and from which input channel each comes. Where that has an answer the operation is written
+for the kept channels, or only their positions change; where it has none (a view that splits the channels over two
+dimensions) the value is opaque, though a later view may give whole channels back (channel shuffle).
+"""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
-from ebsim.tickets.shrinking.rules.base import Bits, Needs, Rule, argument, shape, width
-
-if TYPE_CHECKING:
-    from ebsim.tickets.shrinking.liveness import Net
-    from ebsim.tickets.shrinking.rewrite import Emitter, Phys
+from ebsim.tickets.shrinking.rules.base import (
+    Analysis,
+    Bits,
+    GraphWriter,
+    Needs,
+    Phys,
+    Rule,
+    argument,
+    axis,
+    incoming,
+    is_tensor,
+    plain,
+    shape,
+    tensors,
+    wanted,
+    width,
+)
 
 
 class Pick(Rule):
     """Output channel j is input channel index[j], or zero where that is -1. Nothing runs: only positions change."""
 
-    def index(self, net: Net, node: fx.Node) -> tuple[fx.Node, np.ndarray]:
+    def index(self, net: Analysis, node: fx.Node) -> tuple[fx.Node, np.ndarray]:
         """The value that is picked from, and the index."""
         raise NotImplementedError
 
-    def live(self, net: Net, node: fx.Node) -> Bits | None:
+    def axis(self, net: Analysis, node: fx.Node) -> int | None:
+        return axis(self.index(net, node)[0])
+
+    def live(self, net: Analysis, node: fx.Node) -> Bits | None:
         source, index = self.index(net, node)
         return (index >= 0) & net.live[source][index]
 
-    def needs(self, net: Net, node: fx.Node, keep: Bits | None) -> Needs:
+    def needs(self, net: Analysis, node: fx.Node, keep: Bits | None) -> Needs:
         assert keep is not None
         source, index = self.index(net, node)
-        bits = np.zeros(width(source) or 0, bool)
-        bits[index[keep]] = True
+        bits = np.zeros(width(source), bool)
+        picked = index[keep]
+        bits[picked[picked >= 0]] = True
         yield source, bits
 
-    def emit(self, out: Emitter, node: fx.Node) -> Phys | None:
+    def whole(self, net: Analysis, node: fx.Node) -> list[fx.Node]:
+        return []
+
+    def emit(self, out: GraphWriter, node: fx.Node) -> Phys | None:
         source, index = self.index(out.net, node)
         inner = out.phys[source]
         return inner._replace(position=np.where(index >= 0, inner.position[index], -1))
@@ -44,10 +69,11 @@ class Pick(Rule):
 class Selection(Pick):
     """The selection of an already shrunk network."""
 
-    def accepts(self, net: Net, node: fx.Node) -> bool:
-        return node.args[0] in net.live
+    def accepts(self, net: Analysis, node: fx.Node) -> bool:
+        source = node.args[0]
+        return isinstance(source, fx.Node) and axis(source) == net.module(node).dim
 
-    def index(self, net: Net, node: fx.Node) -> tuple[fx.Node, np.ndarray]:
+    def index(self, net: Analysis, node: fx.Node) -> tuple[fx.Node, np.ndarray]:
         source: Any = node.args[0]
         index = net.module(node).index.cpu().numpy()
         return source, np.where(index < net.module(node).width, index, -1)
@@ -56,142 +82,450 @@ class Selection(Pick):
 class ChannelPad(Pick):
     """Zero padding that adds channels too (the parameter-free shortcut of CIFAR ResNets): dead ones."""
 
-    def accepts(self, net: Net, node: fx.Node) -> bool:
+    def accepts(self, net: Analysis, node: fx.Node) -> bool:
         pad, rank = argument(node, 1, "pad", ()), len(shape(node))
-        plain = argument(node, 2, "mode", "constant") == "constant" and not argument(node, 3, "value")
+        source = node.args[0]
+        zeros = argument(node, 2, "mode", "constant") == "constant" and not argument(node, 3, "value")
         return (
-            plain
-            and node.args[0] in net.live
+            zeros
+            and isinstance(source, fx.Node)
+            and axis(source) == 1
             and isinstance(pad, list | tuple)
             and len(pad) == 2 * (rank - 1)
-            and all(isinstance(p, int) and p >= 0 for p in pad)
+            and all(isinstance(p, int) and p >= 0 for p in plain(pad))
         )
 
-    def index(self, net: Net, node: fx.Node) -> tuple[fx.Node, np.ndarray]:
+    def index(self, net: Analysis, node: fx.Node) -> tuple[fx.Node, np.ndarray]:
         source: Any = node.args[0]
-        before = argument(node, 1, "pad")[-2]
-        channel = np.arange(width(node) or 0) - before
+        before = plain(argument(node, 1, "pad"))[-2]
+        channel = np.arange(width(node) if "axis" in node.meta else shape(node)[1]) - before
         return source, np.where((channel >= 0) & (channel < width(source)), channel, -1)
 
-    def emit(self, out: Emitter, node: fx.Node) -> Phys | None:
+    def emit(self, out: GraphWriter, node: fx.Node) -> Phys | None:
         picked = super().emit(out, node)
         spatial = list(argument(node, 1, "pad")[:-2])
         if picked is None or not any(spatial):
             return picked
+        spatial = [out.raw[p] if isinstance(p, fx.Node) else p for p in spatial]
         return picked._replace(base=out.graph.call_function(F.pad, (picked.base, spatial)))
 
 
-class Move(Pick):
-    """Views, permutations, slices, chunks: values are moved, never changed.
+class Origin(NamedTuple):
+    """Where a moved value's channels come from: its dimension, the input channel of each entry along it, and whether
+    everything else stayed in its place (`only`) or the values keep their order (`ordered`, a reshape)."""
 
-    What goes where is found by doing the same to a tensor of labels. Three outcomes have channels: whole channels
-    picked or permuted (also by a view, a transpose and a view: channel shuffle), every channel flattened into a run
-    of features, and dimensions of size one added. Any other stage in between is opaque, though a later view may yet
-    give whole channels back.
-    """
+    dim: int
+    channel: np.ndarray
+    only: bool
+    ordered: bool
 
-    def accepts(self, net: Net, node: fx.Node) -> bool:
+
+def origin(labels: Any, source: fx.Node) -> Origin | None:
+    """What labels say about a move from `source`; None where channels do not lie along one dimension."""
+    if not isinstance(labels, Tensor) or not labels.ndim or not labels.numel():
+        return None
+    size, along = shape(source), axis(source)
+    assert along is not None
+    if size[along] == 1 and labels.shape != size:
+        return None  # one channel lies along any dimension
+    found = labels.numpy()
+    inner = math.prod(size[along + 1 :])
+    channel = found // inner % size[along]
+    for dim in [along, *(d for d in range(found.ndim) if d != along)]:
+        if dim >= found.ndim or (found.shape[dim] == 1 and (dim != along or found.ndim != len(size))):
+            continue  # a single entry says nothing, unless it is the one channel that was picked
+        first = tuple(slice(None) if d == dim else slice(0, 1) for d in range(found.ndim))
+        if (channel == channel[first]).all():
+            index = channel[first].ravel()
+            rest = found - channel * inner
+            others = _without(size, along) == _without(found.shape, dim) and dim == along
+            home = np.arange(math.prod(size), dtype=found.dtype).reshape(size)
+            stays = others and np.array_equal(rest, np.broadcast_to(home.take([0], along), found.shape))
+            ordered = found.size == home.size and np.array_equal(found.ravel(), home.ravel())
+            return Origin(dim, index, stays, ordered)
+    return None
+
+
+def _without(size: tuple[int, ...], dim: int) -> tuple[int, ...]:
+    return (*size[:dim], *size[dim + 1 :])
+
+
+class Parts(Rule):
+    """chunk, split, unbind: a tuple; whoever takes an item of it moves values (`Move`)."""
+
+    quiet = True
+
+    def accepts(self, net: Analysis, node: fx.Node) -> bool:
+        inputs = tensors(node)
+        return isinstance(node.meta["val"], tuple | list) and len(inputs) == 1 and axis(inputs[0]) is not None
+
+    def live(self, net: Analysis, node: fx.Node) -> Bits | None:
+        return None
+
+    def needs(self, net: Analysis, node: fx.Node, keep: Bits | None) -> Needs:
+        return ()
+
+    def whole(self, net: Analysis, node: fx.Node) -> list[fx.Node]:
+        return []
+
+    def emit(self, out: GraphWriter, node: fx.Node) -> Phys | None:
+        return None  # `dense` writes it where somebody asks for the tuple
+
+
+class Move(Rule):
+    """Views, permutations, slices, flips: values are moved, never changed."""
+
+    def accepts(self, net: Analysis, node: fx.Node) -> bool:
         source = node.args[0] if node.args else None
-        if not isinstance(source, fx.Node) or len([n for n in node.all_input_nodes if shape(n)]) > 1:
+        others = [n for n in tensors(node) if n is not source and "constant" not in n.meta]
+        if not isinstance(source, fx.Node) or others or isinstance(node.meta["val"], tuple | list):
             return False
-        if "labels" in source.meta and source.meta["move"] is None:  # go on from where whole channels were last seen
-            labels, root = source.meta["labels"], source.meta["root"]
-        elif source in net.live:
-            labels, root = torch.arange(math.prod(shape(source))).view(shape(source)), source
+        if node.target is getattr and node.args[1] not in ("T", "mT"):
+            return False
+        if _name(node) == "expand" and any(
+            isinstance(s, fx.Node) and not isinstance(s.meta["val"], int) for s in _expand_sizes(node)
+        ):
+            return False
+        item = isinstance(net.rule.get(source), Parts)
+        tensor: Any = source.args[0] if item else source
+        if "labels" in tensor.meta and axis(tensor) is None:  # go on from where whole channels were last seen
+            labels, root, last = tensor.meta["labels"], tensor.meta["root"], None
+        elif isinstance(tensor, fx.Node) and axis(tensor) is not None:
+            labels, root, last = _labels(shape(tensor)), tensor, tensor
         else:
             return False
-        node.meta["labels"], node.meta["root"] = net.replay(node, source, labels), root
-        node.meta["move"] = _as_channels(node.meta["labels"], shape(root))
+        if item:
+            labels = replay(net, source, tensor, labels)
+        moved = replay(net, node, source, labels)
+        if not isinstance(moved, Tensor) or moved.dtype != torch.int64 or moved.shape != node.meta["val"].shape:
+            return False
+        node.meta["labels"], node.meta["root"], node.meta["last"] = moved, root, last
+        node.meta["origin"] = self._usable(net, node, origin(moved, root))
         return True
 
-    def index(self, net: Net, node: fx.Node) -> tuple[fx.Node, np.ndarray]:
-        return node.meta["root"], node.meta["move"]
+    def _usable(self, net: Analysis, node: fx.Node, found: Origin | None) -> Origin | None:
+        """The origin, where there is a way to write the move for the kept channels only."""
+        root = node.meta["root"]
+        if found is None:
+            return None
+        once = len(np.unique(found.channel)) == len(found.channel)
+        direct = node.meta["last"] is root
+        if found.only:
+            return found if once else None
+        each = np.array_equal(found.channel, np.arange(width(root)))
+        indexed = once and _own_index(node, axis(root) or 0) is not None
+        if direct and (each or indexed) and (_copies(net, node) or _name(node) == "expand"):
+            return found
+        flat = found.dim == 1 and set(shape(node)[2:]) <= {1} and axis(root) == 1
+        if found.ordered and (_sizes(node) is not None or flat or (direct and _flattens(net, node))):
+            return found
+        return None
 
     def opaque(self, node: fx.Node) -> bool:
         """No form that keeps channels whole: acts on the whole tensor, if anything but a further view reads it."""
-        return node.meta["move"] is None
+        return node.meta["origin"] is None
 
-    def live(self, net: Net, node: fx.Node) -> Bits | None:
-        return Rule.live(self, net, node) if self.opaque(node) else super().live(net, node)
+    def axis(self, net: Analysis, node: fx.Node) -> int | None:
+        return None if self.opaque(node) else node.meta["origin"].dim
 
-    def needs(self, net: Net, node: fx.Node, keep: Bits | None) -> Needs:
-        if not self.opaque(node):
-            return super().needs(net, node, keep)
-        return Rule.needs(self, net, node, keep) if keep is not None and keep.any() else ()
+    def live(self, net: Analysis, node: fx.Node) -> Bits | None:
+        if self.opaque(node):
+            return np.ones(1, bool)
+        return net.live[node.meta["root"]][node.meta["origin"].channel]
 
-    def emit(self, out: Emitter, node: fx.Node) -> Phys | None:
-        root, move = self.index(out.net, node)
+    def needs(self, net: Analysis, node: fx.Node, keep: Bits | None) -> Needs:
+        assert keep is not None
+        if self.opaque(node):
+            if keep.any():
+                yield from Rule.needs(self, net, node, keep)
+            return
+        root = node.meta["root"]
+        bits = np.zeros(width(root), bool)
+        bits[node.meta["origin"].channel[keep]] = True
+        yield root, bits
+
+    def whole(self, net: Analysis, node: fx.Node) -> list[fx.Node]:
+        return list(node.all_input_nodes) if self.opaque(node) and net.need[node].any() else []
+
+    def emit(self, out: GraphWriter, node: fx.Node) -> Phys | None:
         if self.opaque(node):
             return Rule.emit(self, out, node)
-        if shape(node)[2:] == shape(root)[2:]:
-            return super().emit(out, node)
-        run = len(move) // (width(root) or 1)  # features per channel
-        channels = np.unique(move[out.net.kept(node)])
-        base = out.graph.call_function(torch.flatten, (out.fetch(root, channels), 1))
-        ones = shape(node)[2:]
-        if ones:
-            base = out.graph.call_function(torch.reshape, (base, (-1, len(channels) * run, *ones)))
-        return out.holding((channels[:, None] * run + np.arange(run)).ravel(), node, base)
+        root, (_, channel, only, _) = node.meta["root"], node.meta["origin"]
+        inner = out.phys[root]
+        if only:
+            return inner._replace(position=inner.position[channel])
+        kept = np.unique(channel[out.net.kept(node)])
+        once = len(channel) <= width(root)
+        if node.meta["last"] is root and once and (_copies(out.net, node) or _name(node) == "expand"):
+            index = _own_index(node, axis(root) or 0)
+            if index is not None:  # channels and something else: the channels by their positions
+                whole = self._with_index(out, node, inner.base, index)
+                return inner._replace(base=whole, position=inner.position[channel])
+            return out.holding(kept, node, self._copied(out, node, out.fetch(root, kept)))
+        return out.holding(np.flatnonzero(np.isin(channel, kept)), node, self._reshaped(out, node, kept))
+
+    @staticmethod
+    def _copied(out: GraphWriter, node: fx.Node, base: fx.Node) -> fx.Node:
+        source: Any = node.args[0]
+        if isinstance(out.net.rule[source], Parts):
+            return out.copy(node, {source: out.copy(source, {source.args[0]: base})})
+        if _name(node) == "expand":
+            sizes = [out.raw[s] if isinstance(s, fx.Node) else s for s in _expand_sizes(node)]
+            sizes[node.meta["origin"].dim] = -1
+            return out.graph.call_method("expand", (base, *sizes))
+        if _name(node) == "squeeze" and plain(argument(node, 1, "dim")) is None:
+            root = node.meta["root"]
+            ones = tuple(d for d, n in enumerate(shape(root)) if n == 1 and d != axis(root))
+            return out.graph.call_method("squeeze", (base, ones))
+        return out.copy(node, {source: base})
+
+    @staticmethod
+    def _with_index(out: GraphWriter, node: fx.Node, base: fx.Node, index: tuple[Any, ...]) -> fx.Node:
+        taken = fx.node.map_arg(index, lambda n: out.raw[n])
+        return out.graph.call_function(node.target, (base, taken))  # type: ignore[arg-type]
+
+    @staticmethod
+    def _reshaped(out: GraphWriter, node: fx.Node, kept: np.ndarray) -> fx.Node:
+        """The kept channels of the root in the shape of the node; a reshape keeps the order of what is left."""
+        root, (dim, channel, _, _) = node.meta["root"], node.meta["origin"]
+        count = int(np.isin(channel, kept).sum())
+        base = out.fetch(root, kept)
+        sizes = _sizes(node)
+        if node.meta["last"] is root and _flattens(out.net, node):
+            return out.copy(node, {root: base})
+        if sizes is None:
+            flat = out.graph.call_function(torch.flatten, (base, 1))
+            ones = shape(node)[2:]
+            return out.graph.call_function(torch.reshape, (flat, (-1, count, *ones))) if ones else flat
+        if isinstance(sizes, fx.Node):
+            whole = out.raw[sizes]
+            sizes = list(whole) if isinstance(whole, tuple) else [whole]
+        filled = [out.raw[s] if isinstance(s, fx.Node) else s for s in sizes]
+        filled[dim] = filled[dim] if filled[dim] == -1 else count
+        return out.graph.call_function(torch.reshape, (base, tuple(filled)))
 
 
 class MoveOn(Move):
     """A step that is a move only between two views (contiguous), and an operation like others elsewhere."""
 
-    def accepts(self, net: Net, node: fx.Node) -> bool:
+    def accepts(self, net: Analysis, node: fx.Node) -> bool:
         source = node.all_input_nodes[0]
-        return "labels" in source.meta and self.opaque(source) and super().accepts(net, node)
+        return "labels" in source.meta and axis(source) is None and super().accepts(net, node)
 
 
-def _as_channels(labels: Any, root: tuple[int, ...]) -> np.ndarray | None:
-    """Per output channel the input channel that it comes from, if moving to `labels` has that form; else None."""
-    if not isinstance(labels, Tensor) or labels.ndim < 2 or labels.shape[0] != root[0] or not labels.numel():
+def _labels(size: tuple[int, ...]) -> Tensor:
+    return torch.arange(math.prod(size), device="cpu").view(size)
+
+
+def replay(net: Analysis, node: fx.Node, source: fx.Node, value: Any) -> Any:
+    """A node's operation, done to `value` in place of what `source` gives; None where it cannot be."""
+
+    def filled(n: fx.Node) -> Any:
+        return value if n is source else n.meta["constant"].to("cpu") if "constant" in n.meta else n.meta["val"]
+
+    args, kwargs = fx.node.map_arg((node.args, node.kwargs), filled)
+    try:
+        if node.op == "call_module":
+            return net.module(node)(*args, **kwargs)
+        if node.op == "call_method":
+            return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+        assert callable(node.target)
+        return node.target(*args, **kwargs)
+    except (TypeError, RuntimeError, IndexError, ValueError):
         return None
-    run = int(np.prod(root[2:], dtype=int))
-    per_image = labels.reshape(root[0], labels.shape[1], -1).numpy()
-    origin = per_image // run
-    batch, channel = origin // root[1], origin % root[1]
-    if (batch != np.arange(root[0])[:, None, None]).any() or (channel != channel[:1, :, :1]).any():
+
+
+def _name(node: fx.Node) -> str:
+    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+
+
+def _sizes(node: fx.Node) -> Any:
+    """The sizes that a view or reshape was given: a list with a number or node each, or one node; else None."""
+    if _name(node) not in ("view", "reshape") or node.op == "call_module":
         return None
-    once = np.unique(channel[0, :, 0]).size == labels.shape[1]
-    picked = once and labels.shape[2:] == root[2:] and (per_image % run == np.arange(run)).all()
-    flattened = set(labels.shape[2:]) <= {1} and (per_image[0].ravel() == np.arange(root[1] * run)).all()
-    return channel[0, :, 0] if picked or flattened else None
+    given = node.args[1:] or (node.kwargs.get("shape", node.kwargs.get("size")),)
+    if len(given) == 1 and isinstance(given[0], fx.Node) and isinstance(given[0].meta["val"], tuple):
+        return given[0] if len(given[0].meta["val"]) == len(shape(node)) else None
+    sizes = list(given[0]) if len(given) == 1 and isinstance(given[0], list | tuple) else list(given)
+    return sizes if len(sizes) == len(shape(node)) else None
+
+
+def _expand_sizes(node: fx.Node) -> list[Any]:
+    given = node.args[1:]
+    return list(given[0]) if len(given) == 1 and isinstance(given[0], list | tuple) else list(given)
+
+
+def _flattens(net: Analysis, node: fx.Node) -> bool:
+    return isinstance(net.module(node), nn.Flatten) if node.op == "call_module" else _name(node) == "flatten"
+
+
+def _copies(net: Analysis, node: fx.Node) -> bool:
+    """Whether the call can be written again for fewer channels as it is: its arguments do not speak of them."""
+    name = "getitem" if isinstance(net.rule.get(node.args[0]), Parts) else _name(node)  # type: ignore[arg-type]
+    if node.op == "call_module":
+        return _flattens(net, node)
+    if name in ("view", "reshape"):
+        return False
+    if name in ("unflatten", "expand", "repeat"):
+        along = axis(node.meta["root"])
+        dim = plain(argument(node, 1, "dim"))
+        return name == "unflatten" and isinstance(dim, int) and dim % len(shape(node.meta["root"])) != along
+    return True
+
+
+def _own_index(node: fx.Node, along: int) -> tuple[Any, ...] | None:
+    """The index of a getitem with the channels' entry left whole; None for other calls, or nothing else in it."""
+    source: Any = node.args[0]
+    if _name(node) != "getitem" or not is_tensor(source):
+        return None
+    given = node.args[1] if isinstance(node.args[1], tuple) else (node.args[1],)
+    if any(isinstance(plain(i), Tensor | list) for i in given):
+        return None
+    rank = len(shape(source))
+    missing = rank - sum(i is not None and i is not Ellipsis for i in given)
+    entries: list[Any] = []
+    for i in given:
+        entries += [slice(None)] * missing if i is Ellipsis else [i]
+    dim = -1
+    for at, entry in enumerate(entries):
+        dim += entry is not None
+        if dim == along and entry is not None:
+            if entry == slice(None) or isinstance(plain(entry), int):
+                return None
+            return (*entries[:at], slice(None), *entries[at + 1 :])
+    return None
 
 
 class Cat(Rule):
     """Concatenation of channels. Takes each input as it is; a consumer of the result selects once."""
 
-    def _inputs(self, node: fx.Node) -> list[fx.Node]:
-        return list(argument(node, 0, "tensors", ()))
+    def inputs(self, node: fx.Node) -> list[Any]:
+        given = argument(node, 0, "tensors", ())
+        return list(given) if isinstance(given, list | tuple) else []
 
-    def accepts(self, net: Net, node: fx.Node) -> bool:
-        dim = argument(node, 1, "dim", 0)
-        inputs = argument(node, 0, "tensors", ())
-        return (
-            isinstance(dim, int)
-            and isinstance(inputs, list | tuple)
-            and dim % max(1, len(shape(node))) == 1
-            and all(n in net.live for n in inputs)
-        )
+    def dim(self, node: fx.Node) -> int:
+        dim = plain(argument(node, 1, "dim", 0))
+        return dim % max(1, len(shape(node))) if isinstance(dim, int) else -1
 
-    def live(self, net: Net, node: fx.Node) -> Bits | None:
-        return np.concatenate([net.live[n] for n in self._inputs(node)])
+    def accepts(self, net: Analysis, node: fx.Node) -> bool:
+        inputs, dim = self.inputs(node), self.dim(node)
+        fits = all(isinstance(n, fx.Node) and is_tensor(n) and len(shape(n)) == len(shape(node)) for n in inputs)
+        return fits and any(axis(n) == dim for n in inputs)
 
-    def needs(self, net: Net, node: fx.Node, keep: Bits | None) -> Needs:
+    def axis(self, net: Analysis, node: fx.Node) -> int | None:
+        return self.dim(node)
+
+    def live(self, net: Analysis, node: fx.Node) -> Bits | None:
+        return np.concatenate([incoming(net, n, self.dim(node)) for n in self.inputs(node)])
+
+    def needs(self, net: Analysis, node: fx.Node, keep: Bits | None) -> Needs:
         assert keep is not None
-        for n in self._inputs(node):
-            yield n, keep[: width(n)]
-            keep = keep[width(n) :]
+        dim = self.dim(node)
+        for n in self.inputs(node):
+            yield from wanted(net, n, dim, keep[: shape(n)[dim]])
+            keep = keep[shape(n)[dim] :]
 
-    def emit(self, out: Emitter, node: fx.Node) -> Phys | None:
-        parts, positions, at = [], [], 0
-        for n in self._inputs(node):
-            phys = out.phys[n]
-            if (phys.position >= 0).sum() < phys.width:  # a slice of something wider: take its own channels only
-                channels = out.net.kept(n)
-                phys = out.holding(channels, n, out.fetch(n, channels))
+    def whole(self, net: Analysis, node: fx.Node) -> list[fx.Node]:
+        return [n for n in self.inputs(node) if axis(n) != self.dim(node)]
+
+    def emit(self, out: GraphWriter, node: fx.Node) -> Phys | None:
+        parts, positions, at, dim = [], [], 0, self.dim(node)
+        for n in self.inputs(node):
+            if axis(n) == dim:
+                phys = out.phys[n]
+                if (phys.position >= 0).sum() < phys.width:  # a slice of something wider: take its own channels only
+                    channels = out.net.kept(n)
+                    phys = out.holding(channels, n, out.fetch(n, channels))
+            else:
+                phys = Phys(out.dense(n), np.arange(shape(n)[dim]), shape(n)[dim])
             parts.append(phys.base)
             positions.append(np.where(phys.position >= 0, phys.position + at, -1))
             at += phys.width
-        base = out.graph.call_function(torch.cat, (parts, 1))
-        return phys._replace(base=base, position=np.concatenate(positions), width=at)
+        return Phys(out.graph.call_function(torch.cat, (parts, dim)), np.concatenate(positions), at)
+
+
+class Together(Cat):
+    """Tensors put together along another dimension than that of the channels (cat, stack)."""
+
+    def _along(self, node: fx.Node) -> int:
+        return next(axis(n) for n in self.inputs(node) if axis(n) is not None)  # type: ignore[return-value]
+
+    def _stacks(self, node: fx.Node) -> bool:
+        return _name(node) == "stack"
+
+    def accepts(self, net: Analysis, node: fx.Node) -> bool:
+        inputs = self.inputs(node)
+        if not all(isinstance(n, fx.Node) and is_tensor(n) for n in inputs) or self.dim(node) < 0:
+            return False
+        known = [n for n in inputs if axis(n) is not None]
+        same = len({len(shape(n)) for n in inputs}) == 1
+        return bool(known) and same and (self._stacks(node) or self._along(node) != self.dim(node))
+
+    def axis(self, net: Analysis, node: fx.Node) -> int | None:
+        along = self._along(node)
+        return along + (self._stacks(node) and self.dim(node) <= along)
+
+    def live(self, net: Analysis, node: fx.Node) -> Bits | None:
+        return np.logical_or.reduce([incoming(net, n, self._along(node)) for n in self.inputs(node)])
+
+    def needs(self, net: Analysis, node: fx.Node, keep: Bits | None) -> Needs:
+        assert keep is not None
+        for n in self.inputs(node):
+            yield from wanted(net, n, self._along(node), keep)
+
+    def whole(self, net: Analysis, node: fx.Node) -> list[fx.Node]:
+        return [n for n in self.inputs(node) if axis(n) != self._along(node)]
+
+    def emit(self, out: GraphWriter, node: fx.Node) -> Phys | None:
+        channels, along = out.net.kept(node), self._along(node)
+        taken = {n: out.take(n, along, channels) for n in self.inputs(node)}
+        return out.holding(channels, node, out.copy(node, taken))
+
+
+class PixelShuffle(Rule):
+    """[N, C r^2, H, W] -> [N, C, r H, r W]: an output channel is r^2 input channels."""
+
+    def _times(self, node: fx.Node) -> int:
+        return shape(tensors(node)[0])[1] // shape(node)[1]
+
+    def accepts(self, net: Analysis, node: fx.Node) -> bool:
+        inputs = tensors(node)
+        return len(inputs) == 1 and axis(inputs[0]) == 1 and len(shape(node)) == 4
+
+    def axis(self, net: Analysis, node: fx.Node) -> int | None:
+        return 1
+
+    def live(self, net: Analysis, node: fx.Node) -> Bits | None:
+        return np.asarray(net.live[tensors(node)[0]].reshape(-1, self._times(node)).any(1))
+
+    def needs(self, net: Analysis, node: fx.Node, keep: Bits | None) -> Needs:
+        assert keep is not None
+        yield tensors(node)[0], np.repeat(keep, self._times(node))
+
+    def whole(self, net: Analysis, node: fx.Node) -> list[fx.Node]:
+        return []
+
+    def emit(self, out: GraphWriter, node: fx.Node) -> Phys | None:
+        channels, times, source = out.net.kept(node), self._times(node), tensors(node)[0]
+        wide = (channels[:, None] * times + np.arange(times)).ravel()
+        return out.holding(channels, node, out.copy(node, {source: out.fetch(source, wide)}))
+
+
+class PixelUnshuffle(PixelShuffle):
+    """[N, C, r H, r W] -> [N, C r^2, H, W]."""
+
+    def _times(self, node: fx.Node) -> int:
+        return shape(node)[1] // shape(tensors(node)[0])[1]
+
+    def live(self, net: Analysis, node: fx.Node) -> Bits | None:
+        return np.repeat(net.live[tensors(node)[0]], self._times(node))
+
+    def needs(self, net: Analysis, node: fx.Node, keep: Bits | None) -> Needs:
+        assert keep is not None
+        yield tensors(node)[0], np.asarray(keep.reshape(-1, self._times(node)).any(1))
+
+    def emit(self, out: GraphWriter, node: fx.Node) -> Phys | None:
+        times, source = self._times(node), tensors(node)[0]
+        channels = np.unique(out.net.kept(node) // times)
+        wide = (channels[:, None] * times + np.arange(times)).ravel()
+        return out.holding(wide, node, out.copy(node, {source: out.fetch(source, channels)}))

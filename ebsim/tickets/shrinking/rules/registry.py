@@ -1,12 +1,14 @@
 """Which operation has which rule: the whole table, to be read and extended.
 
 Key: the function, the name of the tensor method, the type of the module, or "module.function" for one that cannot be
-imported here. The first rule of the tuple that accepts the node is taken, else the conservative one.
+imported here. The first rule of the tuple that accepts the node is taken, else the conservative one. How to add: write
+a subclass of `Rule` beside those of its kind, and a line here.
 """
 
 from __future__ import annotations
 
 import operator
+from collections import OrderedDict
 from typing import Any
 
 import torch
@@ -14,28 +16,50 @@ import torch.nn.functional as F
 from torch import nn
 
 from ebsim.tickets.shrinking.rules.base import Rule
-from ebsim.tickets.shrinking.rules.channel_moves import Cat, ChannelPad, Move, MoveOn, Selection
+from ebsim.tickets.shrinking.rules.channel_moves import (
+    Cat,
+    ChannelPad,
+    Move,
+    MoveOn,
+    Parts,
+    PixelShuffle,
+    PixelUnshuffle,
+    Selection,
+    Together,
+)
 from ebsim.tickets.shrinking.rules.elementwise import (
     Add,
+    AlongOthers,
+    ByFirst,
     ByNumber,
-    ExpandAs,
+    GatedHalf,
     Lift,
+    LiftAlongOthers,
+    LiftPair,
+    Maps,
     Mul,
     Noise,
     PReLU,
     Reduce,
     Same,
     SpatialPad,
-    SpatialSlice,
 )
-from ebsim.tickets.shrinking.rules.shape_reads import Size, SizeItem
+from ebsim.tickets.shrinking.rules.shape_reads import Fresh, FreshLike, Number, Size
 from ebsim.tickets.shrinking.rules.weighted_layers import Mix, Norm, PerChannel
 from ebsim.tickets.shrinking.select import Select
 
-CONSERVATIVE = Rule()
+
+class Collect(Rule):
+    """Builds an output structure: reads all channels as the output does."""
+
+    quiet = True
+
+
+CONSERVATIVE, NUMBER = Rule(), Number()
 _NOISE = (Noise(),)
-_SAME, _LIFT, _MOVE, _REDUCE, _MIX = (Same(),), (Lift(),), (Move(),), (Reduce(),), (Mix(),)
-_ADD, _MUL, _BY, _CAT = (Add(), Lift()), (Mul(), Same()), (ByNumber(), Lift()), (Cat(),)
+_SAME, _LIFT, _MOVE, _REDUCE, _MIX, _MAPS = (Same(),), (Lift(),), (Move(),), (Reduce(),), (Mix(),), (Maps(),)
+_ADD, _MUL, _BY, _CAT = (Add(), Lift()), (Mul(), Same()), (LiftPair(), ByNumber(), Lift()), (Cat(), Together())
+_PARTS, _OTHERS = (Parts(), Move()), (AlongOthers(),)
 
 
 def _each(rules: tuple[Rule, ...], *keys: Any) -> dict[Any, tuple[Rule, ...]]:
@@ -66,15 +90,17 @@ RULES: dict[Any, tuple[Rule, ...]] = {
     **_each(_SAME, nn.Hardswish, nn.Softsign, nn.Tanhshrink, nn.Softshrink, nn.Hardshrink),
     **_each(_NOISE, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d),
     **_each(_NOISE, F.dropout, F.dropout1d, F.dropout2d, F.dropout3d),
-    **_each(_SAME, nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d),
-    **_each(_SAME, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d),
-    **_each(_SAME, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d),
-    **_each(_SAME, nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d, nn.ZeroPad2d, nn.ReflectionPad2d),
-    **_each(_SAME, nn.ReplicationPad2d),
+    **_each(_MAPS, nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d),
+    **_each(_MAPS, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d),
+    **_each(_MAPS, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d),
+    **_each(_MAPS, nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d, nn.ZeroPad2d, nn.ReflectionPad2d),
+    **_each(_MAPS, nn.ReplicationPad2d, nn.ReplicationPad1d, nn.ReflectionPad1d, nn.ZeroPad1d),
     **_each(_SAME, torch.relu, F.relu, F.relu6, F.leaky_relu, F.elu, F.gelu, F.silu, F.mish, F.hardswish, F.tanh),
     **_each(_SAME, torch.tanh, torch.abs, torch.neg, operator.neg, torch.clone, torch.square, torch.sign),
-    **_each(_SAME, F.max_pool2d, F.avg_pool2d, torch.max_pool2d),
-    **_each(_SAME, F.adaptive_avg_pool2d, F.adaptive_max_pool2d, F.interpolate, torch.adaptive_avg_pool1d),
+    **_each(_MAPS, F.max_pool1d, F.max_pool2d, F.max_pool3d, F.avg_pool1d, F.avg_pool2d, F.avg_pool3d),
+    **_each(_MAPS, torch.max_pool1d, torch.max_pool2d, torch.max_pool3d, torch.avg_pool1d),
+    **_each(_MAPS, F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d, F.adaptive_max_pool2d),
+    **_each(_MAPS, F.interpolate, F.upsample, torch.adaptive_avg_pool1d),
     **_each(_SAME, "relu", "tanh", "abs", "neg", "clone", "float", "double", "half", "bfloat16", "detach", "square"),
     # zero may become something else
     **_each(_LIFT, nn.Sigmoid, nn.Hardsigmoid, nn.Hardtanh, nn.Softplus, nn.LogSigmoid, nn.Threshold),
@@ -85,19 +111,32 @@ RULES: dict[Any, tuple[Rule, ...]] = {
     **_each(_ADD, operator.add, torch.add, "add", operator.sub, torch.sub, "sub", torch.maximum, torch.minimum),
     **_each(_MUL, operator.mul, torch.mul, "mul"),
     **_each(_BY, operator.truediv, torch.div, torch.true_divide, "div"),
-    **_each((ExpandAs(),), "expand_as"),
+    **_each((ByFirst(),), "expand_as"),
     # channels put together and taken apart
     **_each(_CAT, torch.cat, torch.concat, torch.concatenate),
-    **_each(_MOVE, "view", "reshape", "flatten", "unflatten", "permute", "transpose", "squeeze", "unsqueeze"),
-    **_each(_MOVE, "chunk", "split", "narrow", "swapaxes", "movedim", torch.flatten, torch.reshape, torch.permute),
-    **_each(_MOVE, torch.transpose, torch.squeeze, torch.unsqueeze, torch.chunk, torch.split, torch.narrow),
-    **_each(_MOVE, torch.unflatten, torch.swapaxes, torch.movedim),
+    torch.stack: (Together(),),
+    **_each(_MOVE, "view", "reshape", "flatten", "unflatten", "permute", "transpose", "squeeze", "unsqueeze", "expand"),
+    **_each(_MOVE, "narrow", "swapaxes", "movedim", "select", "index_select", "flip", "roll", "t"),
+    **_each(_MOVE, torch.flatten, torch.reshape, torch.permute, torch.transpose, torch.squeeze, torch.unsqueeze),
+    **_each(_MOVE, torch.narrow, torch.unflatten, torch.swapaxes, torch.movedim, torch.select, torch.index_select),
+    **_each(_MOVE, torch.flip, torch.roll, torch.t),
     **_each(_MOVE, nn.Flatten, nn.Unflatten, nn.ChannelShuffle, F.channel_shuffle, torch.channel_shuffle),
+    **_each(_PARTS, "chunk", "split", "unbind", "tensor_split", torch.chunk, torch.split, torch.unbind),
+    **_each((PixelShuffle(),), nn.PixelShuffle, F.pixel_shuffle, torch.pixel_shuffle),
+    **_each((PixelUnshuffle(),), nn.PixelUnshuffle, F.pixel_unshuffle, torch.pixel_unshuffle),
+    **_each((GatedHalf(),), nn.GLU, F.glu),
     "contiguous": (MoveOn(), Same()),
-    operator.getitem: (SizeItem(), SpatialSlice(), Move()),
+    operator.getitem: _MOVE,
     # over the maps
     **_each(_REDUCE, torch.mean, torch.sum, torch.amax, "mean", "sum", "amax"),
+    **_each((LiftAlongOthers(),), torch.softmax, F.softmax, F.log_softmax, "softmax", nn.Softmax, nn.LogSoftmax),
+    **_each(_OTHERS, torch.cumsum, "cumsum"),
     "torchvision.ops.stochastic_depth.stochastic_depth": _SAME,
     F.pad: (SpatialPad(), ChannelPad()),
-    **_each((Size(),), getattr, "size", "dim", "ndimension"),
+    getattr: (Size(), Move()),
+    **_each((Size(),), "size", "dim", "ndimension", "numel", "nelement", "is_contiguous", "get_device"),
+    **_each((Fresh(),), "new_empty", "new_zeros", "new_ones", "new_full", "new_tensor"),
+    **_each((FreshLike(),), torch.zeros_like, torch.ones_like, torch.empty_like, torch.full_like),
+    **_each((FreshLike(),), torch.rand_like, torch.randn_like),
+    OrderedDict: (Collect(),),
 }

@@ -1,0 +1,27 @@
+"""Functions that a shrunk network calls beside those of the network itself; one step each in traced graphs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, fx
+
+from ebsim.errors import CompactError
+
+
+@fx.wrap
+def expect(found: Any, traced: Any) -> None:
+    """Part of a shrunk network: its code took a branch by a size, and was shrunk for that branch."""
+    if found != traced:
+        raise CompactError(
+            f"the network's code goes by the size of its input: it was shrunk for {traced}, this input gives {found}. "
+            "Call compact with an example of this size."
+        )
+
+
+@fx.wrap
+def assigned(tensor: Tensor, index: Any, value: Any) -> Tensor:
+    """tensor[index] = value, on a copy."""
+    tensor = tensor.clone()
+    tensor[index] = value
+    return tensor

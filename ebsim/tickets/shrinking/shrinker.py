@@ -1,0 +1,121 @@
+"""A network traced once, shrunk to many masks.
+
+Tracing and the choice of rules depend on the architecture alone, the analysis on the architecture and the mask, and
+only the slicing on the weights. `Shrinker` keeps the first two, so that further masks, and further weights under the
+same mask, cost little.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, NamedTuple
+
+import torch
+from torch import fx, nn
+
+from ebsim.errors import CompactError
+from ebsim.tickets.mask import ChannelMask, apply_mask, check_network
+from ebsim.tickets.shrinking.calls import call_of
+from ebsim.tickets.shrinking.copies import plain_copy
+from ebsim.tickets.shrinking.liveness import Net, Structure
+from ebsim.tickets.shrinking.normalize import make_plain, normalize
+from ebsim.tickets.shrinking.rewrite import Emitter, settle_in_place
+from ebsim.tickets.shrinking.shrunk import Shrunk
+from ebsim.tickets.shrinking.slicing import Plan, shrink
+from ebsim.tickets.shrinking.tracing import trace
+from ebsim.tickets.shrinking.value_tracer import CONSTANT
+from ebsim.tickets.shrinking.verification import verify as check_same
+from ebsim.tickets.wrappers import bare
+
+
+class Cut(NamedTuple):
+    """A network shrunk to one mask, without weights: new graphs by mode, selections, and how every layer is cut."""
+
+    graphs: dict[bool, fx.Graph]
+    selections: dict[str, nn.Module]
+    plans: dict[str, Plan]
+    notes: tuple[str, ...]
+
+
+class Shrinker:
+    """An architecture, traced with an example input; `shrink(model, mask)` may be called for many masks and weights.
+
+    Every model given to `shrink` must be of the architecture traced: same class, same options. The outcome is that of
+    `compact`. The analysis of a mask is kept, so the same ticket with other weights (rewound, trained on) costs a copy
+    and the slicing; `verify` runs only the first time that a mask is seen.
+    """
+
+    def __init__(self, model: nn.Module, example_input: Any) -> None:
+        model = bare(model)
+        self.call = call_of(model, example_input)
+        root = plain_copy(model)
+        traced = trace(root, self.call)
+        self._graphs, self._notes = traced.graphs, traced.notes
+        self._normalized = normalize(root, self._graphs)
+        self._constants = {name: value for name, value in vars(root).items() if name.startswith(CONSTANT)}
+        self._structure = Structure(root, list(dict.fromkeys(self._graphs.values())))
+        for module in root.modules():  # from here on only their shapes are read
+            for name, p in module._parameters.items():
+                if p is not None:
+                    module._parameters[name] = nn.Parameter(p.detach().to("meta"), p.requires_grad)
+        self._cuts: dict[str, Cut] = {}
+        self._verified: set[str] = set()
+
+    def shrink(self, model: nn.Module, mask: ChannelMask, *, verify: bool = True) -> Shrunk:
+        """The masked `model`, really smaller. Errors and warnings as for `compact`."""
+        model = bare(model)
+        check_network(model, mask)
+        for name, count in mask.kept().items():
+            if not count:
+                raise CompactError(
+                    f"the mask keeps no channel of {name}. Draw it with min_channels=1 or at a lower ratio."
+                )
+        cut = self._cut(mask)
+        with torch.inference_mode(False), torch.no_grad():
+            result = self._apply(cut, model, mask)
+            if verify and mask.digest not in self._verified and not _without_data(model):
+                masked = plain_copy(model)
+                apply_mask(masked, mask)
+                check_same(masked, result, self.call, cut.plans)
+                self._verified.add(mask.digest)
+        for name, module in result.named_modules():
+            module.training = self._mode(model, name)
+        return result
+
+    def _cut(self, mask: ChannelMask) -> Cut:
+        if mask.digest not in self._cuts:
+            net = Net(self._structure, mask)
+            out = Emitter(net)
+            new = {graph: out.write(graph) for graph in self._structure.graphs}
+            graphs = {mode: new[graph] for mode, graph in self._graphs.items()}
+            notes = tuple(dict.fromkeys((*self._notes, *net.notes)))
+            self._cuts[mask.digest] = Cut(graphs, dict(out.selections), net.plans, notes)
+        return self._cuts[mask.digest]
+
+    def _apply(self, cut: Cut, model: nn.Module, mask: ChannelMask) -> Shrunk:
+        """The cut, done to these weights."""
+        root = plain_copy(model)
+        for name, settings in self._normalized.items():
+            make_plain(root.get_submodule(name), settings)
+        for name, value in self._constants.items():
+            setattr(root, name, value)
+        for name, plan in cut.plans.items():
+            shrink(root.get_submodule(name), plan)
+        device = next((t.device for t in (*root.parameters(), *root.buffers())), torch.device("cpu"))
+        selections = {name: copy.deepcopy(pick).to(device) for name, pick in cut.selections.items()}
+        result = Shrunk(root, cut.graphs, selections, mask)
+        settle_in_place(list(dict.fromkeys(cut.graphs.values())), result)
+        result.notes = cut.notes
+        result.example = tuple(torch.empty_like(t, device="meta") for t in self.call.tensors)
+        return result
+
+    @staticmethod
+    def _mode(model: nn.Module, name: str) -> bool:
+        try:
+            return model.get_submodule(name).training
+        except AttributeError:
+            return model.training
+
+
+def _without_data(model: nn.Module) -> bool:
+    return any(t.device.type == "meta" for t in (*model.parameters(), *model.buffers()))

@@ -1,0 +1,152 @@
+"""The network that shrinking gives: layers under their old names, a graph per mode, selections between layers."""
+
+from __future__ import annotations
+
+import functools
+import operator
+import types
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+from ebsim.errors import CompactError
+from ebsim.tickets.mask import ChannelMask
+from ebsim.tickets.shrinking.select import Select
+
+SELECTIONS = "selections"
+
+
+class Shrunk(nn.Module):
+    """A shrunk network: the dense network's layers under their old names, fewer channels, and selections between.
+
+    mask: what it was shrunk to. notes: what it lacks, and operations that still get all channels. example: shapes and
+    types of the inputs it was traced with. graph: the torch.fx graph of the current mode. Its state_dict holds compact
+    weights only. It can be copied, pickled, traced again and exported.
+    """
+
+    def __init__(
+        self, root: nn.Module, graphs: dict[bool, fx.Graph], selections: Mapping[str, nn.Module], mask: ChannelMask
+    ) -> None:
+        super().__init__()
+        nodes = [n for g in graphs.values() for n in g.nodes]
+        called = {str(n.target) for n in nodes if n.op == "call_module"}
+        for name, module in list(root.named_modules()):  # in the dense order: masks of the shrunk network are in it too
+            if name in called and not isinstance(module, Select):  # those are of an earlier shrinking
+                if any(f"{name}.{part}" in called for part, _ in module.named_modules() if part):
+                    module._modules.clear()  # a layer with layers inside that are called by themselves
+                _attach(self, name, module)
+        saved = root.state_dict().keys()
+        for name in dict.fromkeys(str(n.target) for n in nodes if n.op == "get_attr"):
+            _attach(self, name, operator.attrgetter(name)(root), name in saved)
+        if SELECTIONS in self._modules:
+            raise CompactError(f"the network has a part named {SELECTIONS!r}, a name that shrinking needs; rename it")
+        picks = {name: pick for name, pick in selections.items() if f"{SELECTIONS}.{name}" in called}
+        self.add_module(SELECTIONS, nn.ModuleDict(picks))
+        self.mask = mask
+        self.notes: tuple[str, ...] = ()
+        self.example: tuple[Any, ...] = ()
+        self._graphs = graphs
+        self._compile()
+
+    @property
+    def graph(self) -> fx.Graph:
+        return self._graphs[self.training]
+
+    def _compile(self) -> None:
+        """Make `forward` from the graphs, with the arguments that they name."""
+        self._forwards: dict[bool, Callable[..., Any]] = {
+            mode: type(fx.GraphModule(self, graph)).forward for mode, graph in self._graphs.items()
+        }
+        self.__class__ = _class_with(tuple(str(n.target) for n in self.graph.nodes if n.op == "placeholder"))
+
+    def __reduce__(self) -> Any:
+        state = {k: v for k, v in vars(self).items() if k not in ("_forwards", "_graphs")}
+        one, other = self._graphs[True], self._graphs[False]
+        records = [_record(graph) for graph in ([one] if one is other else [one, other])]
+        return _rebuilt, (), (state, records)
+
+    def __setstate__(self, state: Any) -> None:
+        values, records = state
+        vars(self).update(values)
+        graphs = [_graph(record) for record in records]
+        self._graphs = {True: graphs[0], False: graphs[-1]}
+        self._compile()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Shrunk:
+        import copy
+
+        new = _rebuilt()
+        memo[id(self)] = new
+        skipped = ("_forwards", "_graphs")
+        vars(new).update({k: copy.deepcopy(v, memo) for k, v in vars(self).items() if k not in skipped})
+        new._graphs, new._forwards, new.__class__ = self._graphs, self._forwards, self.__class__
+        return new
+
+
+def _rebuilt() -> Shrunk:
+    return Shrunk.__new__(Shrunk)
+
+
+@functools.cache
+def _class_with(names: tuple[str, ...]) -> type[Shrunk]:
+    """The class with these arguments of forward; torch.fx and torch.export read them off the function."""
+    return type("Shrunk", (Shrunk,), {"forward": _by_mode(names), "__module__": __name__})
+
+
+def _by_mode(names: tuple[str, ...]) -> Any:
+    """def forward(self, <names>): the graph of the current mode."""
+    patterns: dict[int, Any] = {
+        1: lambda self, a: self._forwards[self.training](self, a),
+        2: lambda self, a, b: self._forwards[self.training](self, a, b),
+        3: lambda self, a, b, c: self._forwards[self.training](self, a, b, c),
+        4: lambda self, a, b, c, d: self._forwards[self.training](self, a, b, c, d),
+    }
+    if len(names) not in patterns:
+        return lambda self, *args, **kwargs: self._forwards[self.training](self, *args, **kwargs)
+    code = patterns[len(names)].__code__.replace(co_varnames=("self", *names), co_name="forward")
+    return types.FunctionType(code, globals(), "forward")
+
+
+def _record(graph: fx.Graph) -> list[tuple[Any, ...]]:
+    """A graph as plain data: op, name, target, arguments; references to nodes by name."""
+
+    def named(value: Any) -> Any:
+        refer: Any = lambda n: _Ref(n.name)  # noqa: E731
+        return fx.node.map_arg(value, refer)
+
+    return [(n.op, n.name, n.target, named(n.args), named(n.kwargs)) for n in graph.nodes]
+
+
+def _graph(record: list[tuple[Any, ...]]) -> fx.Graph:
+    graph = fx.Graph()
+    nodes: dict[str, fx.Node] = {}
+
+    def node(value: Any) -> Any:
+        return nodes[value.name] if isinstance(value, _Ref) else value
+
+    for op, name, target, args, kwargs in record:
+        filled: Any = [fx.node.map_aggregate(part, node) for part in (args, kwargs)]
+        nodes[name] = graph.create_node(op, target, filled[0], filled[1], name=name)
+    return graph
+
+
+class _Ref:
+    """A reference to a node of a stored graph."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+def _attach(root: nn.Module, name: str, value: Any, persistent: bool = True) -> None:
+    """Put a module, parameter or buffer at a dotted name, with plain modules on the way."""
+    *path, last = name.split(".")
+    for part in path:
+        if part not in root._modules:
+            root.add_module(part, nn.Module())
+        root = root._modules[part]  # type: ignore[assignment]
+    if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
+        if last not in root._buffers:
+            root.register_buffer(last, value, persistent)
+    else:
+        setattr(root, last, value)

@@ -1,0 +1,137 @@
+"""Does the shrunk network compute what the masked one does? Both are run, in float64, in both modes.
+
+The example input is used, or numbers from a normal distribution where it has none to tell anything from (a single
+value throughout, a tensor without data). Scales that are zero in the network are replaced by others, in both networks:
+behind a zero nothing could be seen. Equal means to 1e-9 of the largest value, or to a thousand times what the masked
+network itself differs by when its input changes in the last bit: BatchNorm over few values amplifies rounding.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils import _pytree as pytree
+
+from ebsim.errors import CompactError
+from ebsim.tickets.shrinking.calls import Call
+from ebsim.tickets.shrinking.shrunk import Shrunk
+from ebsim.tickets.shrinking.slicing import Plan
+
+TOLERANCE = 1e-9
+
+
+def verify(masked: nn.Module, shrunk: Shrunk, call: Call, plans: Mapping[str, Plan]) -> None:
+    """CompactError when the networks differ beyond rounding; `masked` (with the mask applied) is used up."""
+    small = copy.deepcopy(shrunk).double()
+    dense = masked.double()
+    _fill_zero_scales(dense, small, plans)
+    call = _sample(call)
+    for mode in (True, False):  # evaluation last: it reads the statistics that the training step left
+        problem = _compare(dense, small, call, mode, plans)
+        if problem:
+            raise CompactError(
+                f"{type(masked).__name__} cannot be shrunk: in {'training' if mode else 'evaluation'} mode the result "
+                f"would differ from the masked network ({problem}). Something in it is not what its graph says; "
+                "notes, hooks and replaced methods are where to look. verify=False returns the network all the same."
+            )
+
+
+def _compare(dense: nn.Module, small: nn.Module, call: Call, mode: bool, plans: Mapping[str, Plan]) -> str:
+    shadow = copy.deepcopy(dense)
+    expected = _run(dense, call, mode)
+    if isinstance(expected, str):
+        return ""  # the network itself does not run in this mode on this input (one value per channel)
+    found = _run(small, call, mode)
+    if isinstance(found, str):
+        return f"it fails with {found}"
+    error = _error(expected, found)
+    if error <= TOLERANCE:
+        return _state_error(dense, small, plans) if mode else ""
+    turned = call.with_tensors([t * (1 + 2**-50) if t.is_floating_point() else t for t in call.tensors])
+    floor = _error(expected, _run(shadow, turned, mode))
+    return "" if error <= 1000 * floor else f"relative error {error:.1e}"
+
+
+def _run(network: nn.Module, call: Call, mode: bool) -> list[Tensor] | str:
+    """The tensors of the output, or the error that came instead."""
+    network.train(mode)
+    args, kwargs = call.fill(call.tensors)
+    try:
+        with torch.no_grad(), _seeded(call), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            output = network(*args, **kwargs)
+    except Exception as e:
+        return f"{type(e).__name__}: {str(e)[:200]}"
+    return [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
+
+
+@contextmanager
+def _seeded(call: Call) -> Iterator[None]:
+    devices = [t.device for t in call.tensors if t.device.type == "cuda"][:1]
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(0)
+        yield
+
+
+def _error(expected: list[Tensor] | str, found: list[Tensor] | str) -> float:
+    """Largest difference, relative to the largest value of the tensor; infinite for other shapes."""
+    if isinstance(expected, str) or isinstance(found, str) or [t.shape for t in expected] != [t.shape for t in found]:
+        return float("inf")
+    worst = 0.0
+    for a, b in zip(expected, found, strict=True):
+        if not a.numel():
+            continue
+        a, b = (torch.nan_to_num(t.double() if not t.is_complex() else torch.view_as_real(t)) for t in (a, b))
+        scale = max(float(a.abs().max()), 1e-300)
+        worst = max(worst, float((a - b).abs().max()) / scale)
+    return worst
+
+
+def _state_error(dense: nn.Module, small: nn.Module, plans: Mapping[str, Plan]) -> str:
+    """Which buffer a training step left otherwise than in the masked network."""
+    state = dict(dense.named_buffers())
+    for name, value in small.named_buffers():
+        whole = state.get(name)
+        if whole is None or name.rpartition(".")[0] in plans or not whole.is_floating_point():
+            continue  # the statistics of BatchNorm channels that nobody reads are nobody's
+        if whole.shape == value.shape and _error([whole], [value]) > 1e-6:
+            return f"{name} is updated otherwise"
+    return ""
+
+
+def _fill_zero_scales(dense: nn.Module, small: nn.Module, plans: Mapping[str, Plan]) -> None:
+    """Kept scales that are zero get a value, the same in both networks."""
+    layers = dict(small.named_modules())
+    with torch.no_grad():
+        for name, module in dense.named_modules():
+            other: Any = layers.get(name)
+            if not isinstance(module, _BatchNorm) or not module.affine or name not in plans or other is None:
+                continue
+            kept = torch.from_numpy(plans[name].outs).to(module.weight.device)
+            zero = (other.weight == 0) & (other.bias == 0)
+            if zero.any():
+                values = torch.linspace(0.5, 1.5, len(zero), dtype=other.weight.dtype, device=zero.device)
+                other.weight[zero] = values[zero]
+                module.weight[kept[zero]] = values[zero]
+
+
+def _sample(call: Call) -> Call:
+    """The example in float64, with values that tell channels apart, and few samples of it."""
+    generator = torch.Generator().manual_seed(0)
+
+    def values(t: Tensor) -> Tensor:
+        if not t.is_floating_point():
+            return t.double() if t.is_floating_point() else t
+        if t.numel() and t.device.type != "meta" and bool((t != t.flatten()[0]).any()) and bool(t.isfinite().all()):
+            return t.double()
+        return torch.randn(t.shape, generator=generator, dtype=torch.float64).to(t.device)
+
+    tensors = [values(t) for t in call.tensors]
+    return call.with_tensors(tensors)
