@@ -5,7 +5,26 @@ Importing this loads click and nothing heavy: every command imports what it work
 
 from __future__ import annotations
 
-from ebsim.commands import datasets, grids, hardware, hardware_analysis, hardware_import, precisions, runs
+from ebsim.commands import (
+    datasets,
+    grids,
+    hardware,
+    hardware_analysis,
+    hardware_explore,
+    hardware_import,
+    precisions,
+    runs,
+)
 from ebsim.commands.app import main
 
-__all__ = ["datasets", "grids", "hardware", "hardware_analysis", "hardware_import", "main", "precisions", "runs"]
+__all__ = [
+    "datasets",
+    "grids",
+    "hardware",
+    "hardware_analysis",
+    "hardware_explore",
+    "hardware_import",
+    "main",
+    "precisions",
+    "runs",
+]

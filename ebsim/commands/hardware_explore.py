@@ -1,0 +1,82 @@
+"""hw explore: a search over accelerators."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from ebsim.commands.app import json_option, print_json
+from ebsim.commands.hardware import hw
+
+
+@hw.command("explore")
+@click.argument("space", type=click.Path())
+@click.option("--network", metavar="NAME", help="As in hw compare, or a file. Default: the space's, else resnet50.")
+@click.option("--batch", type=click.IntRange(1, 10**7), help="Images per step. Default: the space's, else 64.")
+@click.option(
+    "--objective", "objectives", default="energy,latency,area", show_default=True,
+    help="What the Pareto front is of: energy, latency, area, edp, the first one first."
+)  # fmt: skip
+@click.option("--out", type=click.Path(), help="Folder for variants.csv and pareto.png.")
+@click.option("--most", default=30, show_default=True, type=click.IntRange(1, 10**6), help="Lines of the table.")
+@json_option
+def hw_explore(
+    space: str, network: str | None, batch: int | None, objectives: str, out: str | None, most: int, as_json: bool
+) -> None:
+    """Search the accelerators of SPACE (a TOML file) for those that nothing else beats.
+
+    One training step on every variant of the space's base profile: energy (modelled), time (a lower bound) and area (by
+    law), thousands a second. Formats have fronts of their own, since they differ in accuracy.
+    """
+    from hw_models.analysis.design_space import read_space
+    from hw_models.analysis.explore import explore
+    from hw_models.workload.reference_networks import network as find
+
+    read = read_space(space)
+    wanted = tuple(name.strip() for name in objectives.split(","))
+    name = network or read.network
+    found = explore(read, find(name), batch, name)
+    best = found.pareto(wanted)
+    if out is not None:
+        from hw_models.analysis.explore_files import write_explored
+
+        for path in write_explored(found, wanted, out):
+            click.echo(f"{path}: written", err=True)
+    if as_json:
+        print_json({"network": name, "batch": found.batch, "variants": len(read.variants), "of": read.of,
+                    "objectives": list(wanted), "pareto": [found.row(i) for i in best]})  # fmt: skip
+        return
+    _show(found, best, most)
+
+
+def _show(found: Any, best: list[int], most: int) -> None:
+    from ebsim.commands.progress import print_table
+
+    space = found.space
+    shown = best[:most]
+    drawn = f" (drawn from {space.of:,})" if space.of > len(space.variants) else ""
+    print_table(
+        f"{len(best)} of {len(space.variants):,} variants{drawn} of {space.base.name} on {found.network}, batch "
+        f"{found.batch}: nothing else beats them",
+        [*(_label(key) for key in space.keys), "J a step", "ms at least", "mm2", "images/s"],
+        [[*(_text(value) for value in space.variants[i]), f"{found.energy[i]:.4g}", f"{1e3 * found.latency[i]:.4g}",
+          f"{found.area[i]:.4g}", f"{found.batch / found.latency[i]:,.4g}"] for i in shown],
+    )  # fmt: skip
+    if len(best) > most:
+        click.echo(f"{len(best) - most} more; --most, --json and --out have all", err=True)
+
+
+def _label(key: str) -> str:
+    """A key as a short heading: its last two parts."""
+    return ".".join(key.removeprefix("array.").split(".")[-2:])
+
+
+def _text(value: Any) -> str:
+    return (
+        " x ".join(map(str, value))
+        if isinstance(value, tuple)
+        else f"{value:,.6g}"
+        if isinstance(value, float)
+        else str(value)
+    )

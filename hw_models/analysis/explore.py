@@ -1,0 +1,218 @@
+"""Energy, time and area of thousands of accelerators on one network, and those that nothing else beats.
+
+Variants that share array, registers and formats are priced together by the closed formulas, a block at a time, on the
+distinct rows of the network; clock, bandwidths and buffer sizes are arrays there. What comes out is what pricing each
+variant alone gives (a test holds some).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hw_models.accelerator.area import area_mm2
+from hw_models.accelerator.description import Accelerator
+from hw_models.accelerator.energy_laws import SRAM_LAWS, sram_pj_per_bit
+from hw_models.accelerator.toml_reader import read
+from hw_models.analysis.design_space import Space
+from hw_models.cost.training_step import assemble
+from hw_models.errors import HardwareError
+from hw_models.precision.formats import FORMATS, Precision, parse_precision
+from hw_models.units import BITS_PER_KIB, PJ
+from hw_models.workload.layer import Layer
+from hw_models.workload.shapes import Array, Shapes, shapes
+
+BLOCK = 64  # variants priced together: their arrays stay in the processor's cache
+OBJECTIVES = {"energy": "J", "latency": "s", "area": "mm2", "edp": "J s"}
+CAPACITY_POWER = 0.57  # of a memory's energy per bit, where its profile gives no law: that of the four CACTI laws
+
+
+@dataclass(frozen=True)
+class Explored:
+    """Every variant of a space with its objectives, arrays [variants]; energies modelled, one training step."""
+
+    space: Space
+    network: str
+    batch: int
+    energy: Array  # J
+    latency: Array  # s, as `Cost.seconds`
+    area: Array  # mm2
+
+    @property
+    def edp(self) -> Array:
+        """Energy-delay product of a step, J s."""
+        return self.energy * self.latency
+
+    def objective(self, name: str) -> Array:
+        """Raises `HardwareError` for an unknown one."""
+        if name not in OBJECTIVES:
+            raise HardwareError(f"unknown objective {name!r}; choose among {', '.join(OBJECTIVES)}")
+        return np.asarray(getattr(self, name))
+
+    def pareto(self, objectives: Sequence[str] = ("energy", "latency", "area")) -> list[int]:
+        """Positions of the variants that no other of their format beats in one objective without losing in another.
+
+        In order of the first objective. Formats differ in accuracy, which is no objective here: each has its own front.
+        """
+        values = np.stack([self.objective(name) for name in objectives], axis=1)
+        formats = self.space.column("format") if "format" in self.space.keys else [""] * len(values)
+        best: list[int] = []
+        for fmt in dict.fromkeys(formats):
+            own = np.flatnonzero([f == fmt for f in formats])
+            best += own[front(values[own])].tolist()
+        return sorted(best, key=lambda i: tuple(values[i]))
+
+    def row(self, i: int) -> dict[str, Any]:
+        """One variant: what was varied, and what came out."""
+        chosen = {
+            k: list(v) if isinstance(v, tuple) else v
+            for k, v in zip(self.space.keys, self.space.variants[i], strict=True)
+        }
+        return {
+            **chosen,
+            "energy_j": float(self.energy[i]),
+            "latency_s": float(self.latency[i]),
+            "area_mm2": float(self.area[i]),
+            "images_per_s": self.batch / float(self.latency[i]),
+            "edp_js": float(self.edp[i]),
+        }
+
+
+def front(values: Array) -> list[int]:
+    """Rows that no other row beats (all columns at most as large, one smaller), in order of the first column.
+
+    Of equal rows the first is kept.
+    """
+    order = np.lexsort(values.T[::-1])
+    kept: list[int] = []
+    best = np.empty((0, values.shape[1]))
+    for i in order:
+        if not (best <= values[i]).all(axis=1).any():
+            kept.append(int(i))
+            best = np.vstack([best, values[i]])
+    return kept
+
+
+def explore(space: Space, layers: Sequence[Layer], batch: int | None = None, network: str = "") -> Explored:
+    """Price one training step of `layers` on every variant of the space.
+
+    Raises `FormatError` for a format that the base does not have.
+    """
+    batch = space.batch if batch is None else batch
+    energy, latency, area = np.zeros((3, len(space.variants)))
+    for chip, precision, members in _groups(space):
+        table, times, own = _distinct(shapes(layers), precision)
+        for start in range(0, len(members), BLOCK):
+            some = members[start : start + BLOCK]
+            energy[some], latency[some] = _priced(space, chip, table, times, own, float(batch), some)
+        area[members] = _areas(space, chip, precision, layers, members)
+    return Explored(space, network, batch, energy, latency, area)
+
+
+def _groups(space: Space) -> list[tuple[Accelerator, Precision, NDArray[np.int64]]]:
+    """Chips of one array, registers and precision, with the variants that have them."""
+    named = [k for k in space.keys if k in ("array.dims", "format") or k.startswith("registers.")]
+    found: dict[tuple[Any, ...], list[int]] = {}
+    for i, values in enumerate(
+        zip(*(space.column(k) for k in named), strict=True) if named else [()] * len(space.variants)
+    ):
+        found.setdefault(values, []).append(i)
+    out = []
+    for values, members in found.items():
+        chosen = dict(zip(named, values, strict=True))
+        chip = space.base
+        registers = {n: replace(r, bits=chosen.get(f"registers.{n}.bits", r.bits)) for n, r in chip.registers.items()}
+        chip = replace(chip, dims=chosen.get("array.dims", chip.dims), registers=registers)
+        out.append((chip, parse_precision(chosen.get("format", FORMATS[chip.widest])), np.array(members)))
+    return out
+
+
+def _distinct(table: Shapes, precision: Precision) -> tuple[Shapes, Array, Precision]:
+    """The table with equal rows once, how often each occurs, and the precision with its rules on those rows."""
+    products = [n for n, kind in zip(table.names, table.kind, strict=True) if kind < 2]  # with weights of their own
+    own = precision.on(products)
+    rules = [id(own.rule(name)) for name in table.names]
+    keys = np.vstack([table.columns, np.unique(rules, return_inverse=True)[1]])
+    _, first, times = np.unique(keys, axis=1, return_index=True, return_counts=True)
+    order = np.argsort(first)
+    first, often = first[order], times[order].astype(np.float64)
+    return Shapes(tuple(table.names[i] for i in first), table.kind[first], table.columns[:, first]), often, own
+
+
+def _priced(
+    space: Space,
+    chip: Accelerator,
+    table: Shapes,
+    times: Array,
+    precision: Precision,
+    batch: float,
+    some: NDArray[np.int64],
+) -> tuple[Array, Array]:
+    """(J, s) of a block of variants."""
+    values = {
+        k: np.array([space.variants[i][j] for i in some], dtype=float)
+        for j, k in enumerate(space.keys)
+        if k not in ("array.dims", "format")
+    }
+    size = len(some)
+    columns = np.broadcast_to(table.columns[:, None], (len(table.columns), size, table.columns.shape[-1]))
+
+    def column(key: str, unit: float, default: Any) -> Any:
+        return values[key][:, None] * unit if key in values else default
+
+    capacities = tuple(column(f"memory.{m.name}.kib", BITS_PER_KIB, m.bits) for m in chip.memories)
+    block = replace(
+        chip,
+        clock_hz=column("clock_ghz", 1e9, chip.clock_hz),
+        dram_bits_per_s=column("dram.gbytes_per_s", 8e9, chip.dram_bits_per_s),
+        memories=tuple(
+            replace(m, bits_per_cycle=column(f"memory.{m.name}.bits_per_cycle", 1.0, m.bits_per_cycle))
+            for m in chip.memories
+        ),
+    )
+    cost = assemble(replace(table, columns=columns), block, precision, batch, "closed", capacities=capacities)
+    constants = {**values, **_memory_energies(chip, values)}
+    joules = np.zeros(size)
+    for part in cost.parts:
+        uses = part.counts.sum(axis=0) @ (times if part.index is None else times[part.index])
+        joules = joules + uses * (constants.get(part.key, part.constant.value) * PJ)
+    return joules, cost.row_seconds.sum(axis=0) @ times
+
+
+def _memory_energies(chip: Accelerator, values: dict[str, Array]) -> dict[str, Array]:
+    """pJ per bit of the memories whose capacity varies and whose energy is not varied itself."""
+    out = {}
+    stated = read(chip.path).data.get("memory", {})
+    for m in chip.memories:
+        if (kib := values.get(f"memory.{m.name}.kib")) is None:
+            continue
+        law = stated.get(m.name, {}).get("sram_law")
+        width = float(stated.get(m.name, {}).get("access_bits", 64))
+        own = m.bits / BITS_PER_KIB
+        for side, number in (("read", m.read), ("write", m.write)):
+            if law in SRAM_LAWS:
+                scale = np.array([sram_pj_per_bit(law, k, width) for k in kib]) / sram_pj_per_bit(law, own, width)
+            else:
+                scale = (kib / own) ** CAPACITY_POWER
+            out[f"memory.{m.name}.{side}"] = number.value * scale
+    return out
+
+
+def _areas(
+    space: Space, chip: Accelerator, precision: Precision, layers: Sequence[Layer], members: NDArray[np.int64]
+) -> Array:
+    """mm2 of each variant; its multipliers are those of the formats that are multiplied."""
+    rows = [row.name for row in layers if row.macs]
+    formats = list({f.name: f for pair in precision.on(rows).multiplied(rows) for f in pair}.values())
+    parts = area_mm2(chip, formats)
+    total = np.full(len(members), sum(parts.values()))
+    for m in chip.memories:
+        key = f"memory.{m.name}.kib"
+        if key in space.keys:
+            kib = np.array([space.variants[i][space.keys.index(key)] for i in members])
+            total = total + parts[m.name] * (kib * BITS_PER_KIB / m.bits - 1)
+    return total
