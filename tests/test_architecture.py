@@ -44,13 +44,8 @@ WINGS = [
 
 
 # What the restructuring has still to mend.
-KNOWN: set[str] = {
-    "ebsim.experiment.context imports ebsim.pipeline",
-    "ebsim.pricing.reprice imports ebsim.experiment",
-    "ebsim.pricing.reprice imports ebsim.report",
-}
+KNOWN: set[str] = set()
 KNOWN_CIRCLES: set[str] = {
-    "ebsim.experiment.context",
     "ebsim.tickets.shrinking.liveness",
 }
 

@@ -89,9 +89,10 @@ def energy(
 ) -> None:
     """Price the finished run in FOLDER again, without training: on other accelerators, or by another reuse model."""
     from ebsim import report as reports
+    from ebsim.pricing.reprice import reprice
 
     run = reports.load_run(folder)
-    priced = [reports.reprice(run, name, model=reuse, hypothetical=hypothetical) for name in profiles or [None]]
+    priced = [reprice(run, name, model=reuse, hypothetical=hypothetical) for name in profiles or [None]]
     if as_json:
         print_json([item.results for item in priced])
     else:

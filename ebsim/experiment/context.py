@@ -1,8 +1,8 @@
-"""The bench that methods work at: networks, trajectories and tickets of one experiment, each made once.
+"""What the methods of one experiment share: its recipe, dataset, store, networks, trajectories and masks.
 
-A method asks the lab for a dense trajectory, a mask, a shrunk network and its retraining; the lab knows the
-recipe, the dataset, the store and the seeds. What two methods share (the dense training, say) is the same stage
-of the store, so it is trained once.
+A method asks the context for networks, trajectories and layer tables; `training_stages` and `retraining` make of them
+the dense training and the trainings of pruned networks. What two methods share (the dense training, say) is the same
+stage of the store, so it is trained once.
 """
 
 from __future__ import annotations
@@ -16,21 +16,20 @@ import torch
 from torch import Tensor, nn
 
 from ebsim import models, precision, tickets
-from ebsim.config import Experiment, Prune
-from ebsim.experiment.training_stages import Dense
-from ebsim.pipeline import validation
+from ebsim.config import Experiment, Prune, Train
+from ebsim.experiment.precisions import backend
 from ebsim.runs.store import Store
 from ebsim.seeds import seed_of
 from ebsim.training import Averaging, Progress, Silent, Trajectory
 
 
 @dataclass
-class Lab:
-    """Everything a method needs for one experiment.
+class ExperimentContext:
+    """Everything that the methods of one experiment need.
 
     `networks` collects the layer table of every network used, `facts` its parameters and forward MACs per image,
-    `masks` the channel masks of the shrunk ones; all by the key that ledger entries name. `make` makes a trajectory;
-    a plan has one here that only pretends to train.
+    `masks` the channel masks of the shrunk ones; all by the key that ledger entries name. `make_trajectory` is
+    `Trajectory`, or for a dry run something with its interface that does not train.
     """
 
     experiment: Experiment
@@ -38,7 +37,7 @@ class Lab:
     store: Store
     device: torch.device
     progress: Progress = field(default_factory=Silent)
-    make: Callable[..., Trajectory] = Trajectory
+    make_trajectory: Callable[..., Trajectory] = Trajectory
     networks: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     facts: dict[str, dict[str, int]] = field(default_factory=dict)
     masks: dict[str, tickets.ChannelMask] = field(default_factory=dict)
@@ -50,18 +49,33 @@ class Lab:
     # -- facts ---------------------------------------------------------------------------------------------------
 
     @property
+    def seed(self) -> int:
+        """The seed of the experiment; what is random takes its own from `ebsim.seeds`."""
+        return self.experiment.seed
+
+    @property
+    def train(self) -> Train:
+        """The training recipe."""
+        return self.experiment.train
+
+    @property
+    def prune(self) -> Prune:
+        """How channels are ranked, and when the ticket is drawn."""
+        return self.experiment.prune
+
+    @property
     def epochs(self) -> int:
         """N, the epochs of one full training."""
-        return self.experiment.train.epochs
+        return self.train.epochs
 
     @cached_property
     def layers(self) -> dict[str, int]:
         """BatchNorm layers of the dense network: name -> channels, in module order."""
         return tickets.bn_layers(self.dense_network())
 
-    def backend(self, name: str) -> Any:
+    def backend(self, name: str) -> precision.Backend:
         """A precision backend by its name in the experiment."""
-        return validation.backend(self.experiment, name)
+        return backend(self.experiment.precision, name)
 
     def precisions(self, letters: str = "") -> tuple[str, str]:
         """Backends of search and retrain: the experiment's, or as the paper's letters say (F = fp32, L = low)."""
@@ -88,7 +102,7 @@ class Lab:
 
     def dense_network(self) -> nn.Module:
         """The dense network with the weights it starts from (a function of the seed), on the CPU."""
-        return models.build(**self.spec.describe(), seed=seed_of(self.experiment.seed, "init"))
+        return models.build(**self.spec.describe(), seed=seed_of(self.seed, "init"))
 
     def example(self) -> Tensor:
         """A batch of two blank images, [2, C, H, W]: enough to trace a network with."""
@@ -107,7 +121,7 @@ class Lab:
     @cached_property
     def batch(self) -> tuple[Tensor, Tensor]:
         """The first training batch of an epoch 0 that is never trained: images [B, C, H, W] and labels [B]."""
-        size, seed = self.experiment.train.batch_size, self.experiment.seed
+        size, seed = self.train.batch_size, self.seed
         return next(iter(self.data.train_batches(size, seed=seed, epoch=0, memory_format=torch.channels_last)))
 
     def workload(self, key: str, network: Callable[[], nn.Module]) -> str:
@@ -155,12 +169,12 @@ class Lab:
         averages = {} if averaging is None else {"averaging": asdict(averaging)}
         stage = self.store.stage(kind, {**self._recipe(backend), **averages, **identity})
         if stage.id not in self.trajectories:
-            self.trajectories[stage.id] = self.make(
+            self.trajectories[stage.id] = self.make_trajectory(
                 stage,
                 network,
                 self.data,
-                self.experiment.train,
-                seed=self.experiment.seed,
+                self.train,
+                seed=self.seed,
                 device=self.device,
                 first=first,
                 backend=backend,
@@ -194,43 +208,5 @@ class Lab:
 
     def fresh(self, model: nn.Module) -> nn.Module:
         """New weights in place, as the recipe draws them for a network of this size."""
-        seed = seed_of(self.experiment.seed, "re-init")
+        seed = seed_of(self.seed, "re-init")
         return models.initialize(model, family=self.spec.name, gamma_init=self.spec.gamma_init, seed=seed)
-
-    def dense(self, backend_name: str = "fp32") -> Dense:
-        """The dense network's trajectory in a precision; states that somebody will ask for are kept."""
-        backend = self.backend(backend_name)
-        criterion = self.experiment.prune.criterion
-        ranked = {} if criterion == "gamma" else {"criterion": criterion}
-        trajectory = self.trajectory("dense", ranked, self.dense_network, backend, keep=self._wanted, score=self._score)
-        return Dense(self, trajectory, backend, "dense", self.dense_network, sum(self.layers.values()))
-
-    def _score(self, model: nn.Module, epoch: int) -> Tensor:
-        """What ranks the channels of the dense network after an epoch."""
-        seed = seed_of(self.experiment.seed, "criterion", epoch)
-        return tickets.CRITERIA[self.experiment.prune.criterion].score(model, tickets.Look(lambda: self.batch, seed))
-
-    def _wanted(self, gammas: Tensor) -> bool:
-        """Whether this experiment or a companion will ask for the dense state of the newest epoch."""
-        epoch, every = len(gammas) - 1, self.experiment.train.keep_every
-        asked = [(self.epochs, self.experiment.prune), *((c.epochs, c.prune) for c in self.experiment.companions)]
-        return bool(every and epoch % every == 0) or any(
-            epoch == last
-            or epoch in prune.draw_epochs
-            or any(self.emergence(gammas, ratio, prune)[0] == epoch for ratio in prune.ratio)
-            for last, prune in asked
-        )
-
-    def emergence(self, gammas: Tensor, ratio: float, prune: Prune | None = None) -> tuple[int | None, list[float]]:
-        """(epoch or None, mask distances) of one ratio under the experiment's rule, from the gammas so far."""
-        prune = prune or self.experiment.prune
-        found = tickets.emergence(
-            gammas,
-            self.layers,
-            ratio,
-            prune.rule,
-            threshold=prune.threshold,
-            window=prune.window,
-            min_channels=prune.min_channels,
-        )
-        return found.epoch, found.distances

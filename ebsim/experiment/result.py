@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Row:
+class MethodResult:
     """Result of one method at one prune ratio (or none). Energies are added later, from `ledger`.
 
     trajectory: stage of the dense training behind it; curve: stage of the last one; network: key of the layer table of
@@ -38,7 +38,9 @@ class Row:
     kept_floor: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
-    def end(self, last: Training, stage: str = "retrain", mask: ChannelMask | None = None) -> Row:
+    def record_final_training(
+        self, last: Training, stage: str = "retrain", mask: ChannelMask | None = None
+    ) -> MethodResult:
         """The method's last training: its ledger entry, its accuracies and what is left of the network."""
         self.ledger.append(last.ledger(stage))
         self.curve, self.network = last.stage, last.key

@@ -9,7 +9,7 @@ from torch import nn
 
 from ebsim import tickets
 from ebsim.errors import ConfigError
-from ebsim.experiment.context import Lab
+from ebsim.experiment.context import ExperimentContext
 from ebsim.experiment.training_stages import Dense, Training
 from ebsim.training import SoftFilters, ZeroWeights
 
@@ -26,7 +26,7 @@ class Change(Protocol):
 
 
 def ticket(
-    lab: Lab,
+    context: ExperimentContext,
     parent: Dense,
     mask: tickets.ChannelMask,
     epoch: int,
@@ -47,61 +47,61 @@ def ticket(
 
     def network() -> nn.Module:
         if init == "re-init":
-            return lab.fresh(lab.shrunk(mask))
-        model = lab.dense_network()
+            return context.fresh(context.shrunk(mask))
+        model = context.dense_network()
         if inherits:
             model.load_state_dict(parent.trajectory.state_at(epoch))
         if change is not None:
             change.apply(model)
-        return tickets.compact(model, mask, lab.example())
+        return tickets.compact(model, mask, context.example())
 
     identity: dict[str, Any] = {"mask": mask.digest, "init": init}
     identity |= {"parent": parent.stage, "epoch": epoch} if inherits else {}
     identity |= {} if change is None else {"change": change.digest}
     return _train(
-        lab,
+        context,
         "ticket",
         identity,
         network,
         precision,
         first=epoch if init == "inherit" else 0,
-        of=(lab.ticket_key(mask), lambda: lab.shrunk(mask), sum(mask.kept().values())),
+        of=(context.ticket_key(mask), lambda: context.shrunk(mask), sum(mask.kept().values())),
     )
 
 
-def masked(lab: Lab, weights: tickets.ChannelMask, precision: str) -> Training:
+def masked(context: ExperimentContext, weights: tickets.ChannelMask, precision: str) -> Training:
     """Train the dense network from its start with the masked weights held at zero."""
     constraint = ZeroWeights(weights)
 
     def network() -> nn.Module:
-        model = lab.dense_network()
+        model = context.dense_network()
         constraint.apply(model)
         return model
 
     identity = {"mask": weights.digest, "init": "rewind"}
-    return _train(lab, "masked", identity, network, precision, weights=weights, constraint=constraint)
+    return _train(context, "masked", identity, network, precision, weights=weights, constraint=constraint)
 
 
-def soft(lab: Lab, ratio: float, start: Dense | None, precision: str) -> Training:
+def soft(context: ExperimentContext, ratio: float, start: Dense | None, precision: str) -> Training:
     """Train the dense network with soft filter pruning for N epochs, from its start or from epoch N of `start`.
 
     What it ends with depends on which epoch is the last, so N is part of its identity.
     """
-    constraint = SoftFilters(tickets.filters(lab.dense_network()), ratio, lab.epochs)
+    constraint = SoftFilters(tickets.filters(context.dense_network()), ratio, context.epochs)
 
     def network() -> nn.Module:
-        model = lab.dense_network()
+        model = context.dense_network()
         if start is not None:
-            model.load_state_dict(start.trajectory.state_at(lab.epochs))
+            model.load_state_dict(start.trajectory.state_at(context.epochs))
         return model
 
-    identity: dict[str, Any] = {"filters": ratio, "last": lab.epochs, "count": "rounded down"}
-    identity |= {} if start is None else {"parent": start.stage, "epoch": lab.epochs}
-    return _train(lab, "soft", identity, network, precision, constraint=constraint)
+    identity: dict[str, Any] = {"filters": ratio, "last": context.epochs, "count": "rounded down"}
+    identity |= {} if start is None else {"parent": start.stage, "epoch": context.epochs}
+    return _train(context, "soft", identity, network, precision, constraint=constraint)
 
 
 def _train(
-    lab: Lab,
+    context: ExperimentContext,
     kind: str,
     identity: dict[str, Any],
     network: Callable[[], nn.Module],
@@ -112,8 +112,8 @@ def _train(
     **options: Any,
 ) -> Training:
     """Train to epoch N. `of`: layer table, builder and channels of what is trained, if not the dense network."""
-    backend = lab.backend(precision)
-    trajectory = lab.trajectory(kind, identity, network, backend, **options)
-    trajectory.extend(lab.epochs)
-    key, build, channels = of or ("dense", lab.dense_network, sum(lab.layers.values()))
-    return Training(lab, trajectory, backend, key, build, channels, weights)
+    backend = context.backend(precision)
+    trajectory = context.trajectory(kind, identity, network, backend, **options)
+    trajectory.extend(context.epochs)
+    key, build, channels = of or ("dense", context.dense_network, sum(context.layers.values()))
+    return Training(context, trajectory, backend, key, build, channels, weights)

@@ -1,19 +1,23 @@
-"""The stages that methods are made of: a trajectory together with the network that it trains and what that costs."""
+"""The trainings that methods are made of: a trajectory, the network that it trains, and the ledger of what it executed.
+
+The dense training, searched for a ticket or run to the end, is here; those of pruned networks are in `retraining`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ebsim import precision, tickets
+from ebsim.config import Prune
+from ebsim.experiment.context import ExperimentContext
 from ebsim.runs.ledger import entry
+from ebsim.seeds import seed_of
 from ebsim.training import Trajectory
-
-if TYPE_CHECKING:
-    from ebsim.experiment.context import Lab
 
 
 @dataclass
@@ -23,7 +27,7 @@ class Training:
     channels: BatchNorm channels of that network. weights: the mask over its weights, where they are pruned one by one.
     """
 
-    lab: Lab
+    context: ExperimentContext
     trajectory: Trajectory
     backend: Any
     key: str
@@ -38,15 +42,15 @@ class Training:
 
     def curve(self, until: int | None = None) -> list[dict[str, Any]]:
         """One row per epoch, up to `until` or N: what this experiment asked for, whoever trained and tested more."""
-        last = self.lab.epochs if until is None else until
+        last = self.context.epochs if until is None else until
         return [row for row in self.trajectory.own_curve() if row["epoch"] <= last]
 
     def ledger(self, stage: str, until: int | None = None, *, draws: int = 0) -> dict[str, Any]:
         """What the epochs up to `until` or N executed."""
-        train = self.lab.experiment.train
+        train = self.context.train
         return entry(
             stage,
-            self.lab.workload(self.key, self.network),
+            self.context.workload(self.key, self.network),
             self.curve(until),
             precision.apply(self.network(), self.backend).record(),
             batch_size=train.batch_size,
@@ -71,25 +75,25 @@ class Dense(Training):
     def search(self, ratio: float) -> int | None:
         """Train on until the ticket of this ratio has emerged; its epoch, or None if it has not by epoch N."""
 
-        def emerged(gammas: Any) -> bool:
-            return self.lab.emergence(gammas, ratio)[0] is not None
+        def emerged(gammas: Tensor) -> bool:
+            return emergence(self.context, gammas, ratio)[0] is not None
 
-        self.trajectory.extend(self.lab.epochs, until=emerged)
-        return self.lab.emergence(self.trajectory.gammas[: self.lab.epochs + 1], ratio)[0]
+        self.trajectory.extend(self.context.epochs, until=emerged)
+        return emergence(self.context, self.trajectory.gammas[: self.context.epochs + 1], ratio)[0]
 
     def train(self, until: int | None = None) -> None:
         """Train to epoch `until`, or N."""
-        self.trajectory.extend(self.lab.epochs if until is None else until)
+        self.trajectory.extend(self.context.epochs if until is None else until)
 
     def mask(self, ratio: float, epoch: int) -> tickets.ChannelMask:
         """The mask drawn from the scores after `epoch`."""
-        least = self.lab.experiment.prune.min_channels
-        return tickets.masks_from_gammas(self.trajectory.gammas[epoch], self.lab.layers, ratio, least)
+        least = self.context.prune.min_channels
+        return tickets.masks_from_gammas(self.trajectory.gammas[epoch], self.context.layers, ratio, least)
 
     def draws(self, stage: str, epochs: int | None = None, *, count: int) -> list[dict[str, Any]]:
         """The ledger of training to an epoch and drawing `count` masks on the way, scoring by batches included."""
-        passes = count * tickets.CRITERIA[self.lab.experiment.prune.criterion].passes
-        scored = [scoring(self.lab, len(self.lab.batch[1]), passes)] if passes else []
+        passes = count * tickets.CRITERIA[self.context.prune.criterion].passes
+        scored = [scoring(self.context, len(self.context.batch[1]), passes)] if passes else []
         return [self.ledger(stage, epochs, draws=count), *scored]
 
     def best_epoch(self) -> int:
@@ -98,9 +102,55 @@ class Dense(Training):
         return max(tested, key=lambda row: (row["test_accuracy"], -row["epoch"]))["epoch"]
 
 
-def scoring(lab: Lab, images: int, passes: int, *, forward: bool = False) -> dict[str, Any]:
+def dense_training(context: ExperimentContext, backend_name: str = "fp32") -> Dense:
+    """The dense network's training in a precision; states that this experiment or a companion will ask for are kept."""
+    backend = context.backend(backend_name)
+    criterion = context.prune.criterion
+    ranked = {} if criterion == "gamma" else {"criterion": criterion}
+
+    def score(model: nn.Module, epoch: int) -> Tensor:
+        """What ranks the channels of the dense network after an epoch."""
+        seed = seed_of(context.seed, "criterion", epoch)
+        return tickets.CRITERIA[criterion].score(model, tickets.Look(lambda: context.batch, seed))
+
+    trajectory = context.trajectory(
+        "dense", ranked, context.dense_network, backend, keep=partial(_is_kept, context), score=score
+    )
+    return Dense(context, trajectory, backend, "dense", context.dense_network, sum(context.layers.values()))
+
+
+def _is_kept(context: ExperimentContext, gammas: Tensor) -> bool:
+    """Whether this experiment or a companion will ask for the dense state of the newest epoch."""
+    epoch, every = len(gammas) - 1, context.train.keep_every
+    asked = [(context.epochs, context.prune), *((c.epochs, c.prune) for c in context.experiment.companions)]
+    return bool(every and epoch % every == 0) or any(
+        epoch == last
+        or epoch in prune.draw_epochs
+        or any(emergence(context, gammas, ratio, prune)[0] == epoch for ratio in prune.ratio)
+        for last, prune in asked
+    )
+
+
+def emergence(
+    context: ExperimentContext, gammas: Tensor, ratio: float, prune: Prune | None = None
+) -> tuple[int | None, list[float]]:
+    """(epoch or None, mask distances) of one ratio under the experiment's rule, from the gammas so far."""
+    prune = prune or context.prune
+    found = tickets.emergence(
+        gammas,
+        context.layers,
+        ratio,
+        prune.rule,
+        threshold=prune.threshold,
+        window=prune.window,
+        min_channels=prune.min_channels,
+    )
+    return found.epoch, found.distances
+
+
+def scoring(context: ExperimentContext, images: int, passes: int, *, forward: bool = False) -> dict[str, Any]:
     """The ledger entry of scoring the dense network in fp32, `passes` times: forward and backward, or forward only."""
-    record = precision.apply(lab.dense_network(), "fp32").record()
+    record = precision.apply(context.dense_network(), "fp32").record()
     curve = [{"images": 0, "steps": 0, "test_images": images} if forward else {"images": images, "steps": 1}] * passes
-    key = lab.workload("dense", lab.dense_network)
+    key = context.workload("dense", context.dense_network)
     return entry("score", key, curve, record, batch_size=images, draws=0, channels=0, l1=False)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ebsim import tickets
 from ebsim.config import Experiment
-from ebsim.experiment.context import Lab
+from ebsim.experiment.context import ExperimentContext
 from ebsim.files import digest
 from ebsim.methods import METHODS
 from ebsim.runs.store import Stage, Store
@@ -98,7 +98,7 @@ class Names(Store):
 
 
 @dataclass
-class _Lab(Lab):
+class _DryRunContext(ExperimentContext):
     """Shrinks and traces one ticket of each choice of widths, whichever channels it has."""
 
     shrunken: dict[str, nn.Module] = field(default_factory=dict)
@@ -142,18 +142,18 @@ def rehearse(experiment: Experiment, data: Any, store: Path, wings: Wings) -> Re
     """Walk through one cell."""
     import hw_models
 
-    lab = _Lab(
-        experiment, data, Names(store), torch.device("cpu"), make=cast(Any, Pretended),
+    context = _DryRunContext(
+        experiment, data, Names(store), torch.device("cpu"), make_trajectory=cast(Any, Pretended),
         networks=wings.networks, facts=wings.facts, shrunken=wings.shrunken,
     )  # fmt: skip
     chip = hw_models.load(experiment.hardware.profile)
-    rows = [row for name in experiment.methods for row in METHODS[name].rows(lab)]
+    rows = [row for name in experiment.methods for row in METHODS[name].results(context)]
     hardware = experiment.hardware
     bills = [
-        hw_models.price(row.ledger, lab.networks, chip, model=hardware.reuse, hypothetical=hardware.hypothetical)
+        hw_models.price(row.ledger, context.networks, chip, model=hardware.reuse, hypothetical=hardware.hypothetical)
         for row in rows
     ]
-    made: Any = lab.trajectories.values()
+    made: Any = context.trajectories.values()
     return Rehearsed(
         trained={(own.stage.id, row["epoch"]): own.backend.name for own in made for row in own.curve},
         asked=sum(entry["epochs"] for row in rows for entry in row.ledger),

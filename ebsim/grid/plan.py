@@ -123,7 +123,7 @@ def probe(experiment: Experiment, precision: str, runs_dir: Path, steps: int) ->
     import torch
 
     from ebsim import precision as precisions
-    from ebsim.experiment.context import Lab
+    from ebsim.experiment.context import ExperimentContext
     from ebsim.grid.dry_run import Names
     from ebsim.training import TrainStep, make_optimizer, train_epoch
     from ebsim.training.compilation import compiled
@@ -133,17 +133,17 @@ def probe(experiment: Experiment, precision: str, runs_dir: Path, steps: int) ->
     device = pipeline.pick_device(train.device)
     try:
         torch.set_num_threads(train.threads or 1)
-        lab = Lab(experiment, pipeline.load_data(experiment, device), Names(runs_dir), device)
-        model = lab.dense_network().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        context = ExperimentContext(experiment, pipeline.load_data(experiment, device), Names(runs_dir), device)
+        model = context.dense_network().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         optimizer = make_optimizer(model, lr=train.lr, momentum=train.momentum, weight_decay=train.weight_decay)
-        placement = precisions.apply(model, lab.backend(precision), steps=steps + 1)
+        placement = precisions.apply(model, context.backend(precision), steps=steps + 1)
         placement.attach(optimizer)
         placement.set_step(0)
         step = TrainStep(model, compiled(model, train.compile), optimizer, l1=train.l1, amp=train.amp)
 
         def run(count: int) -> float:
             began = time.perf_counter()
-            batches = itertools.islice(_batches(lab), count)
+            batches = itertools.islice(_batches(context), count)
             train_epoch(step, batches)
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
@@ -155,13 +155,13 @@ def probe(experiment: Experiment, precision: str, runs_dir: Path, steps: int) ->
         torch.set_num_threads(threads)
 
 
-def _batches(lab: Any) -> Iterable[Any]:
+def _batches(context: Any) -> Iterable[Any]:
     """Training batches without end; a dataset of a few batches is begun again."""
     import torch
 
-    size = lab.experiment.train.batch_size
+    size = context.experiment.train.batch_size
     for epoch in itertools.count(1):
-        yield from lab.data.train_batches(size, seed=0, epoch=epoch, memory_format=torch.channels_last)
+        yield from context.data.train_batches(size, seed=0, epoch=epoch, memory_format=torch.channels_last)
 
 
 def lines(plan: Plan, axes: Axes, workers: int) -> list[str]:

@@ -18,7 +18,7 @@ from ebsim.errors import DamagedError
 from ebsim.files import canonical_json, digest, write_atomic
 from ebsim.grid.expand import Cell, Grid
 from ebsim.pricing import profile, reprice
-from ebsim.runs import folder as folders
+from ebsim.runs.folder import RunFolder
 
 DONE, FAILED, PENDING = "done", "failed", "pending"
 
@@ -42,7 +42,8 @@ class Board:
         base = self.grid.cells[0].experiment.model_copy(update={"grid": self.grid.axes})
         write_atomic(self.folder / "grid.toml", to_toml(base))
         for run in self.changed:
-            (run / folders.MANIFEST).replace(run / f"{folders.MANIFEST}.damaged")
+            folder = RunFolder(run)
+            folder.manifest.replace(folder.manifest.with_name(f"{folder.manifest.name}.damaged"))
         self.changed.clear()
         self._write()
 
@@ -100,10 +101,11 @@ def look(board: Board, retry_failed: bool = False) -> Board:
     for cell in board.grid.cells:
         run, number = board.runs[cell.number], cell.number
         board.states[number] = PENDING
-        if folders.is_done(run):
+        folder = RunFolder(run)
+        if folder.is_done:
             try:
-                folders.verify(run)
-                if reprice.priced_by(run) == reprice.made_by(digests[cell.experiment.hardware.profile]):
+                folder.verify()
+                if reprice.stored_pricing_key(folder) == reprice.pricing_key(digests[cell.experiment.hardware.profile]):
                     board.states[number] = DONE
                 else:
                     board.stale.add(number)

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ebsim.experiment.context import Lab
-    from ebsim.experiment.result import Row
+    from ebsim.experiment.context import ExperimentContext
+    from ebsim.experiment.result import MethodResult
 
 
 @dataclass(frozen=True)
@@ -26,20 +26,22 @@ class Method:
     options: dict[str, Any] = field(default_factory=dict)
     uses: tuple[str, ...] = ("search", "retrain")
 
-    def rows(self, lab: Lab) -> list[Row]:
+    def results(self, context: ExperimentContext) -> list[MethodResult]:
         """Run it, once for every combination of what it is run over."""
         run = importlib.import_module(f"ebsim.methods.{self.module}").run
-        prune = lab.experiment.prune
+        prune = context.prune
         values = {"ratio": prune.ratio, "epoch": prune.draw_epochs}
-        return [run(lab, *point, **self.options) for point in itertools.product(*(values[axis] for axis in self.over))]
+        return [
+            run(context, *point, **self.options) for point in itertools.product(*(values[axis] for axis in self.over))
+        ]
 
-    def precisions(self, lab: Lab) -> list[str]:
+    def precisions(self, context: ExperimentContext) -> list[str]:
         """The backends that its rows will be computed in, by name."""
         from ebsim.tickets import CRITERIA
 
-        search, retrain = lab.precisions(self.options.get("precision", ""))
+        search, retrain = context.precisions(self.options.get("precision", ""))
         names = {"search": search, "retrain": retrain, "fp32": "fp32"}
-        scores = "search" in self.uses and CRITERIA[lab.experiment.prune.criterion].passes > 0
+        scores = "search" in self.uses and CRITERIA[context.prune.criterion].passes > 0
         return list(dict.fromkeys(names[use] for use in (*self.uses, *(["fp32"] if scores else []))))
 
 

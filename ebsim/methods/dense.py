@@ -14,13 +14,14 @@ Deviations: the headline is the last epoch's accuracy; theirs is the best epoch 
 
 from __future__ import annotations
 
-from ebsim.experiment.context import Lab
-from ebsim.experiment.result import Row
+from ebsim.experiment.context import ExperimentContext
+from ebsim.experiment.result import MethodResult
+from ebsim.experiment.training_stages import dense_training
 
 
-def run(lab: Lab) -> Row:
+def run(context: ExperimentContext) -> MethodResult:
     """Train the dense network in fp32 to epoch N."""
-    dense = lab.dense("fp32")
+    dense = dense_training(context)
     dense.train()
-    row = Row("dense", "Dense", None, "fp32", "fp32", trajectory=dense.stage, channels_kept=dense.channels)
-    return row.end(dense, "dense")
+    result = MethodResult("dense", "Dense", None, "fp32", "fp32", trajectory=dense.stage, channels_kept=dense.channels)
+    return result.record_final_training(dense, "dense")

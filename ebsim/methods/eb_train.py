@@ -20,43 +20,47 @@ does, where their residual networks keep the pruned channels of the residual str
 
 from __future__ import annotations
 
-from ebsim.experiment.context import Lab
-from ebsim.experiment.result import Row
+from ebsim.experiment.context import ExperimentContext
+from ebsim.experiment.result import MethodResult
 from ebsim.experiment.retraining import ticket
-from ebsim.experiment.training_stages import Dense
+from ebsim.experiment.training_stages import Dense, dense_training
 
 _NAMES = {"inherit": "eb-train", "re-init": "eb-train-reinit", "rewind": "eb-train-rewind"}
 
 
-def run(lab: Lab, ratio: float, init: str = "inherit", precision: str = "") -> Row:
+def run(context: ExperimentContext, ratio: float, init: str = "inherit", precision: str = "") -> MethodResult:
     """Search the ticket of this ratio, shrink to it, retrain it."""
     ways = [word for word in (precision, "" if init == "inherit" else init) if word]
     name = "-".join([_NAMES[init], *([precision.lower()] if precision else [])])
-    row = Row(name, f"EB Train ({', '.join(ways)})" if ways else "EB Train", ratio, *lab.precisions(precision))
+    result = MethodResult(
+        name, f"EB Train ({', '.join(ways)})" if ways else "EB Train", ratio, *context.precisions(precision)
+    )
 
-    found = search(lab, row, ratio, init)
+    found = search(context, result, ratio, init)
     if found is None:
-        return row
+        return result
     dense, epoch = found
     mask = dense.mask(ratio, epoch)
-    return row.end(ticket(lab, dense, mask, epoch, init, row.retrain_precision), mask=mask)
+    return result.record_final_training(ticket(context, dense, mask, epoch, init, result.retrain_precision), mask=mask)
 
 
-def search(lab: Lab, row: Row, ratio: float, init: str) -> tuple[Dense, int] | None:
-    """Train the dense network until the ticket has emerged: (search, epoch); notes it all in `row`.
+def search(context: ExperimentContext, result: MethodResult, ratio: float, init: str) -> tuple[Dense, int] | None:
+    """Train the dense network until the ticket has emerged: (search, epoch); notes it all in `result`.
 
     None where there is nothing to retrain: no ticket emerged, or a ticket that inherits its weights emerged with the
     last epoch.
     """
-    dense = lab.dense(row.search_precision)
+    dense = dense_training(context, result.search_precision)
     epoch = dense.search(ratio)
-    row.trajectory = row.curve = dense.stage
-    row.epoch_drawn, row.emerged = epoch, epoch is not None
-    row.ledger += dense.draws("search", epoch, count=epoch or lab.epochs)
+    result.trajectory = result.curve = dense.stage
+    result.epoch_drawn, result.emerged = epoch, epoch is not None
+    result.ledger += dense.draws("search", epoch, count=epoch or context.epochs)
     if epoch is None:
-        row.notes.append(f"no ticket emerged within {lab.epochs} epochs; nothing was retrained")
+        result.notes.append(f"no ticket emerged within {context.epochs} epochs; nothing was retrained")
         return None
-    if init == "inherit" and epoch == lab.epochs:
-        row.notes.append("the ticket emerged with the last epoch, which leaves none to retrain it: raise train.epochs")
+    if init == "inherit" and epoch == context.epochs:
+        result.notes.append(
+            "the ticket emerged with the last epoch, which leaves none to retrain it: raise train.epochs"
+        )
         return None
     return dense, epoch

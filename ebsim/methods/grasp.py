@@ -21,19 +21,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ebsim.experiment.context import Lab
-from ebsim.experiment.result import Row
+from ebsim.experiment.context import ExperimentContext
+from ebsim.experiment.result import MethodResult
 from ebsim.experiment.training_stages import scoring
 from ebsim.methods.unstructured import prunable, train
 
 
-def run(lab: Lab, ratio: float, temperature: float = 200.0) -> Row:
+def run(context: ExperimentContext, ratio: float, temperature: float = 200.0) -> MethodResult:
     """Score the start's weights on one batch, prune, train under the mask."""
-    row = Row("grasp", "GraSP", ratio, *lab.precisions(), epoch_drawn=0)
-    row.search_precision = row.retrain_precision
-    images, labels = lab.batch
-    row.ledger.append(scoring(lab, len(labels), passes=3))  # gradient, and a Hessian product for about two
-    return train(lab, row, flow(lab.dense_network().to(lab.device), images, labels, temperature))
+    result = MethodResult("grasp", "GraSP", ratio, *context.precisions(), epoch_drawn=0)
+    result.search_precision = result.retrain_precision
+    images, labels = context.batch
+    result.ledger.append(scoring(context, len(labels), passes=3))  # gradient, and a Hessian product for about two
+    return train(context, result, flow(context.dense_network().to(context.device), images, labels, temperature))
 
 
 def flow(model: nn.Module, images: Tensor, labels: Tensor, temperature: float) -> dict[str, Tensor]:

@@ -17,18 +17,19 @@ accelerator saves nothing: two full dense trainings are charged.
 
 from __future__ import annotations
 
-from ebsim.experiment.context import Lab
-from ebsim.experiment.result import Row
+from ebsim.experiment.context import ExperimentContext
+from ebsim.experiment.result import MethodResult
+from ebsim.experiment.training_stages import dense_training
 from ebsim.methods.unstructured import prunable, train
 
 
-def run(lab: Lab, ratio: float) -> Row:
+def run(context: ExperimentContext, ratio: float) -> MethodResult:
     """Train densely, mask the smallest weights, rewind, train under the mask."""
-    row = Row("lottery-ticket", "Lottery ticket", ratio, *lab.precisions(), epoch_drawn=lab.epochs)
-    dense = lab.dense(row.search_precision)
+    result = MethodResult("lottery-ticket", "Lottery ticket", ratio, *context.precisions(), epoch_drawn=context.epochs)
+    dense = dense_training(context, result.search_precision)
     dense.train()
-    row.trajectory = dense.stage
-    row.ledger.append(dense.ledger("dense"))
+    result.trajectory = dense.stage
+    result.ledger.append(dense.ledger("dense"))
 
-    final = dense.trajectory.state_at(lab.epochs)
-    return train(lab, row, {name: final[name].abs() for name in prunable(lab.dense_network())})
+    final = dense.trajectory.state_at(context.epochs)
+    return train(context, result, {name: final[name].abs() for name in prunable(context.dense_network())})

@@ -15,9 +15,10 @@ the L1 term stays on in the second training, as in EB Train's retraining.
 
 from __future__ import annotations
 
-from ebsim.experiment.context import Lab
-from ebsim.experiment.result import Row
+from ebsim.experiment.context import ExperimentContext
+from ebsim.experiment.result import MethodResult
 from ebsim.experiment.retraining import ticket
+from ebsim.experiment.training_stages import dense_training
 
 _NAMES = {
     "fine-tune": ("network-slimming", "Network Slimming"),
@@ -25,13 +26,15 @@ _NAMES = {
 }
 
 
-def run(lab: Lab, ratio: float, init: str = "fine-tune") -> Row:
+def run(context: ExperimentContext, ratio: float, init: str = "fine-tune") -> MethodResult:
     """Train densely to epoch N, prune, train the pruned network for N epochs."""
-    row = Row(*_NAMES[init], ratio, *lab.precisions(), epoch_drawn=lab.epochs)
-    dense = lab.dense(row.search_precision)
+    result = MethodResult(*_NAMES[init], ratio, *context.precisions(), epoch_drawn=context.epochs)
+    dense = dense_training(context, result.search_precision)
     dense.train()
-    row.trajectory = dense.stage
-    row.ledger += dense.draws("dense", count=1)
+    result.trajectory = dense.stage
+    result.ledger += dense.draws("dense", count=1)
 
-    mask = dense.mask(ratio, lab.epochs)
-    return row.end(ticket(lab, dense, mask, lab.epochs, init, row.retrain_precision), mask=mask)
+    mask = dense.mask(ratio, context.epochs)
+    return result.record_final_training(
+        ticket(context, dense, mask, context.epochs, init, result.retrain_precision), mask=mask
+    )

@@ -20,26 +20,29 @@ none (re-init), that of September 2019 did (fine-tune, the default here).
 
 from __future__ import annotations
 
-from ebsim.experiment.context import Lab
-from ebsim.experiment.result import Row
+from ebsim.experiment.context import ExperimentContext
+from ebsim.experiment.result import MethodResult
 from ebsim.experiment.retraining import ticket
+from ebsim.experiment.training_stages import dense_training
 from ebsim.methods.random_ticket import draw as random_mask
 from ebsim.seeds import seed_of
 
 
-def run(lab: Lab, ratio: float, epoch: int | str, init: str = "fine-tune", channels: str = "ranked") -> Row:
+def run(
+    context: ExperimentContext, ratio: float, epoch: int | str, init: str = "fine-tune", channels: str = "ranked"
+) -> MethodResult:
     """Train densely to the draw, shrink, train the ticket for N epochs."""
     name = "prune-at-best" if epoch == "best" else f"{'random' if channels == 'random' else 'prune'}-at-epoch"
     words = "" if init == "fine-tune" else f" ({init})"
-    row = Row(name + ("-reinit" if words else ""), "", ratio, *lab.precisions())
-    dense = lab.dense(row.search_precision)
-    dense.train(lab.epochs if epoch == "best" else int(epoch))
+    result = MethodResult(name + ("-reinit" if words else ""), "", ratio, *context.precisions())
+    dense = dense_training(context, result.search_precision)
+    dense.train(context.epochs if epoch == "best" else int(epoch))
     drawn = dense.best_epoch() if epoch == "best" else int(epoch)
-    row.label = f"{'Random' if channels == 'random' else 'Drawn'} at {'best' if epoch == 'best' else drawn}{words}"
-    row.epoch_drawn, row.trajectory = drawn, dense.stage
-    row.ledger += dense.draws("search", lab.epochs if epoch == "best" else drawn, count=1)
+    result.label = f"{'Random' if channels == 'random' else 'Drawn'} at {'best' if epoch == 'best' else drawn}{words}"
+    result.epoch_drawn, result.trajectory = drawn, dense.stage
+    result.ledger += dense.draws("search", context.epochs if epoch == "best" else drawn, count=1)
 
     mask = dense.mask(ratio, drawn)
     if channels == "random":
-        mask = random_mask(lab.layers, mask.kept(), seed_of(lab.experiment.seed, "random-at-epoch", ratio, drawn))
-    return row.end(ticket(lab, dense, mask, drawn, init, row.retrain_precision), mask=mask)
+        mask = random_mask(context.layers, mask.kept(), seed_of(context.seed, "random-at-epoch", ratio, drawn))
+    return result.record_final_training(ticket(context, dense, mask, drawn, init, result.retrain_precision), mask=mask)

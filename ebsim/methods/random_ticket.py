@@ -11,15 +11,15 @@ Network Pruning, ICLR 2019 (arXiv 1810.05270), for structured tickets.
 
 Options: widths = ticket or uniform; init as in eb-train.
 
-Deviations: none known; the EB paper has no such row.
+Deviations: none known; the EB paper has no such result.
 """
 
 from __future__ import annotations
 
 import torch
 
-from ebsim.experiment.context import Lab
-from ebsim.experiment.result import Row
+from ebsim.experiment.context import ExperimentContext
+from ebsim.experiment.result import MethodResult
 from ebsim.experiment.retraining import ticket
 from ebsim.methods import eb_train
 from ebsim.seeds import seed_of
@@ -28,19 +28,19 @@ from ebsim.tickets import ChannelMask
 _NAMES = {"ticket": ("random-ticket", "Random ticket"), "uniform": ("random-uniform", "Random, uniform widths")}
 
 
-def run(lab: Lab, ratio: float, widths: str = "ticket", init: str = "inherit") -> Row:
+def run(context: ExperimentContext, ratio: float, widths: str = "ticket", init: str = "inherit") -> MethodResult:
     """Search, then retrain a random ticket from the epoch at which the Early-Bird ticket emerged."""
-    row = Row(*_NAMES[widths], ratio, *lab.precisions())
-    found = eb_train.search(lab, row, ratio, init)
+    result = MethodResult(*_NAMES[widths], ratio, *context.precisions())
+    found = eb_train.search(context, result, ratio, init)
     if found is None:
-        return row
+        return result
     dense, epoch = found
     if widths == "ticket":
         kept = dense.mask(ratio, epoch).kept()
     else:
-        kept = {name: max(1, round((1 - ratio) * size)) for name, size in lab.layers.items()}
-    mask = draw(lab.layers, kept, seed_of(lab.experiment.seed, "random-ticket", widths, ratio))
-    return row.end(ticket(lab, dense, mask, epoch, init, row.retrain_precision), mask=mask)
+        kept = {name: max(1, round((1 - ratio) * size)) for name, size in context.layers.items()}
+    mask = draw(context.layers, kept, seed_of(context.seed, "random-ticket", widths, ratio))
+    return result.record_final_training(ticket(context, dense, mask, epoch, init, result.retrain_precision), mask=mask)
 
 
 def draw(layers: dict[str, int], kept: dict[str, int], seed: int) -> ChannelMask:

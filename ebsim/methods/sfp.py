@@ -24,27 +24,28 @@ leans on filters that the last cut takes away. With a few dozen steps an epoch t
 
 from __future__ import annotations
 
-from ebsim.experiment.context import Lab
-from ebsim.experiment.result import Row
+from ebsim.experiment.context import ExperimentContext
+from ebsim.experiment.result import MethodResult
 from ebsim.experiment.retraining import soft
+from ebsim.experiment.training_stages import dense_training
 from ebsim.tickets import ChannelMask
 
 
-def run(lab: Lab, ratio: float, pretrained: bool = False) -> Row:
+def run(context: ExperimentContext, ratio: float, pretrained: bool = False) -> MethodResult:
     """Train with soft pruning for N epochs, then cut out what is zero."""
     name, label = ("sfp-pretrained", "SFP (pre-trained)") if pretrained else ("sfp", "SFP")
-    row = Row(name, label, ratio, *lab.precisions())
+    result = MethodResult(name, label, ratio, *context.precisions())
     start = None
     if pretrained:
-        start = lab.dense(row.search_precision)
+        start = dense_training(context, result.search_precision)
         start.train()
-        row.trajectory = start.stage
-        row.ledger.append(start.ledger("dense"))
+        result.trajectory = start.stage
+        result.ledger.append(start.ledger("dense"))
     else:
-        row.search_precision = row.retrain_precision
+        result.search_precision = result.retrain_precision
 
-    softened = soft(lab, ratio, start, row.retrain_precision)
-    mask = ChannelMask((softened.trajectory.gammas[lab.epochs] != 0).numpy(), lab.layers)
-    row.end(softened, "soft pruning", mask)
-    row.network = lab.workload(lab.ticket_key(mask), lambda: lab.shrunk(mask))
-    return row
+    softened = soft(context, ratio, start, result.retrain_precision)
+    mask = ChannelMask((softened.trajectory.gammas[context.epochs] != 0).numpy(), context.layers)
+    result.record_final_training(softened, "soft pruning", mask)
+    result.network = context.workload(context.ticket_key(mask), lambda: context.shrunk(mask))
+    return result

@@ -20,19 +20,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ebsim.experiment.context import Lab
-from ebsim.experiment.result import Row
+from ebsim.experiment.context import ExperimentContext
+from ebsim.experiment.result import MethodResult
 from ebsim.experiment.training_stages import scoring
 from ebsim.methods.unstructured import prunable, train
 
 
-def run(lab: Lab, ratio: float) -> Row:
+def run(context: ExperimentContext, ratio: float) -> MethodResult:
     """Score the start's weights on one batch, prune, train under the mask."""
-    row = Row("snip", "SNIP", ratio, *lab.precisions(), epoch_drawn=0)
-    row.search_precision = row.retrain_precision  # there is no search
-    images, labels = lab.batch
-    row.ledger.append(scoring(lab, len(labels), passes=1))
-    return train(lab, row, sensitivities(lab.dense_network().to(lab.device), images, labels))
+    result = MethodResult("snip", "SNIP", ratio, *context.precisions(), epoch_drawn=0)
+    result.search_precision = result.retrain_precision  # there is no search
+    images, labels = context.batch
+    result.ledger.append(scoring(context, len(labels), passes=1))
+    return train(context, result, sensitivities(context.dense_network().to(context.device), images, labels))
 
 
 def sensitivities(model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:

@@ -20,20 +20,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ebsim.experiment.context import Lab
-from ebsim.experiment.result import Row
+from ebsim.experiment.context import ExperimentContext
+from ebsim.experiment.result import MethodResult
 from ebsim.experiment.training_stages import scoring
 from ebsim.methods.unstructured import finite, prunable, train, weight_mask
 from ebsim.training import ZeroWeights
 
 
-def run(lab: Lab, ratio: float, rounds: int = 100) -> Row:
+def run(context: ExperimentContext, ratio: float, rounds: int = 100) -> MethodResult:
     """Score and prune the start's weights round by round, train under the last mask."""
-    row = Row("synflow", "SynFlow", ratio, *lab.precisions(), epoch_drawn=0)
-    row.search_precision = row.retrain_precision
-    row.ledger.append(scoring(lab, images=1, passes=rounds))
-    ones = torch.ones(1, *lab.data.shape)
-    return train(lab, row, flow(lab.dense_network(), ones, ratio, rounds, lab.experiment.prune.min_channels))
+    result = MethodResult("synflow", "SynFlow", ratio, *context.precisions(), epoch_drawn=0)
+    result.search_precision = result.retrain_precision
+    result.ledger.append(scoring(context, images=1, passes=rounds))
+    ones = torch.ones(1, *context.data.shape)
+    return train(context, result, flow(context.dense_network(), ones, ratio, rounds, context.prune.min_channels))
 
 
 def flow(model: nn.Module, ones: Tensor, ratio: float, rounds: int, least: int = 1) -> dict[str, Tensor]:

@@ -26,35 +26,37 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ebsim import tickets
-from ebsim.experiment.context import Lab
-from ebsim.experiment.result import Row
+from ebsim.experiment.context import ExperimentContext
+from ebsim.experiment.result import MethodResult
 from ebsim.experiment.retraining import ticket
-from ebsim.experiment.training_stages import scoring
+from ebsim.experiment.training_stages import dense_training, scoring
 from ebsim.seeds import seed_of
 
 
-def run(lab: Lab, ratio: float, samples: int = 10) -> Row:
+def run(context: ExperimentContext, ratio: float, samples: int = 10) -> MethodResult:
     """Train densely to epoch N, choose channels layer by layer, train the pruned network for N epochs."""
-    row = Row("thinet", "ThiNet", ratio, *lab.precisions(), epoch_drawn=lab.epochs)
-    dense = lab.dense(row.search_precision)
+    result = MethodResult("thinet", "ThiNet", ratio, *context.precisions(), epoch_drawn=context.epochs)
+    dense = dense_training(context, result.search_precision)
     dense.train()
-    row.trajectory = dense.stage
-    row.ledger.append(dense.ledger("dense"))
+    result.trajectory = dense.stage
+    result.ledger.append(dense.ledger("dense"))
 
-    model = lab.dense_network()
-    model.load_state_dict(dense.trajectory.state_at(lab.epochs))
-    images = lab.batch[0]
-    seed = seed_of(lab.experiment.seed, "thinet")
-    mask, rescaling = select(model.to(lab.device), images.to(lab.device), ratio, samples, seed)
-    row.ledger.append(scoring(lab, len(images), len(rescaling.factors), forward=True))  # one pass for each layer
+    model = context.dense_network()
+    model.load_state_dict(dense.trajectory.state_at(context.epochs))
+    images = context.batch[0]
+    seed = seed_of(context.seed, "thinet")
+    mask, rescaling = select(model.to(context.device), images.to(context.device), ratio, samples, seed)
+    result.ledger.append(scoring(context, len(images), len(rescaling.factors), forward=True))  # one pass for each layer
     scored = len(images) * len(rescaling.factors)  # forward passes, of three that training makes for an image
-    share = scored / (scored + 3 * 2 * lab.epochs * lab.data.train_images)
+    share = scored / (scored + 3 * 2 * context.epochs * context.data.train_images)
     if share > 0.1:
-        row.notes.append(
+        result.notes.append(
             f"choosing channels takes a forward pass of {len(images)} images for each of {len(rescaling.factors)} "
             f"layers, about {share:.0%} of all that is computed: with so few training images it dominates the energy"
         )
-    return row.end(ticket(lab, dense, mask, lab.epochs, "fine-tune", row.retrain_precision, rescaling), mask=mask)
+    return result.record_final_training(
+        ticket(context, dense, mask, context.epochs, "fine-tune", result.retrain_precision, rescaling), mask=mask
+    )
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from ebsim import tickets
 from ebsim.errors import DivergedError
-from ebsim.experiment.context import Lab
-from ebsim.experiment.result import Row
+from ebsim.experiment.context import ExperimentContext
+from ebsim.experiment.result import MethodResult
 from ebsim.experiment.retraining import masked
 from ebsim.tickets import ChannelMask
 
@@ -39,10 +39,10 @@ def finite(method: str, scores: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     return scores
 
 
-def train(lab: Lab, row: Row, scores: Mapping[str, Tensor]) -> Row:
+def train(context: ExperimentContext, result: MethodResult, scores: Mapping[str, Tensor]) -> MethodResult:
     """Prune the dense network's start by these scores and train what is left for N epochs."""
-    assert row.ratio is not None
-    weights = weight_mask(finite(row.method, scores), row.ratio, lab.experiment.prune.min_channels)
-    if row.epoch_drawn == 0:
-        row.notes.append("scored in float64, priced as fp32: the accelerators have no float64")
-    return row.end(masked(lab, weights, row.retrain_precision), "train")
+    assert result.ratio is not None
+    weights = weight_mask(finite(result.method, scores), result.ratio, context.prune.min_channels)
+    if result.epoch_drawn == 0:
+        result.notes.append("scored in float64, priced as fp32: the accelerators have no float64")
+    return result.record_final_training(masked(context, weights, result.retrain_precision), "train")

@@ -2,19 +2,9 @@
 
 from __future__ import annotations
 
-from ebsim.pipeline.execute import (
-    RULES,
-    Run,
-    choices,
-    load,
-    load_data,
-    open_lab,
-    pick_device,
-    precision_plans,
-    run,
-    run_experiment,
-    run_folder,
-)
+from ebsim.pipeline.execute import Run, run, run_experiment, run_folder
+from ebsim.pipeline.setup import load_data, open_context, pick_device, precision_plans
+from ebsim.pipeline.validation import RULES, choices, load
 
 __all__ = [
     "RULES",
@@ -22,7 +12,7 @@ __all__ = [
     "choices",
     "load",
     "load_data",
-    "open_lab",
+    "open_context",
     "pick_device",
     "precision_plans",
     "run",

@@ -1,4 +1,4 @@
-"""An experiment from its TOML to its report: what `cli.py run` calls, and `ebsim.run`.
+"""An experiment from its TOML to its report: what `run` calls on the command line, and `ebsim.run`.
 
 config -> data -> methods over shared stages -> ledger -> hardware model -> run folder -> report. Every step looks
 first at what is there, so the same call continues an interrupted run and says so of a finished one.
@@ -6,60 +6,29 @@ first at what is there, so the same call continues an interrupted run and says s
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ebsim import config
 from ebsim.config import PROFILE_COPY, Experiment
 from ebsim.config.write import to_toml
-from ebsim.errors import ConfigError
 from ebsim.files import read_json, write_atomic, write_json
 from ebsim.methods import METHODS
 from ebsim.pipeline import validation
-from ebsim.runs import folder as folders
-from ebsim.runs.store import Store, exclusive
+from ebsim.pipeline.setup import open_context, precisions_used
+from ebsim.pipeline.validation import load
+from ebsim.runs.folder import RunFolder
+from ebsim.runs.store import exclusive
 
 if TYPE_CHECKING:
-    from ebsim.experiment.context import Lab
-    from ebsim.experiment.result import Row
+    from ebsim.experiment.context import ExperimentContext
+    from ebsim.experiment.result import MethodResult
+    from ebsim.pricing.profile import Profile
     from ebsim.training.progress import Progress
     from hw_models import Accelerator
-
-
-def choices() -> dict[str, Callable[[], Iterable[str]]]:
-    """Which names each key may have; none of these imports torch."""
-    from importlib.resources import files
-
-    import hw_models
-    from ebsim.data import catalogue
-    from ebsim.models import FAMILIES
-
-    return {
-        "data.name": lambda: catalogue.DATASETS,
-        "model.name": lambda: FAMILIES,
-        "methods": lambda: METHODS,
-        "hardware.profile": lambda: [
-            path.name.removesuffix(".toml") for path in (files("hw_models") / "profiles").iterdir()
-        ],
-        "hardware.reuse": lambda: hw_models.REUSE_MODELS,
-    }
-
-
-RULES: config.Rules = (validation.network_mistakes, validation.mistakes)
-
-
-def load(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Experiment:
-    """Read and validate an experiment file, names included. Raises `ConfigError`."""
-    experiment = config.load(path, overrides, choices(), RULES)
-    if experiment.grid:
-        raise ConfigError(
-            f"{path}: has a [grid] table, so it is many experiments: python cli.py ablate {path} (or one of them: "
-            "--set grid={} and values of your own)"
-        )
-    return experiment
 
 
 @dataclass(frozen=True)
@@ -87,26 +56,44 @@ def run(
 
 def run_experiment(experiment: Experiment, runs_dir: Path, progress: Progress | None = None) -> Run:
     """Run a validated experiment. A finished run whose accelerator profile has changed since is only priced again."""
-    from ebsim.pricing import profile, reprice
+    from ebsim import precision
+    from ebsim.precision.rounded_layers import layers
+    from ebsim.pricing import profile
+    from ebsim.pricing.format_check import check_formats
 
     wanted = profile.read(experiment.hardware.profile)
-    lab = open_lab(experiment, runs_dir, progress)
-    folder = run_folder(experiment, runs_dir, lab.data.digest)
-    if folders.is_done(folder):
-        folders.verify(folder)
-        if reprice.priced_by(folder) == reprice.made_by(wanted.digest):
-            return Run(folder, read_json(folder / "results.json"), reused=True)
-        with exclusive(folder):
-            content, why = reprice.price_again(folder, experiment, wanted)
-            lab.progress.note(why)
-            return _close(folder, content)
-    reprice.check_formats(lab, wanted.chip, _users(lab))
-    with exclusive(folder):
-        write_atomic(folder / "experiment.toml", to_toml(experiment))
-        write_atomic(folder / PROFILE_COPY, wanted.text)
+    context = open_context(experiment, runs_dir, progress)
+    folder = RunFolder(run_folder(experiment, runs_dir, context.data.digest))
+    if folder.is_done:
+        return _finished(folder, context, wanted)
+    if not experiment.hardware.hypothetical:
+        names = list(layers(context.dense_network()))
+        records = {
+            f"precision {backend} of {', '.join(methods)}": precision.record(context.backend(backend), names)
+            for backend, methods in precisions_used(context).items()
+        }
+        check_formats(experiment.hardware.profile, wanted.chip, records, names)
+    with exclusive(folder.path):
+        if folder.is_done:  # another process finished it while this one waited for the lock
+            return _finished(folder, context, wanted, locked=True)
+        write_atomic(folder.path / "experiment.toml", to_toml(experiment))
+        write_atomic(folder.path / PROFILE_COPY, wanted.text)
         started = time.time()
-        rows = [row for name in experiment.methods for row in METHODS[name].rows(lab)]
-        return _finish(folder, lab, rows, wanted.chip, started)
+        rows = [row for name in experiment.methods for row in METHODS[name].results(context)]
+        return _finish(folder, context, rows, wanted.chip, started)
+
+
+def _finished(folder: RunFolder, context: ExperimentContext, wanted: Profile, *, locked: bool = False) -> Run:
+    """A finished run as it is, or priced again on what its profile has become."""
+    from ebsim.pricing import reprice
+
+    folder.verify()
+    if reprice.stored_pricing_key(folder) == reprice.pricing_key(wanted.digest):
+        return Run(folder.path, read_json(folder.path / "results.json"), reused=True)
+    with contextlib.nullcontext() if locked else exclusive(folder.path):
+        content, why = reprice.price_again(folder, context.experiment.hardware, wanted)
+        context.progress.note(why)
+        return _close(folder, content)
 
 
 def run_folder(experiment: Experiment, runs_dir: Path, dataset_digest: str) -> Path:
@@ -116,108 +103,47 @@ def run_folder(experiment: Experiment, runs_dir: Path, dataset_digest: str) -> P
         "precision": validation.identities(experiment),
         "dataset_digest": dataset_digest,
     }
-    return folders.run_folder(runs_dir, experiment.name, identity)
+    return RunFolder.of(runs_dir, experiment.name, identity).path
 
 
-def open_lab(experiment: Experiment, runs_dir: Path, progress: Progress | None = None) -> Lab:
-    """Device, dataset and store of an experiment. Raises `DataError` before anything is written."""
-    import torch
-
-    from ebsim.experiment.context import Lab
-    from ebsim.training import Silent
-
-    device = pick_device(experiment.train.device)
-    if experiment.train.threads:
-        torch.set_num_threads(experiment.train.threads)
-    dataset = load_data(experiment, device)
-    return Lab(experiment, dataset, Store(runs_dir / "stages"), device, progress or Silent())
-
-
-def precision_plans(experiment: Experiment, backend: str | None = None) -> list[str]:
-    """What each precision of an experiment would round in its network, as text tables; nothing is trained."""
-    from ebsim import precision
-
-    lab = open_lab(experiment, Path("."))
-    network = lab.dense_network()
-    if backend:
-        return [str(precision.plan(network, lab.backend(backend)))]
-    return [
-        f"{', '.join(methods)}: {precision.plan(network, lab.backend(name))}\n" for name, methods in _users(lab).items()
-    ]
-
-
-def _users(lab: Lab) -> dict[str, list[str]]:
-    """Precision -> the methods that work in it."""
-    users: dict[str, list[str]] = {}
-    for method in lab.experiment.methods:
-        for backend in METHODS[method].precisions(lab):
-            users.setdefault(backend, []).append(method)
-    return users
-
-
-def load_data(experiment: Experiment, device: Any = "cpu") -> Any:
-    """The dataset of an experiment. Raises `DataError`."""
-    from ebsim import data
-
-    section = experiment.data
-    return data.load(
-        section.name,
-        root=section.root,
-        device=device,
-        download=section.download,
-        subset=section.subset,
-        augment=section.augment,
-        workers=section.workers,
-    )
-
-
-def pick_device(name: str) -> Any:
-    """`torch.device` of `train.device`; auto takes a GPU where there is one."""
-    import torch
-
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(f'train.device = "{name}": this torch sees no GPU; use auto or cpu.')
-    return torch.device(name)
-
-
-def _finish(folder: Path, lab: Lab, rows: list[Row], chip: Accelerator, started: float) -> Run:
+def _finish(
+    folder: RunFolder, context: ExperimentContext, rows: list[MethodResult], chip: Accelerator, started: float
+) -> Run:
     """Price the ledgers, write the run's files and its report, then the manifest."""
     from ebsim.pipeline import results
-    from ebsim.pricing import reprice
+    from ebsim.pricing.reprice import pricing_key
     from ebsim.runs import provenance
 
-    trained = sum(trajectory.trained for trajectory in lab.trajectories.values())
-    curves = {trajectory.stage.id: trajectory.own_curve() for trajectory in lab.trajectories.values()}
+    path, trajectories = folder.path, context.trajectories.values()
+    trained = sum(trajectory.trained for trajectory in trajectories)
+    curves = {trajectory.stage.id: trajectory.own_curve() for trajectory in trajectories}
     used = sum(map(len, curves.values()))
-    content = results.results(lab, rows, chip)
+    content = results.results(context, rows, chip)
     content["seconds"] = round(time.time() - started, 3)
     content["epochs_trained"] = trained
     content["epochs_reused"] = max(0, used - trained)
-    write_json(folder / "results.json", content)
-    write_json(folder / "networks.json", lab.networks)
-    write_json(folder / "curves.json", curves)
-    write_json(folder / "masks.json", results.masks(lab))
+    write_json(path / "results.json", content)
+    write_json(path / "networks.json", context.networks)
+    write_json(path / "curves.json", curves)
+    write_json(path / "masks.json", results.masks(context))
     write_json(
-        folder / "provenance.json",
+        path / "provenance.json",
         {
-            **provenance.collect(str(lab.device)),
-            "dataset_digest": lab.data.digest,
-            "precision_plugins": validation.outsiders(lab.experiment),
-            **reprice.made_by(chip.digest),
-            "folder": folder.as_posix(),
+            **provenance.collect(str(context.device)),
+            "dataset_digest": context.data.digest,
+            "precision_plugins": validation.outsiders(context.experiment),
+            **pricing_key(chip.digest),
+            "folder": path.as_posix(),
             "finished": provenance.now(),
         },
     )
     return _close(folder, content)
 
 
-def _close(folder: Path, content: dict[str, Any]) -> Run:
+def _close(folder: RunFolder, content: dict[str, Any]) -> Run:
     """The report, then the manifest over everything in the folder."""
     from ebsim import report
 
-    report.write_report(folder)
-    files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
-    folders.finish(folder, files)
-    return Run(folder, content)
+    report.write_report(folder.path)
+    folder.finish()
+    return Run(folder.path, content)

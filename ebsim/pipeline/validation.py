@@ -1,4 +1,4 @@
-"""The precisions of an experiment: which backends its methods work in, what they really are, and what is wrong there.
+"""An experiment file checked whole before anything runs: the names it uses, and the precisions its methods work in.
 
 No torch is needed to read the names; only rules with globs make a network, to see that they match one of its layers.
 """
@@ -6,13 +6,15 @@ No torch is needed to read the names; only rules with globs make a network, to s
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ebsim import models, precision
+from ebsim import config, models, precision
 from ebsim.config import Experiment
 from ebsim.data import catalogue
 from ebsim.errors import ConfigError, did_you_mean
+from ebsim.experiment.precisions import backend
 from ebsim.methods import METHODS
 from ebsim.precision import registry
 
@@ -24,12 +26,6 @@ LARGEST = (3, 224, 224)
 """The image shape that stands for one that is not known yet."""
 
 
-def backend(experiment: Experiment, name: str) -> Backend:
-    """A precision backend by its name in the experiment: one of its own tables, else whatever is known by that name."""
-    own = experiment.precision.backends
-    return precision.backend({**own[name], "name": name} if name in own else name)
-
-
 def used(experiment: Experiment) -> dict[str, str]:
     """The keys of the section that say what is computed, with their backends; `low` only where a method works in it."""
     letters = "".join(METHODS[name].options.get("precision", "") for name in experiment.methods)
@@ -39,7 +35,7 @@ def used(experiment: Experiment) -> dict[str, str]:
 
 def identities(experiment: Experiment) -> dict[str, Any]:
     """What these backends do, as plain JSON: part of what defines a run. No paths, no tables that nobody uses."""
-    found = {key: backend(experiment, name) for key, name in used(experiment).items()}
+    found = {key: backend(experiment.precision, name) for key, name in used(experiment).items()}
     return {key: {"name": chosen.name, **precision.identity(chosen)} for key, chosen in found.items()}
 
 
@@ -52,7 +48,7 @@ def outsiders(experiment: Experiment) -> list[dict[str, str]]:
             found[kind, name] = {"kind": kind, "name": name, "origin": origin, "digest": digest}
 
     for key in used(experiment).values():
-        chosen = backend(experiment, key)
+        chosen = backend(experiment.precision, key)
         if key not in experiment.precision.backends:
             note("backends", key, chosen.name, precision.digest_of(chosen))
         for operand in chosen.operands():
@@ -147,3 +143,35 @@ def _layers_of(name: str, classes: int, shape: tuple[int, ...], **options: Any) 
         return tuple(layers(models.build(name, classes=classes, input_shape=shape, seed=0, **options)))
     except ConfigError:  # a network that there is not: whoever builds it says so
         return ()
+
+
+def choices() -> dict[str, Callable[[], Iterable[str]]]:
+    """Which names each key may have; none of these imports torch."""
+    from importlib.resources import files
+
+    import hw_models
+    from ebsim.models import FAMILIES
+
+    return {
+        "data.name": lambda: catalogue.DATASETS,
+        "model.name": lambda: FAMILIES,
+        "methods": lambda: METHODS,
+        "hardware.reuse": lambda: hw_models.REUSE_MODELS,
+        "hardware.profile": lambda: [
+            path.name.removesuffix(".toml") for path in (files("hw_models") / "profiles").iterdir()
+        ],
+    }
+
+
+RULES: config.Rules = (network_mistakes, mistakes)
+
+
+def load(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Experiment:
+    """Read and validate an experiment file, names included. Raises `ConfigError`."""
+    experiment = config.load(path, overrides, choices(), RULES)
+    if experiment.grid:
+        raise ConfigError(
+            f"{path}: has a [grid] table, so it is many experiments: python cli.py ablate {path} (or one of them: "
+            "--set grid={} and values of your own)"
+        )
+    return experiment

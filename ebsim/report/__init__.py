@@ -13,7 +13,6 @@ from ebsim.report.display.latex_table import to_latex
 from ebsim.report.display.markdown_table import to_markdown
 from ebsim.report.display.table import Table
 from ebsim.report.display.terminal import print_table, terminal
-from ebsim.report.reprice import reprice
 from ebsim.report.tables.energy import energy_split
 from ebsim.report.tables.results import detail, print_summary, summary
 from ebsim.report.write import write_report
@@ -27,7 +26,6 @@ __all__ = [
     "load_run",
     "print_summary",
     "print_table",
-    "reprice",
     "summary",
     "terminal",
     "to_latex",

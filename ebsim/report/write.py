@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping
 from pathlib import Path
 
-from ebsim.files import read_json, write_atomic, write_json
+from ebsim.files import write_atomic
 from ebsim.report import figures, page
 from ebsim.report.display import text
 from ebsim.report.display.latex_table import latex_files
 from ebsim.report.tables import assumptions, energy, per_layer, quantization_error, results
+from ebsim.runs.folder import RunFolder
 from ebsim.runs.load import Run, load_run
 
 
@@ -24,19 +23,8 @@ def write_report(run_dir: str | Path) -> list[Path]:
     contents = build(run)
     for name, data in contents.items():
         write_atomic(run.path / name, data)
-    _renew_manifest(run.path, contents)
+    RunFolder(run.path).renew(contents)
     return [run.path / name for name in contents]
-
-
-def _renew_manifest(folder: Path, contents: Mapping[str, bytes]) -> None:
-    """A finished run stays finished when its report is rebuilt, perhaps with another matplotlib."""
-    path = folder / "MANIFEST.json"
-    if path.exists():
-        manifest = read_json(path)
-        digests = {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
-        if manifest["files"] != manifest["files"] | digests:
-            manifest["files"] |= digests
-            write_json(path, manifest)
 
 
 def build(run: Run) -> dict[str, bytes]:

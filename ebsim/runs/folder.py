@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,36 +17,81 @@ from ebsim.files import digest, file_digest, read_json, write_json
 MANIFEST = "MANIFEST.json"
 
 
-def run_folder(runs_dir: Path, name: str, identity: dict[str, Any]) -> Path:
-    """Where the run with this identity lives."""
-    return runs_dir / f"{name}-{digest(identity)[:8]}"
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of one run, finished or not."""
 
+    path: Path
 
-def is_done(folder: Path) -> bool:
-    """Whether the run has finished (its manifest is there; `verify` says whether it holds)."""
-    return (folder / MANIFEST).exists()
+    @classmethod
+    def of(cls, runs_dir: Path, name: str, identity: Mapping[str, Any]) -> RunFolder:
+        """Where the run with this identity lives."""
+        return cls(runs_dir / f"{name}-{digest(identity)[:8]}")
 
+    @property
+    def manifest(self) -> Path:
+        return self.path / MANIFEST
 
-def verify(folder: Path) -> None:
-    """`DamagedError` naming every file of a finished run that is missing or was changed."""
-    manifest = read_json(folder / MANIFEST)
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
-        raise DamagedError(f"{folder / MANIFEST}: not a manifest of ebsim.")
-    wrong = []
-    for name, expected in manifest["files"].items():
-        path = folder / name
-        if not path.is_file():
-            wrong.append(f"{name} is missing")
-        elif file_digest(path) != expected:
-            wrong.append(f"{name} was changed")
-    if wrong:
-        raise DamagedError(
-            f"{folder}: {'; '.join(wrong)}. Delete {folder / MANIFEST} and run the experiment again: what was "
-            "trained is in the store of stages and is not trained again."
+    @property
+    def is_done(self) -> bool:
+        """Whether the run has finished (its manifest is there; `verify` says whether it holds)."""
+        return self.manifest.exists()
+
+    def digests(self) -> dict[str, str] | None:
+        """File -> SHA-256 as the manifest says; None where there is no manifest. `DamagedError` if it is not one."""
+        if not self.is_done:
+            return None
+        manifest = read_json(self.manifest)
+        if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
+            raise DamagedError(f'{self.manifest}: not a manifest of ebsim: it has no table "files". {self._cure}')
+        return manifest["files"]
+
+    def verify(self) -> None:
+        """`DamagedError` naming every file of a finished run that is missing or was changed."""
+        wrong = []
+        for name, expected in (self.digests() or {}).items():
+            path = self.path / name
+            if not path.is_file():
+                wrong.append(f"{name} is missing")
+            elif file_digest(path) != expected:
+                wrong.append(f"{name} was changed")
+        if wrong:
+            raise DamagedError(f"{self.path}: {'; '.join(wrong)}. {self._cure}")
+
+    def check(self, content: Mapping[str, bytes]) -> None:
+        """`DamagedError` if a file that was read is not what the manifest lists; an unfinished run lists nothing."""
+        listed = self.digests()
+        for name, data in {} if listed is None else content.items():
+            expected, found = (listed or {}).get(name), hashlib.sha256(data).hexdigest()
+            if expected != found:
+                was = "is not listed" if expected is None else f"should be {str(expected)[:12]}"
+                raise DamagedError(
+                    f"{self.path / name}: does not match {MANIFEST} (SHA-256 {found[:12]}, {was}): changed after the "
+                    f"run. {self._cure}"
+                )
+
+    def finish(self) -> None:
+        """Write the manifest over every file of the folder (hidden ones and the manifest itself left out)."""
+        files = [path for path in self.path.rglob("*") if path.is_file() and not path.name.startswith(".")]
+        listed = {path.relative_to(self.path).as_posix(): file_digest(path) for path in sorted(files)}
+        listed.pop(MANIFEST, None)
+        write_json(self.manifest, {"files": listed})
+
+    def renew(self, content: Mapping[str, bytes]) -> None:
+        """Note in the manifest of a finished run files that were written again (its report, by another matplotlib)."""
+        listed = self.digests()
+        if listed is not None:
+            new = listed | {name: hashlib.sha256(data).hexdigest() for name, data in content.items()}
+            if new != listed:
+                write_json(self.manifest, {"files": new})
+
+    def reopen(self) -> None:
+        """Take the manifest away: from now on the run counts as unfinished."""
+        self.manifest.unlink(missing_ok=True)
+
+    @property
+    def _cure(self) -> str:
+        return (
+            f"Delete {self.manifest} and run the experiment again: what was trained is in the store of stages and is "
+            "not trained again."
         )
-
-
-def finish(folder: Path, paths: Iterable[Path]) -> None:
-    """Write the manifest over `paths` (files below `folder`)."""
-    files = {path.relative_to(folder).as_posix(): file_digest(path) for path in sorted(paths)}
-    write_json(folder / MANIFEST, {"files": files})

@@ -16,7 +16,7 @@ from typing import Any
 
 from ebsim.errors import BusyError, ConfigError, DamagedError
 from ebsim.files import read_json, storage_error
-from ebsim.runs.folder import MANIFEST, verify
+from ebsim.runs.folder import RunFolder
 from ebsim.runs.locks import FolderLock
 
 DONE, RUNNING, INTERRUPTED, DAMAGED = "done", "running", "interrupted", "damaged"
@@ -109,12 +109,12 @@ def _is_run(path: Path) -> bool:
 
 def look(folder: Path, *, check: bool = False) -> Entry:
     """Where one run stands."""
-    if not (folder / MANIFEST).exists():
+    if not RunFolder(folder).is_done:
         held, pid = holder(folder)
         return Entry(folder, RUNNING if held else INTERRUPTED, pid=pid)
     try:
         if check:
-            verify(folder)
+            RunFolder(folder).verify()
         results, curves = read_json(folder / "results.json"), read_json(folder / "curves.json")
         finished = read_json(folder / "provenance.json").get("finished")
         used = [row.get("trajectory") for row in results["rows"]]
@@ -160,7 +160,7 @@ def remove(inventory: Inventory, runs: Iterable[Entry], *, stages: bool = False)
     folders = [run.path for run in chosen]
     folders += [inventory.root / "stages" / stage for stage in (inventory.only_of(chosen) if stages else ())]
     for folder in folders:
-        (folder / MANIFEST).unlink(missing_ok=True)  # a deletion that is cut short leaves no finished run behind
+        RunFolder(folder).reopen()  # a deletion that is cut short leaves no finished run behind
         shutil.rmtree(folder)
     return folders
 

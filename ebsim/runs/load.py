@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from contextlib import suppress
@@ -15,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from ebsim.config import PROFILE_COPY, is_profile_path
 from ebsim.errors import DamagedError
+from ebsim.runs.folder import RunFolder
 from ebsim.runs.schema import Masks, Point, Provenance, Results, Row
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def load_run(run_dir: str | Path) -> Run:
     if not folder.is_dir():
         raise DamagedError(f"{folder}: not a run folder (no such directory).")
     content = {name: _read(folder / name) for name in FILES}
-    _check_manifest(folder, content)
+    RunFolder(folder).check(content)
     run = Run(
         path=folder,
         experiment=_decode(folder / "experiment.toml", content["experiment.toml"]),
@@ -150,25 +150,6 @@ def _parse(folder: Path, content: Mapping[str, bytes], name: str, kind: Any) -> 
         place = ".".join(str(part) for part in first["loc"]) or "top level"
         more = f" ({len(others)} more)" if others else ""
         raise DamagedError(f"{folder / name}: {place}: {first['msg']}{more}. {_CURE}") from None
-
-
-def _check_manifest(folder: Path, content: Mapping[str, bytes]) -> None:
-    """Only the files read here are compared; those of the report itself may be rebuilt at any time."""
-    path = folder / "MANIFEST.json"
-    if not path.exists():
-        return
-    manifest = _json(path, _read(path))
-    files = manifest.get("files") if isinstance(manifest, dict) else None
-    if not isinstance(files, dict):
-        raise DamagedError(f'{path}: has no table "files". {_CURE}')
-    for name, data in content.items():
-        expected, found = files.get(name), hashlib.sha256(data).hexdigest()
-        if expected != found:
-            was = "is not listed" if expected is None else f"should be {str(expected)[:12]}"
-            raise DamagedError(
-                f"{folder / name}: does not match MANIFEST.json (SHA-256 {found[:12]}, {was}): "
-                f"changed after the run. {_CURE}"
-            )
 
 
 def _check_references(run: Run) -> None:

@@ -16,7 +16,7 @@ from ebsim.errors import ConfigError, DamagedError
 from ebsim.grid.state import DONE, PENDING
 from ebsim.methods import METHODS
 from ebsim.report import load_run
-from ebsim.runs import folder as folders
+from ebsim.runs.folder import RunFolder
 from ebsim.training import Silent
 from hw_models.accelerator.toml_reader import SHIPPED
 
@@ -104,7 +104,7 @@ def test_an_edited_profile_prices_the_run_again_and_trains_nothing(place: Place)
     now = hw_models.load(place.own).digest
     said = f"exp/own.toml has changed since this run was priced ({digest[:12]} -> {now[:12]})"
     assert notes == [f"{said}: priced again, nothing trained"]
-    folders.verify(again.path)
+    RunFolder(again.path).verify()
     assert all(new > old for new, old in zip(joules(again), before, strict=True))
     run = load_run(again.path)
     assert run.chip.dram.value == 34.0 and run.provenance.model_dump()["hardware_digest"] == run.chip.digest
@@ -155,8 +155,7 @@ def test_the_printed_command_gives_the_same_numbers_whatever_became_of_the_profi
 def test_a_run_from_before_copies_is_told_and_cured(place: Place) -> None:
     done, _ = place.run()
     (done.path / "hardware.toml").unlink()
-    files = [path for path in done.path.rglob("*") if path.is_file() and not path.name.startswith(".")]
-    folders.finish(done.path, [path for path in files if path.name != folders.MANIFEST])
+    RunFolder(done.path).finish()
     with pytest.raises(DamagedError, match="Run the same command again"):
         load_run(done.path)
     trained = place.trained()
@@ -220,14 +219,16 @@ def test_what_a_method_says_it_works_in_is_what_it_is_priced_in(tmp_path: Path, 
     """Walked through without training, in three precisions that can be told apart."""
     import torch
 
-    from ebsim.experiment.context import Lab
+    from ebsim.experiment.context import ExperimentContext
     from ebsim.grid.dry_run import Names, Pretended
 
     (tmp_path / "x.toml").write_text(TINY.replace("own.toml", "h100"))
     settings = {"methods": method, "precision.search": "fp8", "precision.retrain": "int8", "precision.low": "bfp8"}
     experiment = pipeline.load(tmp_path / "x.toml", {**settings, "prune.draw_epochs": [2]})
     make: Any = Pretended
-    lab = Lab(experiment, pipeline.load_data(experiment), Names(tmp_path), torch.device("cpu"), make=make)
-    rows = METHODS[method].rows(lab)
+    context = ExperimentContext(
+        experiment, pipeline.load_data(experiment), Names(tmp_path), torch.device("cpu"), make_trajectory=make
+    )
+    rows = METHODS[method].results(context)
     used = {entry["precision"]["name"] for row in rows for entry in row.ledger}
-    assert used == set(METHODS[method].precisions(lab))
+    assert used == set(METHODS[method].precisions(context))

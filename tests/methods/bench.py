@@ -1,4 +1,4 @@
-"""A lab at toy size: PreResNet11 on 45 noisy patterns, a few epochs."""
+"""A context at toy size: PreResNet11 on 45 noisy patterns, a few epochs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ebsim.config import Experiment
-from ebsim.experiment.context import Lab
+from ebsim.experiment.context import ExperimentContext
 from ebsim.runs.store import Store
 from tests.training.toy import ToyData
 
@@ -30,13 +30,13 @@ class Data(ToyData):
         self.x = torch.nn.functional.pad(self.x, (1, 1, 1, 1))
 
 
-def lab(root: Path, **sections: dict[str, Any]) -> Lab:
-    """`sections` are laid over `SETTINGS`: lab(tmp_path, prune={"ratio": [0.5]})."""
+def context(root: Path, **sections: dict[str, Any]) -> ExperimentContext:
+    """`sections` are laid over `SETTINGS`: context(tmp_path, prune={"ratio": [0.5]})."""
     settings = {
         key: value | sections.get(key, {}) if isinstance(value, dict) else value for key, value in SETTINGS.items()
     }
     settings |= {key: value for key, value in sections.items() if key not in SETTINGS}
-    return Lab(Experiment.model_validate(settings), Data(), Store(root / "stages"), torch.device("cpu"))
+    return ExperimentContext(Experiment.model_validate(settings), Data(), Store(root / "stages"), torch.device("cpu"))
 
 
 def epochs_trained(root: Path) -> dict[str, int]:

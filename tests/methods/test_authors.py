@@ -10,13 +10,13 @@ import torch
 import hw_models
 from ebsim import models, tickets
 from ebsim.errors import ConfigError
-from ebsim.experiment.result import Row
+from ebsim.experiment.result import MethodResult
 from ebsim.pipeline import results
 from ebsim.pricing import paper_widths
 from ebsim.report.tables import paper
 from hw_models.workload.layer import Layer
 from hw_models.workload.op_counts import forward_count, paper_gflops, paper_pflops
-from tests.methods.bench import lab
+from tests.methods.bench import context
 from tests.training.toy import toy_network
 
 LAWS = [
@@ -117,12 +117,12 @@ def test_vgg_is_as_ours_and_resnet50_is_refused() -> None:
 
 def test_a_row_is_counted_by_the_law(tmp_path: Path) -> None:
     """VGG16's EB Train: 25 dense epochs and 135 of the ticket, scoring left out; too small a network has no count."""
-    bench = lab(tmp_path, prune={"gating": "authors"})
+    bench = context(tmp_path, prune={"gating": "authors"})
     model, mask = drawn("vgg", 16, 0.3)
     shrunk = tickets.compact(model, mask, torch.zeros(2, 3, 32, 32))
     bench.networks = {"dense": table(model, 32), "ticket": table(shrunk, 32)}
     small = paper_gflops([Layer.from_dict(row) for row in bench.networks["ticket"]])
-    row = Row("eb-train", "EB Train", 0.3, "fp32", "fp32")
+    row = MethodResult("eb-train", "EB Train", 0.3, "fp32", "fp32")
     row.ledger = [
         {"stage": "search", "network": "dense", "epochs": 25, "images_per_epoch": 50_000},
         {"stage": "score", "network": "dense", "epochs": 7, "images_per_epoch": 128},

@@ -13,7 +13,8 @@ import torch
 from ebsim import tickets
 from ebsim.config import Experiment
 from ebsim.experiment import retraining
-from ebsim.experiment.context import Lab
+from ebsim.experiment.context import ExperimentContext
+from ebsim.experiment.training_stages import dense_training
 from ebsim.methods.thinet import Rescaling
 from ebsim.runs.store import Store
 from ebsim.training import Trajectory
@@ -35,17 +36,17 @@ FROZEN = {
 }
 
 
-def lab(root: Path, **sections: object) -> Lab:
+def context(root: Path, **sections: object) -> ExperimentContext:
     base = {"name": "frozen", "model": {"name": "preresnet", "depth": 11}}
-    return Lab(Experiment.model_validate(base | sections), Data(), Store(root), torch.device("cpu"))
+    return ExperimentContext(Experiment.model_validate(base | sections), Data(), Store(root), torch.device("cpu"))
 
 
 @pytest.fixture
 def stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """Every kind of stage of the paper's recipe, none of them trained."""
     monkeypatch.setattr(Trajectory, "extend", lambda *args, **options: 0)
-    bench = lab(tmp_path)
-    dense = bench.dense()
+    bench = context(tmp_path)
+    dense = dense_training(bench)
     flags = torch.arange(sum(bench.layers.values())) % 3 != 0
     channels = tickets.ChannelMask(flags.numpy(), bench.layers)
     weights = tickets.ChannelMask(torch.tensor([True, False, True]).numpy(), {"fc.weight": 3})
@@ -59,9 +60,9 @@ def stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     }
     return {
         "dense": dense.stage,
-        "dense, all keys written out": lab(tmp_path, **written).dense().stage,
-        "dense, taylor": lab(tmp_path, prune={"criterion": "taylor"}).dense().stage,
-        "dense, bfp8": bench.dense("bfp8").stage,
+        "dense, all keys written out": dense_training(context(tmp_path, **written)).stage,
+        "dense, taylor": dense_training(context(tmp_path, prune={"criterion": "taylor"})).stage,
+        "dense, bfp8": dense_training(bench, "bfp8").stage,
         **{
             init: retraining.ticket(bench, dense, channels, 10, init, "fp32").stage
             for init in ("inherit", "fine-tune", "re-init", "rewind")
@@ -84,9 +85,11 @@ def test_they_differ_where_they_must_and_only_there(stages: dict[str, str]) -> N
 
 def test_where_and_how_something_runs_is_not_part_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Trajectory, "extend", lambda *args, **options: 0)
-    plain = lab(tmp_path).dense().stage
-    elsewhere = lab(tmp_path, data={"root": "/elsewhere"}, train={"device": "cpu", "threads": 3, "epochs": 170})
-    assert elsewhere.dense().stage == plain
-    assert lab(tmp_path, prune={"ratio": [0.1]}, hardware={"profile": "tpu-like-7nm"}).dense().stage == plain
-    assert lab(tmp_path, seed=2).dense().stage != plain
-    assert lab(tmp_path, train={"lr": 0.05}).dense().stage != plain
+    plain = dense_training(context(tmp_path)).stage
+    elsewhere = context(tmp_path, data={"root": "/elsewhere"}, train={"device": "cpu", "threads": 3, "epochs": 170})
+    assert dense_training(elsewhere).stage == plain
+    assert (
+        dense_training(context(tmp_path, prune={"ratio": [0.1]}, hardware={"profile": "tpu-like-7nm"})).stage == plain
+    )
+    assert dense_training(context(tmp_path, seed=2)).stage != plain
+    assert dense_training(context(tmp_path, train={"lr": 0.05})).stage != plain

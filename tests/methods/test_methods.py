@@ -11,24 +11,27 @@ import torch
 
 import hw_models
 from ebsim import tickets
-from ebsim.experiment.context import Lab
-from ebsim.experiment.result import Row
+from ebsim.experiment.context import ExperimentContext
+from ebsim.experiment.result import MethodResult
+from ebsim.experiment.training_stages import dense_training
 from ebsim.methods import METHODS
 from ebsim.pipeline import results
-from tests.methods.bench import Data, epochs_trained, lab
+from tests.methods.bench import Data, context, epochs_trained
 
 N = 4
 
 
 @pytest.fixture(scope="module")
-def everything(tmp_path_factory: pytest.TempPathFactory) -> tuple[Lab, dict[str, list[Row]], Path]:
+def everything(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[ExperimentContext, dict[str, list[MethodResult]], Path]:
     """All methods in one run."""
     root = tmp_path_factory.mktemp("everything")
-    bench = lab(root, prune={"ratio": [0.3, 0.7]}, precision={"low": "fp8"})
-    return bench, {name: method.rows(bench) for name, method in METHODS.items()}, root
+    bench = context(root, prune={"ratio": [0.3, 0.7]}, precision={"low": "fp8"})
+    return bench, {name: method.results(bench) for name, method in METHODS.items()}, root
 
 
-def rows(found: dict[str, list[Row]], *names: str) -> list[Row]:
+def rows(found: dict[str, list[MethodResult]], *names: str) -> list[MethodResult]:
     return [row for name in names for row in found[name]]
 
 
@@ -93,9 +96,9 @@ def test_the_epochs_of_each_method(everything: Any) -> None:
 
 
 def test_images_in_the_ledger_are_those_that_were_served(tmp_path: Path) -> None:
-    bench = lab(tmp_path, prune={"ratio": [0.5]})
+    bench = context(tmp_path, prune={"ratio": [0.5]})
     assert isinstance(bench.data, Data)
-    row = METHODS["eb-train"].rows(bench)[0]
+    row = METHODS["eb-train"].results(bench)[0]
     assert sum(bench.data.served) == sum(entry["images"] for entry in row.ledger)
 
 
@@ -147,9 +150,9 @@ def test_random_tickets_have_the_widths_and_nothing_else_of_the_ticket(everythin
 
 
 def test_a_ticket_that_does_not_emerge_leaves_nothing_to_retrain(tmp_path: Path) -> None:
-    bench = lab(tmp_path, prune={"ratio": [0.5], "threshold": 1e-9, "window": 5})
+    bench = context(tmp_path, prune={"ratio": [0.5], "threshold": 1e-9, "window": 5})
     for name in ("eb-train", "random-ticket"):
-        (row,) = METHODS[name].rows(bench)
+        (row,) = METHODS[name].results(bench)
         assert not row.emerged
         assert row.accuracy is None
         assert "nothing was retrained" in row.notes[0]
@@ -159,21 +162,21 @@ def test_a_ticket_that_does_not_emerge_leaves_nothing_to_retrain(tmp_path: Path)
 def test_accuracies_stop_at_this_experiments_last_epoch(tmp_path: Path) -> None:
     """Somebody else may have trained the shared stages further."""
     short = {"ratio": [0.5]}
-    METHODS["network-slimming"].rows(lab(tmp_path, train={"epochs": 6}, prune=short))
-    (after,) = METHODS["network-slimming"].rows(lab(tmp_path, prune=short))
-    (alone,) = METHODS["network-slimming"].rows(lab(tmp_path / "alone", prune=short))
+    METHODS["network-slimming"].results(context(tmp_path, train={"epochs": 6}, prune=short))
+    (after,) = METHODS["network-slimming"].results(context(tmp_path, prune=short))
+    (alone,) = METHODS["network-slimming"].results(context(tmp_path / "alone", prune=short))
     assert after.accuracy == alone.accuracy
     assert [entry["epochs"] for entry in after.ledger] == [N, N]
 
 
 def test_inherit_carries_the_weights_and_fine_tune_starts_the_schedule_again(tmp_path: Path) -> None:
-    bench = lab(tmp_path, prune={"ratio": [0.5]})
-    (eb,) = METHODS["eb-train"].rows(bench)
-    (slim,) = METHODS["network-slimming"].rows(bench)
+    bench = context(tmp_path, prune={"ratio": [0.5]})
+    (eb,) = METHODS["eb-train"].results(bench)
+    (slim,) = METHODS["network-slimming"].results(bench)
     for row, epoch, first in ((eb, 3, 4), (slim, N, 1)):
         trajectory = bench.trajectories[row.curve]
         dense = bench.dense_network()
-        dense.load_state_dict(bench.dense().trajectory.state_at(epoch))
+        dense.load_state_dict(dense_training(bench).trajectory.state_at(epoch))
         expected = tickets.compact(dense, bench.masks[row.network], bench.example()).state_dict()
         start = trajectory.state_at(trajectory.first)
         assert all(torch.equal(start[name], value) for name, value in expected.items())
@@ -183,15 +186,15 @@ def test_inherit_carries_the_weights_and_fine_tune_starts_the_schedule_again(tmp
 
 @pytest.mark.parametrize("criterion", ["magnitude", "taylor", "random"])
 def test_other_criteria_rank_and_have_a_stage_of_their_own(tmp_path: Path, criterion: str) -> None:
-    plain, other = lab(tmp_path), lab(tmp_path, prune={"criterion": criterion, "ratio": [0.5]})
-    (row,) = METHODS["eb-train"].rows(other)
+    plain, other = context(tmp_path), context(tmp_path, prune={"criterion": criterion, "ratio": [0.5]})
+    (row,) = METHODS["eb-train"].results(other)
     assert row.emerged
     scored = [entry for entry in row.ledger if entry["stage"] == "score"]  # a gradient at each of the 3 looks
     assert [(entry["epochs"], entry["images"]) for entry in scored] == ([(3, 60)] if criterion == "taylor" else [])
-    assert plain.dense().stage != row.trajectory
-    assert lab(tmp_path, prune={"criterion": "gamma"}).dense().stage == plain.dense().stage
-    again = lab(tmp_path / "again", prune={"criterion": criterion, "ratio": [0.5]})
-    assert METHODS["eb-train"].rows(again)[0].network == row.network
+    assert dense_training(plain).stage != row.trajectory
+    assert dense_training(context(tmp_path, prune={"criterion": "gamma"})).stage == dense_training(plain).stage
+    again = context(tmp_path / "again", prune={"criterion": criterion, "ratio": [0.5]})
+    assert METHODS["eb-train"].results(again)[0].network == row.network
 
 
 def test_what_cannot_be_is_said_before_anything_is_trained(tmp_path: Path) -> None:
@@ -209,8 +212,8 @@ def test_what_cannot_be_is_said_before_anything_is_trained(tmp_path: Path) -> No
 
 
 def test_drawn_before_training(tmp_path: Path) -> None:
-    bench = lab(tmp_path, prune={"ratio": [0.5], "draw_epochs": [0]})
-    (row,) = METHODS["prune-at-epoch"].rows(bench)
+    bench = context(tmp_path, prune={"ratio": [0.5], "draw_epochs": [0]})
+    (row,) = METHODS["prune-at-epoch"].results(bench)
     assert [entry["epochs"] for entry in row.ledger] == [0, N]
     (priced,) = results.results(bench, [row], hw_models.load("horowitz-45nm"))["rows"]
     assert priced["accuracy"] is not None

@@ -10,7 +10,7 @@ import torch
 from ebsim import tickets
 from ebsim.methods import METHODS
 from ebsim.training import SoftFilters, Trajectory
-from tests.methods.bench import lab
+from tests.methods.bench import context
 from tests.training.toy import ToyData, toy_network
 
 
@@ -43,8 +43,8 @@ def test_one_filter_stays() -> None:
 @pytest.mark.parametrize("name", ["sfp", "sfp-pretrained"])
 def test_through_a_training(tmp_path: Path, name: str) -> None:
     """After every epoch int(p n) filters of each inner layer are zero, not always the same ones."""
-    bench = lab(tmp_path, prune={"ratio": [0.5]}, train={"keep_every": 1})
-    (row,) = METHODS[name].rows(bench)
+    bench = context(tmp_path, prune={"ratio": [0.5]}, train={"keep_every": 1})
+    (row,) = METHODS[name].results(bench)
     trajectory = bench.trajectories[row.curve]
     inner = {"layer1.0.bn2": "layer1.0.conv1", "layer1.0.bn3": "layer1.0.conv2"}
     dead: list[set[tuple[str, int]]] = []
@@ -75,14 +75,14 @@ def test_through_a_training(tmp_path: Path, name: str) -> None:
 
 def test_resumed_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stopped after two epochs and taken up by another process."""
-    (expected,) = METHODS["sfp"].rows(lab(tmp_path / "whole", prune={"ratio": [0.5]}))
+    (expected,) = METHODS["sfp"].results(context(tmp_path / "whole", prune={"ratio": [0.5]}))
     real = Trajectory.extend
     with monkeypatch.context() as patch:
         patch.setattr(Trajectory, "extend", lambda self, to, until=None: real(self, 2, until))
         with pytest.raises(IndexError):
-            METHODS["sfp"].rows(lab(tmp_path / "pieces", prune={"ratio": [0.5]}))
-    pieces = lab(tmp_path / "pieces", prune={"ratio": [0.5]})
-    (row,) = METHODS["sfp"].rows(pieces)
+            METHODS["sfp"].results(context(tmp_path / "pieces", prune={"ratio": [0.5]}))
+    pieces = context(tmp_path / "pieces", prune={"ratio": [0.5]})
+    (row,) = METHODS["sfp"].results(pieces)
     assert row.curve == expected.curve
     assert pieces.trajectories[row.curve].trained == 2
     assert row.network == expected.network

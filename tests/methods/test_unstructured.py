@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
+from ebsim.experiment.training_stages import dense_training
 from ebsim.methods import METHODS, grasp, snip, synflow
 from ebsim.methods.unstructured import prunable, weight_mask
 from ebsim.training import ZeroWeights, make_optimizer
-from tests.methods.bench import lab
+from tests.methods.bench import context
 from tests.training.toy import ToyData, toy_network
 
 
@@ -138,8 +139,8 @@ def test_masked_weights_stay_exactly_zero_whatever_pushes_them() -> None:
 @pytest.mark.parametrize("precision", ["fp32", "bfp8"])
 def test_zero_through_a_whole_training_and_a_resumed_one(tmp_path: Path, precision: str) -> None:
     settings = {"prune": {"ratio": [0.5]}, "precision": {"search": precision, "retrain": precision}}
-    bench = lab(tmp_path, **settings)
-    (row,) = METHODS["snip"].rows(bench)
+    bench = context(tmp_path, **settings)
+    (row,) = METHODS["snip"].results(bench)
     trajectory = bench.trajectories[row.curve]
     masks = trajectory.state_at(0)
     zeros = {name: value == 0 for name, value in masks.items() if name in prunable(bench.dense_network())}
@@ -148,9 +149,9 @@ def test_zero_through_a_whole_training_and_a_resumed_one(tmp_path: Path, precisi
         state = trajectory.state_at(epoch)
         assert all(bool((state[name][zero] == 0).all()) for name, zero in zeros.items())
 
-    METHODS["snip"].rows(lab(tmp_path / "pieces", **settings, train={"epochs": 2, "milestones": [3]}))
-    again = lab(tmp_path / "pieces", **settings)
-    (resumed,) = METHODS["snip"].rows(again)
+    METHODS["snip"].results(context(tmp_path / "pieces", **settings, train={"epochs": 2, "milestones": [3]}))
+    again = context(tmp_path / "pieces", **settings)
+    (resumed,) = METHODS["snip"].results(again)
     if precision == "fp32":  # bfp8 averages its last weights, from an epoch that depends on N
         assert again.trajectories[resumed.curve].trained == 2
     for name, value in again.trajectories[resumed.curve].state_at(4).items():
@@ -158,10 +159,10 @@ def test_zero_through_a_whole_training_and_a_resumed_one(tmp_path: Path, precisi
 
 
 def test_the_lottery_ticket_is_rewound_to_the_bit(tmp_path: Path) -> None:
-    bench = lab(tmp_path, prune={"ratio": [0.7]})
-    (row,) = METHODS["lottery-ticket"].rows(bench)
+    bench = context(tmp_path, prune={"ratio": [0.7]})
+    (row,) = METHODS["lottery-ticket"].results(bench)
     start, dense = bench.trajectories[row.curve].state_at(0), bench.dense_network().state_dict()
-    final = bench.dense().trajectory.state_at(4)
+    final = dense_training(bench).trajectory.state_at(4)
     names = list(prunable(bench.dense_network()))
     sizes = sorted(abs(value) for name in names for value in final[name].flatten().tolist())
     threshold = sizes[round(0.7 * len(sizes)) - 1]

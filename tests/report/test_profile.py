@@ -11,7 +11,9 @@ import hw_models
 from ebsim import report
 from ebsim.errors import DamagedError
 from ebsim.pricing import profile
-from ebsim.report import load_run, reprice, write_report
+from ebsim.pricing.format_check import missing_formats
+from ebsim.pricing.reprice import reprice
+from ebsim.report import load_run, write_report
 from ebsim.report.tables import assumptions, energy
 from ebsim.runs.schema import Results
 from hw_models.accelerator import toml_reader
@@ -97,9 +99,9 @@ def test_formats_that_are_lacking_are_those_of_the_layers() -> None:
         "weight_gradient": {"activation": "int16", "error": "int16"},
     }
     record = {"schema": 1, "name": "mixed", "formats": {}, "default": inside, "layers": {"first": ends}}
-    assert profile.lacking(chip, record, ["first", "middle"]) == ["fp32"]
-    assert profile.lacking(chip, record, ["middle"]) == []
-    assert profile.lacking(hw_models.load("horowitz-45nm"), record, ["first", "middle"]) == []
+    assert missing_formats(chip, record, ["first", "middle"]) == ["fp32"]
+    assert missing_formats(chip, record, ["middle"]) == []
+    assert missing_formats(hw_models.load("horowitz-45nm"), record, ["first", "middle"]) == []
 
 
 def test_the_report_reads_the_copy_and_nothing_else(tmp_path: Path) -> None:

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ebsim.errors import DamagedError
-from ebsim.pricing.profile import CONTRACTIONS
 from ebsim.report.display.table import Column, Table
 from ebsim.report.display.text import plain
 from ebsim.report.display.value import Value
 from ebsim.runs.load import Run
+from hw_models.workload.layer import CONTRACTIONS
 
 if TYPE_CHECKING:
     from hw_models.accelerator.constant import Number
