@@ -108,9 +108,14 @@ class ExperimentContext:
         """A batch of two blank images, [2, C, H, W]: enough to trace a network with."""
         return torch.zeros(2, *self.data.shape)
 
+    @cached_property
+    def shrinker(self) -> tickets.Shrinker:
+        """The dense network traced once; every ticket is verified the first time that it is shrunk to."""
+        return tickets.Shrinker(self.dense_network(), self.example())
+
     def shrunk(self, mask: tickets.ChannelMask) -> nn.Module:
         """The start of the dense network as the really smaller network of a channel mask."""
-        return tickets.compact(self.dense_network(), mask, self.example())
+        return self.shrinker.shrink(self.dense_network(), mask)
 
     def ticket_key(self, mask: tickets.ChannelMask) -> str:
         """The key of a mask's shrunk network, which is remembered."""

@@ -53,7 +53,7 @@ def ticket(
             model.load_state_dict(parent.trajectory.state_at(epoch))
         if change is not None:
             change.apply(model)
-        return tickets.compact(model, mask, context.example())
+        return context.shrinker.shrink(model, mask)
 
     identity: dict[str, Any] = {"mask": mask.digest, "init": init}
     identity |= {"parent": parent.stage, "epoch": epoch} if inherits else {}

@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from ebsim import stop
 from ebsim.errors import DivergedError
+from ebsim.tickets.mask import bn_modules
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 
@@ -52,12 +53,6 @@ def make_optimizer(
     )
 
 
-def bn_scales(model: nn.Module) -> list[Tensor]:
-    """The gammas that the L1 term pushes."""
-    kinds = (nn.BatchNorm2d, nn.BatchNorm1d, nn.BatchNorm3d)
-    return [module.weight for module in model.modules() if isinstance(module, kinds) and module.affine]
-
-
 def autocast(device: torch.device, amp: str) -> contextlib.AbstractContextManager[object]:
     """bf16 mixed precision, or nothing."""
     return torch.autocast(device.type, dtype=torch.bfloat16) if amp == "bf16" else contextlib.nullcontext()
@@ -87,7 +82,7 @@ class TrainStep:
         self.model, self.forward, self.optimizer, self.l1, self.amp = model, forward, optimizer, l1, amp
         self.device = next(model.parameters()).device
         self.checked = self.device.type == "cpu" if checked is None else checked
-        self._gammas = bn_scales(model) if l1 > 0 else []
+        self._gammas: list[Tensor] = [bn.weight for _, bn in bn_modules(model)] if l1 > 0 else []
         self._loss_sum = torch.zeros((), device=self.device)
         self._hits = torch.zeros((), device=self.device, dtype=torch.int64)
         self._bad = torch.zeros((), device=self.device, dtype=torch.bool)
