@@ -1,8 +1,8 @@
 """Measured energy, as an extra: a real sensor around real work, never mixed with modelled numbers.
 
-Needs `pip install 'ebsim[measure]'` (Zeus: NVML for NVIDIA GPUs, RAPL for CPUs, the INA3221 rails of a Jetson) and a
-sensor that the machine lets us read. Without either the answer is "not available" with the reason, never a zero and
-never an estimate. Measured values travel in a `Measured` of their own; nothing here converts between the two.
+NVIDIA GPUs are read from their driver; `pip install 'ebsim[measure]'` (Zeus) adds CPUs (RAPL) and a Jetson's rails.
+Where no sensor lets itself be read the answer is "not available" with the reason, never a zero and never an estimate.
+Measured values travel in a `Measured` of their own; nothing here converts between the two.
 
 The energy of a measurement is that of one rail, the device that did the work; every other rail that was read stands
 beside it under its own name and is added to nothing. A counter moves once per period, so a window is at least
@@ -20,6 +20,8 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
+
+from hw_models.nvml import Nvml, NvmlError
 
 WINDOW = "ebsim"
 CURE = (
@@ -63,10 +65,22 @@ class Measured:
 
 @functools.cache
 def sensor() -> tuple[Any | None, str]:
-    """(a Zeus monitor, "") or (None, why there is none and what to do about it); found once per process.
+    """(a monitor, "") or (None, why there is none and what to do about it); found once per process.
+
+    Zeus' if it is installed and finds something, else the GPUs' own counters.
 
     One monitor serves any number of windows; making one may start a process that polls the sensor.
     """
+    found, reason = _zeus()
+    if found is None:
+        try:
+            return Nvml(), ""
+        except NvmlError as error:
+            reason = f"{reason}; nor can the driver be asked ({error})"
+    return found, reason
+
+
+def _zeus() -> tuple[Any | None, str]:
     try:
         from zeus.monitor import ZeusMonitor
     except Exception as error:  # not installed, or its own imports fail
@@ -125,7 +139,13 @@ def measure(
         raise
     if monitor is not None:
         try:
-            return _read(monitor.end_window(WINDOW, sync_execution=False), seconds, runs, rail)
+            return _read(
+                monitor.end_window(WINDOW, sync_execution=False),
+                seconds,
+                runs,
+                rail,
+                "NVML" if isinstance(monitor, Nvml) else "Zeus",
+            )
         except Exception as error:
             reason = f"the sensor was lost while it measured ({_named(error)}); {CURE}"
     return Measured(None, seconds / runs, f"not available: {reason}", {}, runs=runs)
@@ -168,7 +188,7 @@ def _named(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _read(window: Any, seconds: float, runs: int, rail: str | None) -> Measured:
+def _read(window: Any, seconds: float, runs: int, rail: str | None, origin: str) -> Measured:
     """One rail of a window, the others beside it."""
     rails = {name: joules / runs for name, joules in _rails(window).items()}
 
@@ -193,7 +213,7 @@ def _read(window: Any, seconds: float, runs: int, rail: str | None) -> Measured:
             f"a window of {seconds:.3g} s is shorter than {MIN_PERIODS} periods of the counter of {chosen} "
             f"({shortest:g} s); measure longer, or let the work repeat (repeat=True)"
         )
-    return Measured(rails[chosen], seconds / runs, f"Zeus: {chosen}", rails, chosen, runs)
+    return Measured(rails[chosen], seconds / runs, f"{origin}: {chosen}", rails, chosen, runs)
 
 
 def _rails(window: Any) -> dict[str, float]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from hw_models import nvml
 from hw_models import sensors as m
 from hw_models.cost.step_cost import COMPONENTS
 
@@ -78,6 +79,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
     """No torch in the process, and a time of our own."""
     clock, find = Clock(), m.sensor
     monkeypatch.delitem(sys.modules, "torch", raising=False)
+    monkeypatch.setattr(nvml, "LIBRARY", "no-such-library.so")  # this machine's own GPUs stay out of it
     monkeypatch.setattr(m, "time", SimpleNamespace(perf_counter=lambda: clock.now))
     find.cache_clear()
     yield clock
@@ -266,3 +268,75 @@ def test_the_window_is_settled_on_both_sides() -> None:
     calls: list[str] = []
     m.measure(lambda: calls.append("work"), synchronize=lambda: calls.append("sync"), monitor=Monitor({0: 1.0}))
     assert calls == ["sync", "work", "sync"]
+
+
+class Driver:
+    """Stands for libnvidia-ml: three boards whose counters (mJ) a test moves."""
+
+    def __init__(self, counters: tuple[int, ...], broken: str = "") -> None:
+        self.counters, self.broken = list(counters), broken
+
+    def __getattr__(self, name: str) -> Any:
+        def call(*arguments: Any) -> int:
+            if name == self.broken:
+                return 3
+            out = arguments[-1]._obj if arguments else None
+            if name == "nvmlDeviceGetCount_v2":
+                out.value = len(self.counters)
+            elif name == "nvmlDeviceGetHandleByIndex_v2":
+                if arguments[0].value >= len(self.counters):
+                    return 6
+                out.value = arguments[0].value + 1
+            elif name == "nvmlDeviceGetHandleByUUID":
+                out.value = int(arguments[0].value.decode().removeprefix("GPU-")) + 1
+            elif name == "nvmlDeviceGetTotalEnergyConsumption":
+                out.value = self.counters[arguments[0].value - 1]
+            return 0
+
+        return call
+
+
+def test_without_zeus_the_drivers_counters_are_read(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    driver = Driver((1000, 50_000))
+
+    def work() -> None:
+        clock.now += LONG
+        driver.counters[1] += 7_500
+
+    found = m.measure(work, rail="GPU 1", monitor=nvml.Nvml(driver))
+    assert (found.joules, found.source, found.rails) == (7.5, "NVML: GPU 1", {"GPU 0": 0.0, "GPU 1": 7.5})
+
+
+@pytest.mark.parametrize(("visible", "rails"), [("1", {"GPU 0": 2.0}), ("GPU-1,0", {"GPU 0": 2.0, "GPU 1": 1.0})])
+def test_gpus_are_numbered_as_the_process_sees_them(
+    monkeypatch: pytest.MonkeyPatch, clock: Clock, visible: str, rails: dict[str, float]
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    driver = Driver((0, 0))
+
+    def work() -> None:
+        clock.now += LONG
+        driver.counters = [1000, 2000]
+
+    assert m.measure(work, rail="GPU 0", monitor=nvml.Nvml(driver)).rails == rails
+
+
+@pytest.mark.parametrize(
+    ("driver", "words"),
+    [
+        (Driver(()), "shows no GPU"),
+        (Driver((1,), "nvmlInit_v2"), "nvmlInit_v2 failed with NVML code 3"),
+        (Driver((1,), "nvmlDeviceGetTotalEnergyConsumption"), "nvmlDeviceGetTotalEnergyConsumption failed"),
+    ],
+)
+def test_a_driver_without_counters_says_so(monkeypatch: pytest.MonkeyPatch, driver: Driver, words: str) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    with pytest.raises(nvml.NvmlError, match=words):
+        nvml.Nvml(driver)
+
+
+def test_neither_zeus_nor_a_driver_is_one_reason(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
+    monkeypatch.setitem(sys.modules, "zeus", None)
+    monitor, reason = m.sensor()
+    assert monitor is None and "Zeus cannot be imported" in reason and "no NVIDIA driver" in reason
