@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -31,9 +32,20 @@ Exit codes:
   75   stopped on request: the same command goes on
   130  interrupted at once (second Ctrl-C)
 """
+
+
+def _folder(ctx: click.Context, parameter: click.Parameter, value: str) -> str:
+    """A path that is a folder or could become one."""
+    for place in (Path(value), *Path(value).parents):
+        if os.path.lexists(place) and not place.is_dir():
+            raise click.BadParameter(f"{value}: {place} is not a folder. Choose another place.", ctx, parameter)
+    return value
+
+
 runs_dir_option = click.option(
-    "--runs-dir", default="runs", show_default=True, type=click.Path(), help="Where run folders live."
-)
+    "--runs-dir", default="runs", show_default=True, type=click.Path(), callback=_folder,
+    help="Where run folders live."
+)  # fmt: skip
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout instead of a table.")
 set_option = click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a key, for example train.epochs=40."

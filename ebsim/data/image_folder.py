@@ -91,6 +91,11 @@ def _split_folders(root: Path) -> tuple[str, str]:
 
 def _class_names(split: Path) -> tuple[str, ...]:
     entries = list(_visible(split, split.parent))
+    if hidden := sorted(place.name for place in split.iterdir() if _hides_images(place)):
+        raise DataError(
+            f"{split / hidden[0]}: holds images, but names that begin with a dot are hidden and not read; rename it to "
+            "make it a class, or move it elsewhere"
+        )
     names = tuple(sorted(entry.name for entry in entries if entry.is_dir()))
     loose = [entry.name for entry in entries if _is_image(entry.name) and not entry.is_dir()]
     if loose:
@@ -148,6 +153,10 @@ def _refuse_link_out(path: Path, root: Path) -> None:
             f"{path}: a link that leaves {root} or leads nowhere (to {target}); copy the files, or set data.root to "
             "a folder that holds them"
         )
+
+
+def _hides_images(place: Path) -> bool:
+    return place.name.startswith(".") and place.is_dir() and any(_is_image(inner.name) for inner in place.iterdir())
 
 
 def _is_image(name: str) -> bool:

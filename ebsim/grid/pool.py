@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ebsim.config import Experiment
+from ebsim.files import make_folder
 from ebsim.grid.expand import Cell
 
 Message = dict[str, Any]
@@ -76,7 +77,7 @@ class Pool:
 
     def _new(self) -> Worker:
         number = next(n for n in range(1, self._size + 1) if n not in self._workers)
-        self._logs.mkdir(parents=True, exist_ok=True)
+        make_folder(self._logs)
         log = self._logs / f"worker-{number}.log"
         home = str(Path(__file__).parents[2])  # the worker imports the same ebsim as its driver
         paths = [home, *filter(None, [os.environ.get("PYTHONPATH")])]

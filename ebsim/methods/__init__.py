@@ -10,6 +10,8 @@ import itertools
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ebsim.errors import ConfigError
+
 if TYPE_CHECKING:
     from ebsim.experiment.context import ExperimentContext
     from ebsim.experiment.result import MethodResult
@@ -31,9 +33,15 @@ class Method:
         run = importlib.import_module(f"ebsim.methods.{self.module}").run
         prune = context.prune
         values = {"ratio": prune.ratio, "epoch": prune.draw_epochs}
-        return [
-            run(context, *point, **self.options) for point in itertools.product(*(values[axis] for axis in self.over))
-        ]
+        rows = []
+        for point in itertools.product(*(values[axis] for axis in self.over)):
+            row = run(context, *point, **self.options)
+            if not row.ledger:
+                raise ConfigError(
+                    f"method {row.method} trained nothing: nothing is in its ledger, so it has no result."
+                )
+            rows.append(row)
+        return rows
 
     def precisions(self, context: ExperimentContext) -> list[str]:
         """The backends that its rows will be computed in, by name."""

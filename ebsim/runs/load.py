@@ -99,7 +99,8 @@ def load_run(run_dir: str | Path) -> Run:
     """
     folder = Path(run_dir)
     if not folder.is_dir():
-        raise DamagedError(f"{folder}: not a run folder (no such directory).")
+        what = f"a file; give the run's folder, {folder.parent}" if folder.is_file() else "no such directory"
+        raise DamagedError(f"{folder}: not a run folder ({what}).")
     content = {name: _read(folder / name) for name in FILES}
     RunFolder(folder).check(content)
     run = Run(

@@ -122,7 +122,10 @@ def _blank(model: Any, device: str) -> Any:
 
 def fvcore_macs(model: Any, input_shape: tuple[int, ...]) -> dict[str, int]:
     """fvcore's MACs by module name, convolutions and matrix products only (the only use of fvcore)."""
-    from fvcore.nn import FlopCountAnalysis
+    with warnings.catch_warnings():  # fvcore scripts a loss at import, which newer torch warns of
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)
+        from fvcore.nn import FlopCountAnalysis
 
     loggers = [logging.getLogger(n) for n in ("fvcore.nn.jit_analysis", "fvcore")]
     levels = [log.level for log in loggers]
@@ -134,7 +137,9 @@ def fvcore_macs(model: Any, input_shape: tuple[int, ...]) -> dict[str, int]:
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
         analysis.tracer_warnings("none")
         analysis.set_op_handle("aten::scaled_dot_product_attention", _attention_macs)
-        by_module = analysis.by_module_and_operator()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of torch.jit.trace, which fvcore calls
+            by_module = analysis.by_module_and_operator()
     finally:
         for log, level in zip(loggers, levels, strict=True):
             log.setLevel(level)
