@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ Exit codes:
   4    damaged run, checkpoint or mask file
   5    held by another process
   6    the training diverged
-  7    cells of a grid failed, or runs that had to be equal differ
+  7    cells of a grid failed, or runs to be equal differ
   74   disk full or not writable
   75   stopped on request: the same command goes on
   130  interrupted at once (second Ctrl-C)
@@ -52,13 +54,26 @@ set_option = click.option(
 )
 
 
-class Main(click.Group):
+class Group(click.Group):
+    """A group whose help wraps the summaries of its commands instead of cutting them."""
+
+    group_class = type  # groups inside are of this class too
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        rows = [(name, self.commands[name].get_short_help_str(10_000)) for name in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+class Main(Group):
     """Turns every named error, stop request and error of the system into a message on stderr and its exit code."""
 
     def main(self, *args: Any, **extra: Any) -> Any:
         if extra.get("standalone_mode", True):
             stop.install()
         return super().main(*args, **extra)
+
+    group_class = Group
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -115,6 +130,22 @@ def main() -> None:
 
     Start with:  python cli.py run experiments/preresnet101.toml
     """
+
+
+def width() -> int | None:
+    """Characters of a line on stdout; None where it is no terminal and nobody said (a pipe or file)."""
+    if os.environ.get("COLUMNS", "").isdecimal() or sys.stdout.isatty():
+        return max(20, shutil.get_terminal_size().columns)
+    return None
+
+
+def echo_lines(text: str) -> None:
+    """Text on stdout, long lines broken between words and set in below where they begin."""
+    wide = width()
+    for line in text.splitlines():
+        indent = " " * (len(line) - len(line.lstrip()) + 8)
+        parts = textwrap.wrap(line, wide, subsequent_indent=indent, break_long_words=False) if wide else [line]
+        click.echo("\n".join(parts) if parts else "")
 
 
 def print_json(value: Any) -> None:

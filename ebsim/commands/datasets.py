@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ebsim.commands.app import json_option, main, print_json, show_facts
+from ebsim.commands.app import echo_lines, json_option, main, print_json, show_facts
 
 
 @main.group()
@@ -28,7 +28,7 @@ def data_list(root: str, as_json: bool) -> None:
         return
     for item in found:
         size = f"{item['train_images']:,} + {item['test_images']:,} images" if item["train_images"] else "any size"
-        click.echo(f"{item['name']:12} {'found' if item['found'] else 'not found':10} {size:24} {item['source']}")
+        echo_lines(f"{item['name']:12} {'found' if item['found'] else 'not found':10} {size:24} {item['source']}")
 
 
 @data.command("fetch")

@@ -24,9 +24,10 @@ def ablate(
     experiment: str, axes: tuple[str, ...], settings: tuple[str, ...], workers: int, retry_failed: bool,
     baseline: tuple[str, ...], plan_only: bool, probe_steps: int, runs_dir: str, as_json: bool,
 ) -> None:  # fmt: skip
-    """Run a grid over EXPERIMENT: the plan, the cells in parallel, one table with spread and tests.
+    """Run a grid over EXPERIMENT: plan, parallel cells, one table.
 
-    Kill it at any time; the same command goes on. Finished cells are checked and skipped.
+    The table has the spread over seeds and paired tests. Kill it at any time; the same command goes on. Finished
+    cells are checked and skipped.
     """
     from ebsim import config, grid, stop
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ebsim.commands.app import json_option, main, print_json, set_option
+from ebsim.commands.app import echo_lines, json_option, main, print_json, set_option
 
 
 @main.group()
@@ -21,7 +21,7 @@ def precision_list(as_json: bool) -> None:
     if as_json:
         print_json({"formats": listing.list_formats(), "backends": listing.list_backends()})
     else:
-        click.echo(listing.listing())
+        echo_lines(listing.listing())
 
 
 @precision.command("show")
@@ -30,7 +30,7 @@ def precision_show(name: str) -> None:
     """What number format or backend NAME does, and the record that the hardware model prices."""
     from ebsim.precision import listing
 
-    click.echo(listing.show(name))
+    echo_lines(listing.show(name))
 
 
 @precision.command("plan")

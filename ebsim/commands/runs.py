@@ -47,9 +47,10 @@ def _show_run(folder: Path, as_json: bool) -> None:
 @click.option("--assert-equal", is_flag=True, help="Exit 7 and tell the first difference unless all results are equal.")
 @json_option
 def compare(folders: tuple[str, ...], baseline: tuple[str, ...], assert_equal: bool, as_json: bool) -> None:
-    """Set finished runs side by side: first how their experiments differ, then their results.
+    """Set finished runs side by side.
 
-    Runs that differ in the seed alone become one line with its spread.
+    First how their experiments differ, then their results. Runs that differ in the seed alone become one line with
+    its spread.
     """
     from ebsim import grid
     from ebsim.report import print_table
@@ -69,7 +70,7 @@ def compare(folders: tuple[str, ...], baseline: tuple[str, ...], assert_equal: b
 @click.argument("folders", nargs=-1, required=True, type=click.Path())
 @json_option
 def report(folders: tuple[str, ...], as_json: bool) -> None:
-    """Rebuild the tables, figures and page of finished runs from their FOLDERS."""
+    """Rebuild tables, figures and page of finished runs."""
     from ebsim import report as reports
 
     for folder in folders:
@@ -87,7 +88,10 @@ def report(folders: tuple[str, ...], as_json: bool) -> None:
 def energy(
     folder: str, profiles: tuple[str, ...], reuse: str | None, hypothetical: bool, split: bool, as_json: bool
 ) -> None:
-    """Price the finished run in FOLDER again, without training: on other accelerators, or by another reuse model."""
+    """Price a finished run again, without training.
+
+    On other accelerators, or by another reuse model. FOLDER is the run's.
+    """
     from ebsim import report as reports
     from ebsim.pricing.reprice import reprice
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,10 +17,10 @@ from ebsim.files import make_folder
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("command", ["run", "ablate", "runs list"])
+@pytest.mark.parametrize("command", ["run", "ablate"])
 def test_a_runs_folder_below_a_file_is_refused_by_name(tmp_path: Path, command: str) -> None:
     (tmp_path / "notes.txt").write_text("")
-    words = command.split() + ([] if command.startswith("runs") else [str(ROOT / "experiments/preresnet101.toml")])
+    words = [command, str(ROOT / "experiments/preresnet101.toml")]
     done = CliRunner().invoke(cli.main, [*words, "--runs-dir", str(tmp_path / "notes.txt/x")])
     assert done.exit_code == 2 and isinstance(done.exception, SystemExit)
     assert "notes.txt is not a folder" in " ".join(done.output.split())
@@ -40,7 +41,7 @@ def test_the_help_lists_every_exit_code() -> None:
     text = CliRunner().invoke(cli.main, ["--help"]).output
     codes = {kind.exit_code for kind in vars(errors).values() if isinstance(kind, type) and hasattr(kind, "exit_code")}
     for code in codes | {0, 130}:
-        assert f"\n  {code:<4}" in text, code
+        assert f"\n    {code:<4} " in text, code
 
 
 @pytest.mark.parametrize("columns", [60, 80, 100, 200])
@@ -49,8 +50,7 @@ def test_help_fits_its_terminal_and_cuts_no_summary(columns: int) -> None:
         done = CliRunner().invoke(cli.main, [*words, "--help"], terminal_width=columns)
         assert done.exit_code == 0
         assert max(map(len, done.output.splitlines())) <= columns, (words, columns)
-        if columns >= 80:
-            assert "..." not in done.output.replace("runs/NAME...", "").replace("...]", ""), words
+        assert not re.search(r"[a-z ]\.\.\.$", done.output, re.MULTILINE), words
         for name, inner in getattr(command, "commands", {}).items():
             walk(inner, [*words, name])
 
@@ -72,12 +72,10 @@ def test_a_reader_that_leaves_early_is_no_error(words: list[str]) -> None:
 @pytest.mark.parametrize("columns", [60, 80, 100])
 def test_lists_break_between_words_only(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))
-    whole = {word for word in CliRunner().invoke(cli.main, ["precision", "list", "--json"]).output.split()}
     shown = CliRunner().invoke(cli.main, ["precision", "list"]).output
     assert max(map(len, shown.splitlines())) <= columns
     for name in ("mxfp8_e5m2", "Micikevicius", "stochastically,"):
         assert name in shown
-    assert whole
 
 
 def test_a_file_of_a_run_is_not_called_missing(tmp_path: Path) -> None:
@@ -117,8 +115,8 @@ def test_a_method_that_trains_nothing_is_named(monkeypatch: pytest.MonkeyPatch) 
 
 def test_tracing_a_network_warns_of_nothing() -> None:
     code = (
-        "import ebsim, hw_models; m = ebsim.models.build('preresnet', depth=11, classes=10, input_shape=(3, 8, 8), seed=0)"
-        "; print(len(hw_models.trace(m, (3, 8, 8))))"
+        "import ebsim, hw_models; m = ebsim.models.build('preresnet', depth=11, classes=10, input_shape=(3, 8, 8), "
+        "seed=0); print(len(hw_models.trace(m, (3, 8, 8))))"
     )
     done = subprocess.run([sys.executable, "-W", "always", "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and int(done.stdout) > 30
