@@ -73,7 +73,7 @@ class Main(Group):
             stop.install()
         return super().main(*args, **extra)
 
-    group_class = Group
+    group_class = Group  # type: ignore[assignment]
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
