@@ -68,3 +68,44 @@ def hw_memory(profile: str, network: str, bits: str | None, batch: int, checkpoi
             [[str(p["segments"]), f"{p['peak'] / MIB:,.0f}", f"{p['activations'] / MIB:,.0f}", f"{p['joules']:.4g}",
               f"{100 * p['again']:.1f}", f"{1e3 * p['seconds']:,.1f}"] for p in report["plans"]],
         )  # fmt: skip
+
+
+@hw.command("fuse")
+@click.argument("profile", default="horowitz-45nm")
+@click.option("--network", default="resnet50", show_default=True, metavar="NAME", help="As in hw compare, or a file.")
+@bits_option
+@batch_option
+@click.option("--inference", is_flag=True, help="A forward pass in evaluation instead of a training step.")
+@click.option("--reuse", default="closed", show_default=True, type=click.Choice(["compulsory", "closed", "search"]))
+@json_option
+def hw_fuse(
+    profile: str, network: str, bits: str | None, batch: int, inference: bool, reuse: str, as_json: bool
+) -> None:
+    """Show what fusing layers depth-first within PROFILE's memories would save.
+
+    Only forward passes are fused; in training a BatchNorm ends a stack. Energies modelled.
+    """
+    from hw_models.analysis.fusion import fusion_report
+
+    report = fusion_report(profile, network, bits, batch, training=not inference, model=reuse)
+    if as_json:
+        print_json(report)
+        return
+    from ebsim.commands.progress import print_table
+
+    what = "a forward pass" if inference else "a training step"
+    print_table(
+        f"{what.capitalize()} of {network} on {batch} images in {report['precision']} on {report['accelerator']}, "
+        "energies modelled",
+        ["", "Without", "Fused", "Saved (%)"],
+        [[label, f"{scale * report[key]:.4g}", f"{scale * report[f'{key}_fused']:.4g}",
+          f"{100 * (1 - report[f'{key}_fused'] / report[key]):.1f}"]
+         for label, key, scale in (("energy (J)", "joules", 1), ("DRAM traffic (MB)", "dram_bytes", 1e-6),
+                                   ("time at least (ms)", "seconds", 1e3))],
+    )  # fmt: skip
+    print_table(
+        "Stacks",
+        ["From", "To", "Rows", "On the chip (KiB)", "DRAM (MB)", "Fused (MB)"],
+        [[s["layers"][0], s["layers"][-1], str(len(s["layers"])), f"{s['on_chip_bytes'] / 1024:,.1f}",
+          f"{s['dram_bytes'] / 1e6:,.2f}", f"{s['dram_bytes_fused'] / 1e6:,.2f}"] for s in report["stacks"]],
+    )  # fmt: skip

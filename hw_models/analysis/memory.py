@@ -127,6 +127,12 @@ def footprint(
     return Footprint(float(batch), tuple(timeline), kept, step.parameters, tuple(again), len(segments))
 
 
+def kept_tensors(layers: Sequence[Layer], precision: Precision, batch: float) -> set[str]:
+    """Names of the rows whose outputs some backward pass reads."""
+    step = _Step(layers, precision, batch, None)
+    return set(step.saved(range(len(step.rows)))) & {row.name for row in step.rows}
+
+
 def _union(tables: Iterable[dict[str, float]]) -> dict[str, float]:
     out: dict[str, float] = {}
     for table in tables:

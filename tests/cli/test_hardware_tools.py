@@ -72,3 +72,13 @@ def test_anchors_are_shown_with_their_sources() -> None:
     done = _run("anchors", "a100")
     assert done.exit_code == 0 and "2470" in done.stdout and "DeepLearningExamples" in done.stderr
     assert all(row["source"] for row in json.loads(_run("anchors", "a100", "--json").stdout))
+
+
+def test_fusing_is_shown_with_its_stacks() -> None:
+    arguments = ("fuse", "horowitz-45nm", "--network", "alexnet", "--batch", "4", "--format", "int8", "--inference")
+    found = json.loads(_run(*arguments, "--json").stdout)
+    assert found["joules_fused"] < found["joules"] and found["stacks"]
+    table = _run(*arguments)
+    assert table.exit_code == 0 and "Stacks" in table.stdout and "DRAM traffic" in table.stdout
+    refused = _run("fuse", "h100")
+    assert refused.exit_code == 2 and "h100 is a device" in refused.stderr
