@@ -45,7 +45,7 @@ def hw_memory(profile: str, network: str, bits: str | None, batch: int, checkpoi
 
     Activations, gradients and parameters as an eager framework keeps them, in the formats of the training.
     """
-    from hw_models.analysis.memory import memory_report
+    from hw_models.analysis.checkpointing import memory_report
 
     report = memory_report(profile, network, bits, batch, checkpoints=checkpoints)
     if as_json:

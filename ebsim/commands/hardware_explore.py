@@ -63,6 +63,8 @@ def _show(found: Any, best: list[int], most: int) -> None:
         [[*(_text(value) for value in space.variants[i]), f"{found.energy[i]:.4g}", f"{1e3 * found.latency[i]:.4g}",
           f"{found.area[i]:.4g}", f"{found.batch / found.latency[i]:,.4g}"] for i in shown],
     )  # fmt: skip
+    if space.impossible:
+        click.echo(f"{space.impossible} variants left out: a memory not smaller than the one around it", err=True)
     if len(best) > most:
         click.echo(f"{len(best) - most} more; --most, --json and --out have all", err=True)
 

@@ -190,6 +190,11 @@ def _store(name: str, m: dict[str, Any], parts: dict[str, list[int]], path: str,
         notes.append(f"memories.{name}.latency: {m['latency']} cycles, not modelled")
     if m.get("force_double_buffering"):
         notes.append(f"memories.{name}.force_double_buffering: half the size is taken, the other half is being filled")
+    if len(served) < sum(map(len, parts.values())) and reading not in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024):
+        notes.append(
+            f"memories.{name}: {reading:g} bits an access, charged by the bit here; ZigZag charges a whole access "
+            "for a narrower number"
+        )
     size = _number(m.get("size"), f"{where}.size", 1) / (2 if m.get("force_double_buffering") else 1)
     return Store(
         name,

@@ -17,6 +17,7 @@ from hw_models.accelerator.loader import load
 from hw_models.cost.inference import forward_cost
 from hw_models.cost.step_cost import COMPONENTS, Cost
 from hw_models.cost.training_step import training_cost
+from hw_models.precision.formats import FORMATS
 from hw_models.precision.record_schema import OPERANDS
 from hw_models.workload.layer import CONTRACTIONS
 from hw_models.workload.reference_networks import network
@@ -27,6 +28,7 @@ QUANTITIES = {  # how it is measured -> unit, and what the model gives for it
     "images_per_second": "images/s",
     "watts": "W",
     "forward_pj_per_mac": "pJ per MAC, forward, without DRAM",
+    "pj_per_mac_alone": "pJ per MAC, multipliers alone",
 }
 
 
@@ -76,24 +78,27 @@ def anchors(devices: Sequence[str] = ()) -> list[Anchor]:
         if devices and case["device"] not in devices:
             continue
         chip = load(case["device"])
-        forward = "forward_pj_per_mac" in case
-        cost = _forward(chip, case) if forward else _step(chip, case)
-        for quantity in QUANTITIES:
-            if quantity in case:
-                found.append(
-                    Anchor(
-                        case["device"],
-                        case["network"],
-                        case["precision"],
-                        case["batch"],
-                        quantity,
-                        case[quantity],
-                        _value(cost, quantity),
-                        case["source"],
-                        case.get("note", ""),
-                    )
-                )
+        if "pj_per_mac_alone" in case:
+            fmt = FORMATS[case["precision"]]
+            found.append(_anchor(case, "pj_per_mac_alone", chip.mac(fmt, fmt, hypothetical=True).value))
+            continue
+        cost = _forward(chip, case) if "forward_pj_per_mac" in case else _step(chip, case)
+        found += [_anchor(case, name, _value(cost, name)) for name in QUANTITIES if name in case]
     return found
+
+
+def _anchor(case: dict[str, Any], quantity: str, modelled: float) -> Anchor:
+    return Anchor(
+        case["device"],
+        case["network"],
+        case["precision"],
+        case["batch"],
+        quantity,
+        case[quantity],
+        modelled,
+        case["source"],
+        case.get("note", ""),
+    )
 
 
 def _step(chip: Accelerator, case: dict[str, Any]) -> Cost:

@@ -31,6 +31,7 @@ from hw_models.accelerator.description import REGISTERS, Accelerator
 from hw_models.accelerator.loader import load
 from hw_models.errors import HardwareError, nearest
 from hw_models.precision.formats import Precision, parse_precision
+from hw_models.units import BITS_PER_KIB
 
 MOST_VALUES = 1000  # of one axis
 MOST_VARIANTS = 1_000_000
@@ -52,6 +53,7 @@ class Space:
     keys: tuple[str, ...]
     variants: tuple[tuple[Any, ...], ...]
     of: int  # size of the whole grid
+    impossible: int  # variants left out: a memory not smaller than the one around it
     network: str
     batch: int
 
@@ -88,15 +90,25 @@ def read_space(path: str | Path) -> Space:
         raise HardwareError(f"{file}: vary: {count:,} variants; at most {MOST_VARIANTS:,}, or give sample = 10000")
     wanted = _whole(file, data, "sample", MOST_VARIANTS, MOST_VARIANTS)
     variants = _drawn(list(axes.values()), count, wanted, _whole(file, data, "seed", 0, 2**31))
+    possible = tuple(v for v in variants if _nested(base, dict(zip(axes, v, strict=True))))
+    if not possible:
+        raise HardwareError(f"{file}: vary: in every variant a memory is larger than the one around it")
     return Space(
         str(file),
         base,
         tuple(axes),
-        variants,
+        possible,
         count,
+        len(variants) - len(possible),
         _text(file, data, "network", "resnet50"),
         _whole(file, data, "batch", 64, 10**7),
     )
+
+
+def _nested(base: Accelerator, chosen: dict[str, Any]) -> bool:
+    """Whether each memory of a variant is smaller than the next one around it that keeps an operand of it."""
+    sizes = [(chosen.get(f"memory.{m.name}.kib", m.bits / BITS_PER_KIB), set(m.holds)) for m in base.memories]
+    return all(a < b or not held & holds for (a, held), (b, holds) in itertools.combinations(sizes, 2))
 
 
 def _beside(file: Path, base: str) -> str:

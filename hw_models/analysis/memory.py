@@ -12,9 +12,9 @@ That is what an eager framework keeps (a test holds it against torch's saved ten
 Gradients of activations live from the first reader's backward pass to their own row's. Weights, their gradients and
 momentum are there all the time. Bytes follow from the precision: outputs in their format, statistics in fp32.
 
-With checkpoints the network is cut into segments: of all but the last only the tensors that cross a cut are kept, and a
-segment runs forward again before its backward pass (Chen et al., arXiv 1604.06174). Not modelled: allocator
-fragmentation, workspaces, and gradients summed at a fork (the sum is in place).
+With checkpoints (`hw_models.analysis.checkpointing`) the network is cut into segments: of all but the last only the
+tensors that cross a cut are kept, and a segment runs forward again before its backward pass (Chen et al., arXiv
+1604.06174). Not modelled: allocator fragmentation, workspaces, and gradients summed at a fork (the sum is in place).
 """
 
 from __future__ import annotations
@@ -23,15 +23,9 @@ import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import ceil, log2
-from typing import Any
 
-from hw_models.accelerator.description import Accelerator
-from hw_models.accelerator.loader import load
-from hw_models.cost.step_cost import Cost
-from hw_models.cost.training_step import training_cost
-from hw_models.precision.formats import FORMATS, Bits, Precision, parse_precision
+from hw_models.precision.formats import Bits, Precision, parse_precision
 from hw_models.workload.layer import CONTRACTIONS, INPUT, Layer
-from hw_models.workload.reference_networks import network
 
 READS_INPUT = (
     "gelu",
@@ -105,7 +99,7 @@ def footprint(
     `cuts`: positions in `layers` where a new segment begins (checkpointing); none keeps everything. `index_bits`: of a
     max pool's index (default: as many as the window needs; eager torch takes 64 and keeps the pool's input as well).
     """
-    step = _Step(layers, parse_precision(bits), float(batch), index_bits)
+    step = StepMemory(layers, parse_precision(bits), float(batch), index_bits)
     edges = [0, *sorted({c for c in cuts if 0 < c < len(layers)}), len(layers)]
     segments = [range(a, b) for a, b in itertools.pairwise(edges)]
     crossing = [step.entering(rows) for rows in segments[:-1]]  # what running a segment again starts from
@@ -129,7 +123,7 @@ def footprint(
 
 def kept_tensors(layers: Sequence[Layer], precision: Precision, batch: float) -> set[str]:
     """Names of the rows whose outputs some backward pass reads."""
-    step = _Step(layers, precision, batch, None)
+    step = StepMemory(layers, precision, batch, None)
     return set(step.saved(range(len(step.rows)))) & {row.name for row in step.rows}
 
 
@@ -140,7 +134,7 @@ def _union(tables: Iterable[dict[str, float]]) -> dict[str, float]:
     return out
 
 
-class _Step:
+class StepMemory:
     """Tensors, who makes and reads them, and what each row keeps; bytes for the whole batch."""
 
     def __init__(self, layers: Sequence[Layer], precision: Precision, batch: float, index_bits: float | None) -> None:
@@ -221,99 +215,3 @@ class _Step:
         if row.kind == "relu" or (row.kind == "activation" and row.op not in READS_INPUT):
             return {row.name: self.size[row.name]}
         return inputs if row.kind == "activation" else {}
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A way to checkpoint: where segments begin, the memory that it needs, and one step with what is recomputed."""
-
-    cuts: tuple[int, ...]
-    memory: Footprint
-    joules: float  # of the step, recomputed rows included (modelled)
-    seconds: float
-    again: float  # share of the step's joules that recomputing takes
-
-
-def plans(cost: Cost, layers: Sequence[Layer], bits: Bits = None) -> list[Plan]:
-    """Ways to checkpoint a step that trade memory for energy: each needs less memory than those that cost less.
-
-    `cost`: the step without checkpoints (`training_cost` of `layers` in `bits`). A recomputed row costs what its
-    forward pass did. Cuts follow Chen's rule, for many budgets: a segment ends when what it
-    keeps passes the budget.
-    """
-    forward = cost.joules[:, 0].sum(axis=0), cost.row_seconds[0]
-    where = {name: i for i, name in enumerate(cost.table.names)}
-    base = footprint(layers, bits, cost.batch)
-    found = [Plan((), base, cost.total, cost.seconds, 0.0)]
-    for cuts in _cuts(layers, bits, cost.batch, base.activations):
-        memory = footprint(layers, bits, cost.batch, cuts)
-        rows = [where[name] for name in memory.recomputed]
-        extra, later = (float(values[rows].sum()) for values in forward)
-        found.append(Plan(cuts, memory, cost.total + extra, cost.seconds + later, extra / (cost.total + extra)))
-    best: list[Plan] = []
-    for plan in sorted(found, key=lambda plan: (plan.joules, plan.memory.peak)):
-        if not best or plan.memory.peak < best[-1].memory.peak:
-            best.append(plan)
-    return best
-
-
-def _cuts(layers: Sequence[Layer], bits: Bits, batch: float, whole: float) -> list[tuple[int, ...]]:
-    """Cuts for budgets from all that is kept down to a sixty-fourth of it, each where the least crosses."""
-    step = _Step(layers, parse_precision(bits), batch, None)
-    count = len(layers)
-    crossing = [sum(n for t, n in step.size.items() if step.made[t] < i <= step.read[t]) for i in range(count)]
-    out: dict[tuple[int, ...], None] = {}
-    for divisor in (1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64):
-        cuts = [0]
-        held: dict[str, float] = {}
-        i = 0
-        while i < count:
-            held |= step.keeps[i]
-            i += 1
-            if sum(held.values()) > whole / divisor and i < count:
-                least = min(crossing[cuts[-1] + 1 : i + 1])
-                i = max(p for p in range(cuts[-1] + 1, i + 1) if crossing[p] <= least)
-                cuts.append(i)
-                held = {}
-        out[tuple(cuts[1:])] = None
-    return [cuts for cuts in out if cuts]
-
-
-def memory_report(
-    profile: str | Accelerator, name: str, bits: Bits = None, batch: int = 256, *, checkpoints: bool = False
-) -> dict[str, Any]:
-    """The memory of a training step of a network (a name or a file), and ways to checkpoint it, as plain data in bytes.
-
-    `bits`: None is the widest format that the accelerator has. Raises the errors of `network` and `load`.
-    """
-    chip, layers = load(profile), network(name)
-    precision = parse_precision(FORMATS[chip.widest] if bits is None else bits)
-    found = footprint(layers, precision, batch)
-    report = {
-        "accelerator": chip.name,
-        "network": name,
-        "precision": precision.name,
-        "batch": batch,
-        "peak": found.peak,
-        "parameters": found.parameters,
-        "activations": found.activations,
-        "worst_row": found.worst.row,
-        "worst_phase": found.worst.phase,
-        "kept": dict(sorted(found.kept.items(), key=lambda item: -item[1])),
-        "timeline": [{"row": m.row, "phase": m.phase, "bytes": m.bytes} for m in found.timeline],
-    }
-    if checkpoints:
-        cost = training_cost(layers, chip, precision, batch, hypothetical=True)
-        report["plans"] = [
-            {
-                "segments": plan.memory.segments,
-                "cuts": [layers[i].name for i in plan.cuts],
-                "peak": plan.memory.peak,
-                "activations": plan.memory.activations,
-                "joules": plan.joules,
-                "seconds": plan.seconds,
-                "again": plan.again,
-            }
-            for plan in plans(cost, layers, precision)
-        ]
-    return report

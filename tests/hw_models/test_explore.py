@@ -110,6 +110,14 @@ def test_a_memory_without_a_law_costs_more_per_bit_when_larger(tmp_path: Path) -
     assert found.energy[1] == pytest.approx(own.total, rel=1e-9) and np.all(np.diff(found.area) > 0)
 
 
+def test_variants_whose_memories_do_not_nest_are_left_out(tmp_path: Path) -> None:
+    text = 'base = "tpu-like-7nm"\n[vary]\n"memory.vmem.kib" = [64, 4096]\n"memory.cmem.kib" = [1024, 131072]\n'
+    space = _space(tmp_path, text)
+    assert (space.of, space.impossible) == (4, 1) and (4096.0, 1024.0) not in space.variants
+    with pytest.raises(HardwareError, match="in every variant a memory is larger"):
+        _space(tmp_path, text.replace("[64, 4096]", "[200000]"))
+
+
 def test_a_large_grid_is_sampled_and_the_draw_repeats(tmp_path: Path) -> None:
     text = "sample = 50\nseed = 3\n[vary]\n" + "\n".join(
         f'"{key}" = {{ from = 1, to = 9, steps = 100 }}'

@@ -13,7 +13,8 @@ from torch.utils.checkpoint import checkpoint
 
 import ebsim
 from hw_models import reference, trace, training_cost
-from hw_models.analysis.memory import footprint, plans
+from hw_models.analysis.checkpointing import plans
+from hw_models.analysis.memory import footprint
 from tests.hw_models.nets import Mixed
 
 
