@@ -43,6 +43,13 @@ class Train(Record):
     batch_size: Annotated[int, Field(ge=1)]
     lr: float
     milestones: tuple[int, ...] = ()
+    amp: str = "none"
+    tf32: bool = False
+
+    @property
+    def arithmetic(self) -> str:
+        """What the products are computed in beside the simulated precision: fp32, TF32 or bf16 autocast."""
+        return {"bf16": "bf16 autocast"}.get(self.amp, "TF32" if self.tf32 else "fp32")
 
 
 class Prune(Record):

@@ -159,3 +159,31 @@ def test_figures_have_what_the_lines_have(tmp_path: Path) -> None:
     }
     assert all(files[f"{name}.svg"].startswith(b"<?xml") and files[f"{name}.png"][1:4] == b"PNG" for name in names)
     assert figures.make(every, axes) == files  # the same bytes again
+
+
+def test_draws_over_seeds_are_joined_by_what_they_have_in_common(tmp_path: Path) -> None:
+    """Two seeds, two ratios, ranked and random channels at epochs 1 and 4; the rule's ticket and the dense network."""
+    from ebsim.report.comparison import draw_epoch
+
+    runs = []
+    for seed, up in ((1, 0.0), (2, 0.02)):
+        rows = [row("dense", 0.9 + up, 5.0), row("eb-train", 0.88 + up, 4.0, ratio=0.3, epoch_drawn=3 + seed)]
+        for ratio in (0.3, 0.5):
+            for method, loss in (("prune-at-epoch", 0.0), ("random-at-epoch", 0.1)):
+                rows += [
+                    row(method, 0.8 - loss + epoch / 100 + up, 4.0, ratio=ratio, epoch_drawn=epoch, label=f"At {epoch}")
+                    for epoch in (4, 1)
+                ]
+        runs.append(Member({}, seed, report.load_run(write(tmp_path / f"{seed}", seed, rows))))
+    every = lines(runs)
+    found = draw_epoch.curves(every)
+    assert list(found) == ["p = 0.3", "p = 0.3, random channels", "p = 0.5", "p = 0.5, random channels"]
+    assert [[line.sample("epoch_drawn").mean for line in own] for own in found.values()] == [[1, 4]] * 4
+    header, records = draw_epoch.data(every)
+    told = {(r[0], r[1]): r for r in records}
+    assert told["p = 0.3", 4][header.index("accuracy")] == pytest.approx(0.85)
+    assert told["eb-train, p = 0.3", 4.5][header.index("n")] == 2
+    assert told["dense, all", None][header.index("accuracy")] == pytest.approx(0.91)
+    made = figures.make(table.entries(every, "dense"), {"seed": [1, 2]})
+    assert {"draw_epoch.svg", "draw_epoch.png", "draw_epoch.csv"} <= set(made)
+    assert "draw_epoch.svg" not in figures.make(table.entries(every[:2], "dense"), {"seed": [1, 2]})

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ebsim.report.comparison import draw_epoch
 from ebsim.report.comparison.aggregate import Line
 from ebsim.report.comparison.table import Entry, name
 from ebsim.report.display.text import as_typed, csv, plain
@@ -35,6 +36,8 @@ def make(every: Sequence[Entry], axes: dict[str, list[Any]]) -> dict[str, bytes]
     if not them:
         return {}
     out = _files("accuracy_energy", partial(_plane, them), _plane_data(them))
+    if draw_epoch.drawn(them):
+        out |= _files("draw_epoch", partial(draw_epoch.draw, them), draw_epoch.data(them))
     for key, values in axes.items():
         if key != "seed" and len(values) > 1:
             file = f"by_{re.sub(r'[^A-Za-z0-9]+', '_', key)}"

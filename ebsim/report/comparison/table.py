@@ -120,7 +120,9 @@ def caption(runs: Sequence[Run]) -> str:
     networks = ", ".join(dict.fromkeys(record.network.label for record in records))
     datasets = ", ".join(dict.fromkeys(record.dataset.label for record in records))
     chips = ", ".join(dict.fromkeys(run.hardware for run in runs))
-    return f"{networks} on {datasets}; energies modelled on {chips}, not measured"
+    kinds = list(dict.fromkeys(record.train.arithmetic for record in records))
+    computed = f", {' and '.join(kinds)}" if kinds != ["fp32"] else ""
+    return f"{networks} on {datasets}{computed}; energies modelled on {chips}, not measured"
 
 
 def made_differently(runs: Sequence[Run]) -> list[str]:

@@ -108,8 +108,9 @@ def summary(run: Run) -> Table:
         top5 = _column("Top-5 (%)", rows, lambda row: row.accuracy_top5, _points, 2)
         columns.insert(headings.index("Best on test (%)") + 1, top5)
     results = run.record
+    computed = "" if results.train.arithmetic == "fp32" else f", {results.train.arithmetic}"
     caption = (
-        f"{plain(results.network.label)} on {plain(results.dataset.label)}; "
+        f"{plain(results.network.label)} on {plain(results.dataset.label)}{computed}; "
         f"energies modelled on {plain(run.hardware)}, not measured"
     )
     keys = {"Method", "p", "Precision"}
