@@ -6,19 +6,24 @@ Importing this loads click and nothing heavy: every command imports what it work
 from __future__ import annotations
 
 from ebsim.commands import (
+    checks,
     datasets,
+    exports,
     grids,
     hardware,
     hardware_analysis,
     hardware_explore,
     hardware_import,
     precisions,
+    run_folders,
     runs,
 )
 from ebsim.commands.app import main
 
 __all__ = [
+    "checks",
     "datasets",
+    "exports",
     "grids",
     "hardware",
     "hardware_analysis",
@@ -26,5 +31,6 @@ __all__ = [
     "hardware_import",
     "main",
     "precisions",
+    "run_folders",
     "runs",
 ]

@@ -159,6 +159,7 @@ def new(path: str | Path, start: str = "horowitz-45nm", *, sram_law: str | None 
     target, source = profile_target(path), locate(start, Path())
     load(source)
     text = source.read_text(encoding="utf-8")
+    text = re.sub(r"\A#:schema .*\n", "", text)  # where the schema lies as seen from the shipped file
     text = re.sub(r'(?m)^name = ".*"$', f'name = "{target.stem}"', text, count=1)
     if sram_law is not None:
         if sram_law not in SRAM_LAWS:

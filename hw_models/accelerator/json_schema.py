@@ -1,0 +1,133 @@
+"""JSON Schema (draft 2020-12) of an accelerator file, for editors: completion, descriptions and mistakes as one types.
+
+It says what a single key may be; what keys ask of each other (a memory inside another must be smaller, say) is for
+`hw check`. docs/accelerator-file.md describes the keys.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+DRAFT = "https://json-schema.org/draft/2020-12/schema"
+Schema = dict[str, Any]
+
+_NUMBER: Schema = {"type": "number", "minimum": 0}
+_TEXT: Schema = {"type": "string", "minLength": 1}
+_CITED: Schema = {
+    "source": {**_TEXT, "description": "Where the numbers come from."},
+    "band": {"type": "number", "minimum": 1, "description": "Factor x/÷ within which a value is believed to 90 %."},
+    "derived": {"type": "boolean", "description": "Nobody has published it as such."},
+}
+_FORMATS = ("fp32", "tf32", "bf16", "fp16", "e4m3", "e5m2", "int32", "int16", "int8", "int4", "int2", "bfp8", "bfp4")
+_FUSED = ("bn", "relu", "activation", "maxpool", "avgpool", "add", "mul", "concat", "select", "dropout", "loss",
+          "other", "norm", "scale")  # fmt: skip
+_LAWS = ("cacti-45hp", "cacti-45lop", "cacti-22hp", "cacti-22lop")
+
+
+def _object(properties: Schema, description: str = "", **more: Any) -> Schema:
+    told = {"description": description} if description else {}
+    return {"type": "object", **told, "properties": {**properties, **_CITED}, "additionalProperties": False, **more}
+
+
+def _constant(unit: str) -> Schema:
+    cited = {"value": _NUMBER, **_CITED}
+    whole = {"type": "object", "properties": cited, "required": ["value"], "additionalProperties": False}
+    return {"description": unit, "anyOf": [_NUMBER, whole]}
+
+
+def _plain(description: str, **more: Any) -> Schema:
+    return {"description": description, **(more or _NUMBER)}
+
+
+def _by_format(one: Schema, description: str) -> Schema:
+    return _object(dict.fromkeys(_FORMATS, one), description)
+
+
+def _list(items: Schema) -> Schema:
+    return {"type": "array", "items": items}
+
+
+def _memory() -> Schema:
+    return _object(
+        {
+            "kib": _plain("KiB (1,024 bytes): capacity."),
+            "read_pj_per_bit": _constant("pJ per bit of a read."),
+            "write_pj_per_bit": _constant("pJ per bit of a write."),
+            "sram_law": _plain("Both energies from kib and access_bits, by a CACTI fit.", enum=list(_LAWS)),
+            "access_bits": _plain("Width of one access; used by sram_law."),
+            "bits_per_cycle": _plain("Bandwidth to the array's side, for the time only."),
+            "holds": {**_list({"enum": ["streaming", "held", "sums"]}), "description": "Operands it keeps."},
+            "slides": _plain("Overlapping rows stay when the window moves on (search only).", type="boolean"),
+        },
+        "A memory between DRAM and the array; list them innermost first.",
+    )
+
+
+def _operand() -> Schema:
+    return _object(
+        {
+            "bits": _plain("Bits per multiplier; 0: a word passes by."),
+            "pj_per_bit": _constant("pJ per bit of one access."),
+            "shared_along": {**_list({"type": "integer", "minimum": 1}), "description": "One serves all along these."},
+        }
+    )
+
+
+def accelerator_schema() -> Schema:
+    """The schema of an accelerator file of either kind."""
+    fused = {**_list({"enum": list(_FUSED)}), "description": "Pointwise rows whose tensors cause no traffic."}
+    unrolled = _list({"enum": ["K", "C", "pixels"]})
+    top: Schema = {
+        "schema": _plain("Version of this format.", const=1),
+        "extends": _plain("Start from a shipped profile or another file.", **_TEXT),
+        "name": _plain("What reports call it.", **_TEXT),
+        "kind": _plain("Counted operations and memories, or a calibrated GPU.", enum=["array", "device"]),
+        "summary": _plain("One line for lists.", **_TEXT),
+        "source": _plain("Where geometry, clock and node come from.", **_TEXT),
+        "node_nm": _plain("Process node in nm.", type="number", minimum=1, maximum=1000),
+        "clock_ghz": _plain("GHz of array and buffers."),
+        "absolute_band": _plain("Factor x/÷ of all energies together (90 %).", type="number", minimum=1),
+        "formats": {**_list({"enum": [*_FORMATS, "fp", "int", "bfp"]}), "description": "What the chip multiplies."},
+        "calibrated_on": _plain("Measurements that a device was fitted to.", **_TEXT),
+        "rails": _plain("What its measured energy covers.", **_TEXT),
+        "mac": _by_format(_constant("pJ per MAC."), "pJ of a multiply and accumulate, by format."),
+        "pj_per_flop": _by_format(_constant("pJ per FLOP (a MAC is two)."), "A device's energy without DRAM and idle."),
+        "op": _object(
+            {name: _constant("pJ per operation.") for name in ("add", "multiply", "compare", "integer", "random")},
+            "The vector unit.",
+        ),
+        "speedup": _by_format(_plain("Products per multiplier and cycle."), "Narrow formats that run faster."),
+        "array": _object(
+            {
+                "dims": {**_list({"type": "integer", "minimum": 1}), "minItems": 1, "maxItems": 4},
+                "forward": unrolled, "input_gradient": unrolled, "weight_gradient": unrolled,
+                "zero_skip": _plain("Zeros inserted by a stride are not multiplied.", type="boolean"),
+                "fused": fused,
+            },
+            "Multipliers along each dimension, and what each dimension unrolls in each pass.",
+        ),
+        "registers": _object(dict.fromkeys(("streaming", "held", "sums"), _operand()), "What stays at a multiplier."),
+        "network": _object({"pj_per_bit": _constant("pJ per bit.")}, "From the innermost memory to the array."),
+        "memory": {
+            "type": "object", "description": "Memories by name, innermost first.", "additionalProperties": _memory()
+        },
+        "dram": _object(
+            {"pj_per_bit": _constant("pJ per bit, either way."), "gbytes_per_s": _plain("GB/s that are reached.")}
+        ),
+        "static": _object({"watts": _constant("W of idle power, over the roofline time.")}),
+        "device": _object(
+            {
+                "peak_tflops": _by_format(_NUMBER, "Peak without sparsity."),
+                "eta_compute": _plain("Share of the peak that networks reach.", type="number", maximum=1),
+                "eta": _by_format({"type": "number", "maximum": 1}, "The same for one format."),
+                "half_batch": _plain("Images at which a step takes twice as long per image."),
+                "launch_us": _plain("µs added to each row and pass."),
+                "fused": fused,
+            },
+            "A calibrated GPU.",
+        ),
+    }  # fmt: skip
+    return {
+        "$schema": DRAFT, "title": "ebsim accelerator", "type": "object", "properties": top,
+        "additionalProperties": False,
+    }  # fmt: skip

@@ -1,0 +1,126 @@
+"""A folder of runs: where each stands, what it needs, and that nothing is removed which something else needs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+import cli
+from ebsim.errors import BusyError, ConfigError
+from ebsim.runs import inventory
+from ebsim.runs.folder import RunFolder
+from ebsim.runs.inventory import DAMAGED, DONE, INTERRUPTED, RUNNING
+from ebsim.runs.store import exclusive
+
+
+def made(root: Path, name: str, stages: list[str], *, done: bool = True) -> Path:
+    """A run folder with just what an inventory reads, and its stages."""
+    run = root / name
+    run.mkdir(parents=True)
+    (run / "experiment.toml").write_text(f'name = "{name}"\n')
+    for stage in stages:
+        (root / "stages" / stage).mkdir(parents=True, exist_ok=True)
+        (root / "stages" / stage / "last.safetensors").write_bytes(b"x" * 1000)
+    if done:
+        row = {"method": "dense", "accuracy": 0.9, "saving_vs_dense": None, "trajectory": stages[0]}
+        rows = [row, {**row, "method": "eb-train", "accuracy": 0.8, "saving_vs_dense": 0.25}]
+        results = {"rows": rows, "network": {"label": "N"}, "dataset": {"label": "D"}}
+        files = {
+            "results": results,
+            "curves": {stage: [] for stage in stages},
+            "provenance": {"finished": "2026-01-02T03:04"},
+        }
+        for file, content in files.items():
+            (run / f"{file}.json").write_text(json.dumps(content))
+        RunFolder(run).finish()
+    return run
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    made(tmp_path, "a-1", ["dense-1", "ticket-1"])
+    made(tmp_path, "b-2", ["dense-1", "ticket-2"])
+    (tmp_path / "stages/old-9").mkdir()
+    (tmp_path / "grids/g-1").mkdir(parents=True)
+    (tmp_path / "grids/g-1/cells.jsonl").write_text('{"run": "a-1", "state": "done"}\n')
+    return tmp_path
+
+
+def invoke(root: Path, *words: str) -> Any:
+    return CliRunner().invoke(cli.main, ["runs", *words, "--runs-dir", str(root)])
+
+
+def test_states_come_from_the_files_alone(root: Path) -> None:
+    made(root, "c-3", [], done=False)
+    (root / "b-2/results.json").write_text("{}")
+    found = inventory.take(root, check=True)
+    assert {run.name: run.state for run in found.runs} == {"a-1": DONE, "b-2": DAMAGED, "c-3": INTERRUPTED}
+    assert "results.json was changed" in found.run("b-2").problem
+    with exclusive(root / "c-3"):
+        assert inventory.look(root / "c-3").state == RUNNING
+    assert inventory.take(root / "nowhere").runs == ()
+
+
+def test_stages_know_whose_they_are(root: Path) -> None:
+    found = inventory.take(root)
+    assert found.needed_by("dense-1") == ["a-1", "b-2"]
+    assert found.only_of([found.run("a-1")]) == ["ticket-1"]
+    assert found.only_of(found.runs) == ["dense-1", "ticket-1", "ticket-2"]
+    assert found.orphans == ["old-9"]
+    made(root, "c-3", [], done=False)
+    assert inventory.take(root).orphans == []  # an unfinished run may want it
+
+
+def test_a_run_is_named_by_path_name_or_beginning(root: Path) -> None:
+    found = inventory.take(root)
+    for word in ("a-1", "a", root / "a-1", f"{root}/../{root.name}/a-1"):
+        assert found.run(word).name == "a-1"
+    with pytest.raises(ConfigError, match=r"no run is called so in .*: a-1, b-2"):
+        found.run("z")
+    made(root, "a-2", ["dense-1"])
+    with pytest.raises(ConfigError, match=r"several runs are called so .*: a-1, a-2"):
+        inventory.take(root).run("a")
+
+
+def test_removing_keeps_what_another_run_needs(root: Path) -> None:
+    done = invoke(root, "rm", "a-1", "--stages", "--yes")
+    assert done.exit_code == 0, done.output
+    assert "a cell of g-1" in done.stderr and "1 stages, 0.0 MB, that no other run needs" in done.stderr
+    assert sorted(path.name for path in root.glob("*-*")) == ["b-2"]
+    assert sorted(path.name for path in root.glob("stages/*")) == ["dense-1", "old-9", "ticket-2"]
+
+
+def test_removing_asks_first_and_refuses_what_is_going_on(root: Path) -> None:
+    assert CliRunner().invoke(cli.main, ["runs", "rm", "a-1", "--runs-dir", str(root)], input="n\n").exit_code == 1
+    assert (root / "a-1").exists()
+    found = inventory.take(root)
+    with exclusive(root / "a-1"), pytest.raises(BusyError, match=r"held by process .* nothing was deleted"):
+        inventory.remove(found, found.runs)
+    made(root, "c-3", [], done=False)
+    found = inventory.take(root)
+    with pytest.raises(BusyError, match=r"c-3: not finished, and may need the stages"):
+        inventory.remove(found, [found.run("a-1")], stages=True)
+    assert sorted(path.name for path in root.glob("*-?")) == ["a-1", "b-2", "c-3"]
+    inventory.remove(found, [found.run("a-1")])
+    assert not (root / "a-1").exists() and (root / "stages/ticket-1").exists()
+
+
+def test_list_show_and_verify(root: Path) -> None:
+    listed = json.loads(invoke(root, "list", "--json").stdout)
+    assert [(run["run"], run["best_accuracy"], run["best_saving"]) for run in listed["runs"]] == [
+        ("a-1", 0.9, 0.25), ("b-2", 0.9, 0.25),
+    ]  # fmt: skip
+    assert listed["unused_stages"] == ["old-9"]
+    table = invoke(root, "list").stdout
+    assert "90.0" in table and "25.0" in table and "a-1" in table
+    shown = json.loads(invoke(root, "show", "a", "--json").stdout)
+    assert shown["stages"]["dense-1"]["also_of"] == ["b-2"] and shown["grids"] == ["g-1"]
+    assert invoke(root, "verify").exit_code == 0
+    (root / "b-2/curves.json").write_text("{}")
+    done = invoke(root, "verify", "b-2")
+    assert done.exit_code == 4 and "b-2  damaged" in done.stdout and "curves.json was changed" in done.stderr
+    assert invoke(root, "verify", "a-1").exit_code == 0
