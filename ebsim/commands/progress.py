@@ -1,11 +1,11 @@
-"""What a training looks like on a terminal (stderr): a live line with the time left, or one plain line per epoch.
+"""What a run looks like while it goes on (stderr): plain lines, and on a terminal a live bar with the time left.
 
-A pipe, a log file or a batch system gets plain lines without control characters.
+A pipe, a log file or a batch system gets the lines alone, without control characters. The same lines can be followed
+from another terminal (`runs watch`): `described` makes them of what a run keeps in its folder.
 """
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 from rich.console import Console
@@ -21,19 +21,80 @@ def duration(seconds: float) -> str:
     return f"{whole // big}:{whole % big * 60 // big:02d}{unit}"
 
 
+def at_ratio(ratio: float | None) -> str:
+    """ " p = 0.5", or nothing."""
+    return "" if ratio is None else f" p = {ratio:g}"
+
+
+def described(event: dict[str, Any]) -> str:
+    """The line of one event that a run has kept; "" for those that need none."""
+    if event["kind"] == "task":
+        return f"[{event['number']}/{event['total']}] {event['method']}{at_ratio(event['ratio'])}"
+    if event["kind"] == "begin":
+        most = " at most" if event["stage"].startswith("dense") else ""
+        return f"  {event['stage']}: epochs {event['first']} to {event['last']}{most}"
+    if event["kind"] == "epoch":
+        test = f"  test {event['test_accuracy']:.4f}" if "test_accuracy" in event else ""
+        return (
+            f"  epoch {event['epoch']:>3}  loss {event['loss']:.4f}  train {event['accuracy']:.4f}{test}"
+            f"  {event['seconds']:.1f} s"
+        )
+    if event["kind"] == "mask":
+        if event["emerged"]:
+            return f"  ticket{at_ratio(event['ratio'])} emerged at epoch {event['epoch']}"
+        largest = "" if event["largest"] is None else f", largest of the window {event['largest']:.3f}"
+        threshold = f" (threshold {event['threshold']:g})"
+        return f"  mask{at_ratio(event['ratio'])}: distance {event['distance']:.3f}{largest}{threshold}"
+    if event["kind"] == "result":
+        accuracy = "no ticket" if event["accuracy"] is None else f"{100 * event['accuracy']:.2f} % test accuracy"
+        joules = f"{event['joules']:.3g} J modelled on {event['hardware']}"
+        return f"  {event['label']}{at_ratio(event['ratio'])}: {accuracy}, {joules}"
+    return f"  {event['text']}" if event["kind"] == "note" else ""
+
+
+class Outlook:
+    """How long the rest of an experiment will take: seconds of an epoch so far, times the epochs that are left.
+
+    The current training is known; a later row is taken to train as many epochs as rows of its method did before, or a
+    full training where there was none. It says "about" and improves as rows finish.
+    """
+
+    def __init__(self) -> None:
+        self._seconds: list[float] = []
+        self._epochs = self._rows_left = self._full = 0
+        self._of_rows: list[int] = []
+        self._in_row = 0
+
+    def task(self, number: int, total: int, epochs: int) -> None:
+        if self._in_row:
+            self._of_rows.append(self._in_row)
+        self._rows_left, self._full, self._in_row = total - number, epochs, 0
+
+    def epoch(self, seconds: float) -> None:
+        self._seconds.append(seconds)
+        self._in_row += 1
+
+    def left(self, stage_left: int) -> float:
+        """Seconds until the whole is done; stage_left: epochs that the current training still has."""
+        recent = self._seconds[-20:]
+        later = self._of_rows[1:] or [self._full]  # the first row is mostly the dense network's
+        epochs = stage_left + self._rows_left * sum(later) / len(later)
+        return epochs * sum(recent) / len(recent) if recent else 0.0
+
+
 class Terminal:
-    """A `training.Progress` that shows epochs as they end and, on a terminal, a bar for what is under way."""
+    """A `training.Progress` that shows what the experiment does and, on a terminal, a bar for what is under way."""
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True, highlight=False)
         self._bars: Progress | None = None
-        self._first = self._last = 0
-        self._began = 0.0
-        self._notes: set[str] = set()
+        self._last = 0
+        self._outlook = Outlook()
+        self._said: set[str] = set()
 
     def begin(self, stage: str, first: int, last: int) -> None:
-        self._first, self._last, self._began = first, last, time.monotonic()
-        self._say(f"{stage}: epochs {first} to {last}" + (" at most" if stage.startswith("dense") else ""))
+        self._last = last
+        self._say(described({"kind": "begin", "stage": stage, "first": first, "last": last}))
         if self.console.is_terminal:
             self._bars = Progress(
                 TextColumn("  {task.description}"),
@@ -52,15 +113,12 @@ class Terminal:
             self._bars.update(self._steps, completed=done, total=total)
 
     def epoch(self, stage: str, row: dict[str, Any]) -> None:
-        done = row["epoch"] - self._first + 1
-        left = (time.monotonic() - self._began) / done * (self._last - row["epoch"])
-        test = f"  test {row['test_accuracy']:.4f}" if "test_accuracy" in row else ""
-        self._say(
-            f"  epoch {row['epoch']:>3}/{self._last}  loss {row['loss']:.4f}  train {row['accuracy']:.4f}{test}"
-            f"  {row['seconds']:.1f} s  left {duration(left)}"
-        )
+        self._outlook.epoch(row["seconds"])
+        left = f"about {duration(self._outlook.left(self._last - row['epoch']))} left"
+        line = described({"kind": "epoch", **row}).replace(f"{row['epoch']:>3}", f"{row['epoch']:>3}/{self._last}", 1)
+        self._say(f"{line}  {left}")
         if self._bars is not None:
-            self._bars.update(self._epochs, completed=row["epoch"], left=f"left {duration(left)}")
+            self._bars.update(self._epochs, completed=row["epoch"], left=left)
 
     def end(self, stage: str) -> None:
         if self._bars is not None:
@@ -68,12 +126,21 @@ class Terminal:
             self._bars = None
 
     def note(self, text: str) -> None:
-        if text not in self._notes:  # a wait repeats itself every second
-            self._notes.add(text)
+        if text not in self._said:  # a wait repeats itself every second
+            self._said.add(text)
             self._say(f"  {text}")
 
+    def work(self, what: str, **facts: Any) -> None:
+        if what == "task":
+            self._outlook.task(facts["number"], facts["total"], facts["epochs"])
+        line = described({"kind": what, **facts})
+        if what != "mask" or line not in self._said:  # a ratio's emergence is found again by whoever asks
+            self._said.add(line)
+            self._say(line)
+
     def _say(self, text: str) -> None:
-        self.console.print(text, markup=False, soft_wrap=True)
+        if text:
+            self.console.print(text, markup=False, soft_wrap=True)
 
 
 def print_table(caption: str, headings: list[str], rows: list[list[str]]) -> None:

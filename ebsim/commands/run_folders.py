@@ -92,7 +92,7 @@ def runs_show(run: str, runs_dir: str, as_json: bool) -> None:
 
     found = inventory.take(Path(runs_dir))
     entry = found.run(run)
-    stages = {
+    stages: dict[str, dict[str, Any]] = {
         stage: {"bytes": found.stages.get(stage), "also_of": [n for n in found.needed_by(stage) if n != entry.name]}
         for stage in entry.stages
     }

@@ -76,10 +76,23 @@ class Dense(Training):
         """Train on until the ticket of this ratio has emerged; its epoch, or None if it has not by epoch N."""
 
         def emerged(gammas: Tensor) -> bool:
-            return emergence(self.context, gammas, ratio)[0] is not None
+            epoch, distances = emergence(self.context, gammas, ratio)
+            if distances:
+                self._tell(ratio, len(gammas) - 1 if epoch is None else epoch, distances, epoch is not None)
+            return epoch is not None
 
         self.trajectory.extend(self.context.epochs, until=emerged)
         return emergence(self.context, self.trajectory.gammas[: self.context.epochs + 1], ratio)[0]
+
+    def _tell(self, ratio: float, epoch: int, distances: list[float], emerged: bool) -> None:
+        """The newest mask distance, beside what the rule compares with its threshold (None: too few yet)."""
+        prune = self.context.prune
+        window = distances[-prune.window :] if prune.rule == "paper" else distances[-1:]
+        full = prune.rule != "paper" or len(window) == prune.window
+        self.context.progress.work(
+            "mask", ratio=ratio, epoch=epoch, distance=distances[-1], largest=max(window) if full else None,
+            threshold=prune.threshold, emerged=emerged,
+        )  # fmt: skip
 
     def train(self, until: int | None = None) -> None:
         """Train to epoch `until`, or N."""

@@ -45,6 +45,9 @@ class Reporter:
     def note(self, text: str) -> None:
         self.tell("note", text=text)
 
+    def work(self, what: str, **facts: Any) -> None:
+        self.tell(what, **facts)
+
 
 def run_cell(text: str, runs_dir: Path, reporter: Reporter) -> None:
     """One cell, and the line that says how it ended; a bug of ours leaves its traceback in the worker's log."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -28,18 +29,31 @@ class Method:
     options: dict[str, Any] = field(default_factory=dict)
     uses: tuple[str, ...] = ("search", "retrain")
 
-    def results(self, context: ExperimentContext) -> list[MethodResult]:
-        """Run it, once for every combination of what it is run over."""
+    def points(self, context: ExperimentContext) -> list[tuple[Any, ...]]:
+        """The combinations of what it is run over, one for each of its rows."""
+        values = {"ratio": context.prune.ratio, "epoch": context.prune.draw_epochs}
+        return list(itertools.product(*(values[axis] for axis in self.over)))
+
+    def results(
+        self, context: ExperimentContext, done: Callable[[MethodResult], None] = lambda row: None
+    ) -> list[MethodResult]:
+        """Run it, once for every combination of what it is run over; `done` is called after each."""
         run = importlib.import_module(f"ebsim.methods.{self.module}").run
-        prune = context.prune
-        values = {"ratio": prune.ratio, "epoch": prune.draw_epochs}
+        names = context.experiment.methods
+        name = next(key for key, method in METHODS.items() if method is self)
+        before = itertools.takewhile(lambda other: other != name, names)
+        first = 1 + sum(len(METHODS[other].points(context)) for other in before)
+        total = sum(len(METHODS[other].points(context)) for other in names)
         rows = []
-        for point in itertools.product(*(values[axis] for axis in self.over)):
+        for number, point in enumerate(self.points(context), start=first):
+            ratio = point[0] if self.over else None
+            context.progress.work("task", method=name, ratio=ratio, number=number, total=total, epochs=context.epochs)
             row = run(context, *point, **self.options)
             if not row.ledger:
                 raise ConfigError(
                     f"method {row.method} trained nothing: nothing is in its ledger, so it has no result."
                 )
+            done(row)
             rows.append(row)
         return rows
 

@@ -21,6 +21,7 @@ from ebsim.pipeline import validation
 from ebsim.pipeline.setup import open_context, precisions_used
 from ebsim.pipeline.validation import load
 from ebsim.runs.folder import RunFolder
+from ebsim.runs.inventory import PROGRESS
 from ebsim.runs.store import exclusive
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ def run_experiment(experiment: Experiment, runs_dir: Path, progress: Progress | 
     from ebsim.precision.rounded_layers import layers
     from ebsim.pricing import profile
     from ebsim.pricing.format_check import check_formats
+    from ebsim.pricing.price import price
+    from ebsim.training import Recorded
 
     wanted = profile.read(experiment.hardware.profile)
     context = open_context(experiment, runs_dir, progress)
@@ -79,7 +82,20 @@ def run_experiment(experiment: Experiment, runs_dir: Path, progress: Progress | 
         write_atomic(folder.path / "experiment.toml", to_toml(experiment))
         write_atomic(folder.path / PROFILE_COPY, wanted.text)
         started = time.time()
-        rows = [row for name in experiment.methods for row in METHODS[name].results(context)]
+        context.progress = Recorded(context.progress, folder.path / PROGRESS)
+
+        def tell(row: MethodResult) -> None:
+            hardware = experiment.hardware
+            own: Any = {"method": row.method, "accuracy": row.accuracy, "ledger": row.ledger}
+            [priced] = price(
+                [own], context.networks, wanted.chip, reuse=hardware.reuse, hypothetical=hardware.hypothetical
+            )
+            context.progress.work(
+                "result", label=row.label, ratio=row.ratio, accuracy=row.accuracy, epoch_drawn=row.epoch_drawn,
+                joules=priced["energy"]["joules"], hardware=wanted.chip.name,
+            )  # fmt: skip
+
+        rows = [row for name in experiment.methods for row in METHODS[name].results(context, tell)]
         return _finish(folder, context, rows, wanted.chip, started)
 
 

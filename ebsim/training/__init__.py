@@ -6,7 +6,7 @@ from ebsim.training.checkpoint import Checkpoint
 from ebsim.training.constraints import SoftFilters, ZeroWeights
 from ebsim.training.graph import StepGraphs, cuda_recorder, on_stream
 from ebsim.training.loop import Sums, TrainStep, evaluate, make_optimizer, train_epoch
-from ebsim.training.progress import Progress, Silent
+from ebsim.training.progress import Progress, Recorded, Silent
 from ebsim.training.trainer import Averaging, Constraint, Setup, Trainer
 from ebsim.training.trajectory import Trajectory
 
@@ -15,6 +15,7 @@ __all__ = [
     "Checkpoint",
     "Constraint",
     "Progress",
+    "Recorded",
     "Setup",
     "Silent",
     "SoftFilters",

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import time
+from pathlib import Path
 from typing import Any, Protocol
+
+from ebsim.files import append_line, canonical_json
 
 
 class Progress(Protocol):
@@ -23,6 +27,14 @@ class Progress(Protocol):
     def note(self, text: str) -> None:
         """Something worth a line: a reused stage, a damaged checkpoint that was passed over."""
 
+    def work(self, what: str, **facts: Any) -> None:
+        """What the experiment does, beyond epochs; facts are plain JSON.
+
+        task: the next row of the results (method, ratio or None, number of total, epochs = N of a full training).
+        mask: drawn after an epoch (ratio, epoch, distance to the one before, largest = what the rule compares with
+        threshold, emerged). result: a row is finished (label, ratio, accuracy, epoch_drawn, joules modelled, hardware).
+        """
+
 
 class Silent:
     """Shows nothing."""
@@ -36,3 +48,38 @@ class Silent:
     def end(self, stage: str) -> None: ...
 
     def note(self, text: str) -> None: ...
+
+    def work(self, what: str, **facts: Any) -> None: ...
+
+
+class Recorded:
+    """Passes everything on, and keeps all but single steps as lines of a file that others can follow."""
+
+    def __init__(self, inner: Progress, path: Path) -> None:
+        self._inner, self._path = inner, path
+
+    def _keep(self, kind: str, **facts: Any) -> None:
+        append_line(self._path, canonical_json({"kind": kind, "time": round(time.time(), 3), **facts}))
+
+    def begin(self, stage: str, first: int, last: int) -> None:
+        self._inner.begin(stage, first, last)
+        self._keep("begin", stage=stage, first=first, last=last)
+
+    def step(self, done: int, total: int) -> None:
+        self._inner.step(done, total)
+
+    def epoch(self, stage: str, row: dict[str, Any]) -> None:
+        self._inner.epoch(stage, row)
+        shown = {key: row[key] for key in ("epoch", "loss", "accuracy", "test_accuracy", "seconds") if key in row}
+        self._keep("epoch", stage=stage, **shown)
+
+    def end(self, stage: str) -> None:
+        self._inner.end(stage)
+
+    def note(self, text: str) -> None:
+        self._inner.note(text)
+        self._keep("note", text=text)
+
+    def work(self, what: str, **facts: Any) -> None:
+        self._inner.work(what, **facts)
+        self._keep(what, **facts)
