@@ -76,23 +76,13 @@ class Dense(Training):
         """Train on until the ticket of this ratio has emerged; its epoch, or None if it has not by epoch N."""
 
         def emerged(gammas: Tensor) -> bool:
-            epoch, distances = emergence(self.context, gammas, ratio)
-            if distances:
-                self._tell(ratio, len(gammas) - 1 if epoch is None else epoch, distances, epoch is not None)
-            return epoch is not None
+            return emergence(self.context, gammas, ratio)[0] is not None
 
         self.trajectory.extend(self.context.epochs, until=emerged)
-        return emergence(self.context, self.trajectory.gammas[: self.context.epochs + 1], ratio)[0]
-
-    def _tell(self, ratio: float, epoch: int, distances: list[float], emerged: bool) -> None:
-        """The newest mask distance, beside what the rule compares with its threshold (None: too few yet)."""
-        prune = self.context.prune
-        window = distances[-prune.window :] if prune.rule == "paper" else distances[-1:]
-        full = prune.rule != "paper" or len(window) == prune.window
-        self.context.progress.work(
-            "mask", ratio=ratio, epoch=epoch, distance=distances[-1], largest=max(window) if full else None,
-            threshold=prune.threshold, emerged=emerged,
-        )  # fmt: skip
+        epoch, distances = emergence(self.context, self.trajectory.gammas[: self.context.epochs + 1], ratio)
+        if epoch is not None:
+            tell_mask(self.context, ratio, epoch, distances, emerged=True)
+        return epoch
 
     def train(self, until: int | None = None) -> None:
         """Train to epoch `until`, or N."""
@@ -135,6 +125,10 @@ def dense_training(context: ExperimentContext, backend_name: str = "fp32") -> De
 def _is_kept(context: ExperimentContext, gammas: Tensor) -> bool:
     """Whether this experiment or a companion will ask for the dense state of the newest epoch."""
     epoch, every = len(gammas) - 1, context.train.keep_every
+    for ratio in context.prune.ratio:
+        found, distances = emergence(context, gammas, ratio)
+        if found in (None, epoch):
+            tell_mask(context, ratio, epoch, distances, emerged=found is not None)
     asked = [(context.epochs, context.prune), *((c.epochs, c.prune) for c in context.experiment.companions)]
     return bool(every and epoch % every == 0) or any(
         epoch == last
@@ -142,6 +136,18 @@ def _is_kept(context: ExperimentContext, gammas: Tensor) -> bool:
         or any(emergence(context, gammas, ratio, prune)[0] == epoch for ratio in prune.ratio)
         for last, prune in asked
     )
+
+
+def tell_mask(context: ExperimentContext, ratio: float, epoch: int, distances: list[float], *, emerged: bool) -> None:
+    """Tell the newest mask distance, beside what the rule compares with its threshold (None: too few masks yet)."""
+    prune = context.prune
+    window = distances[-prune.window :] if prune.rule == "paper" else distances[-1:]
+    full = prune.rule != "paper" or len(window) == prune.window
+    if distances:
+        context.progress.work(
+            "mask", ratio=ratio, epoch=epoch, distance=distances[-1], largest=max(window) if full else None,
+            threshold=prune.threshold, emerged=emerged,
+        )  # fmt: skip
 
 
 def emergence(
