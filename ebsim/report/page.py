@@ -7,9 +7,6 @@ hash its policy names.
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import re
 import shlex
 from collections.abc import Mapping
 from importlib.resources import files
@@ -18,10 +15,11 @@ from typing import Any
 
 from ebsim.config import PROFILE_COPY, is_profile_path
 from ebsim.report.display import text
+from ebsim.report.display.html import render
 from ebsim.report.display.markdown_table import to_markdown
 from ebsim.report.display.table import NONE, Cell, flat
 from ebsim.report.display.value import Value, count, duration, percent, quantity, times
-from ebsim.report.figures import PLOTS, style
+from ebsim.report.figures import PLOTS, accuracy_energy, layer_bars
 from ebsim.report.tables import (
     assumptions,
     energy,
@@ -30,21 +28,12 @@ from ebsim.report.tables import (
     precision_formats,
     quantization_error,
     row_labels,
+    saving_steps,
 )
 from ebsim.report.tables import results as results_tables
 from ebsim.report.tables.assumptions import Assumptions
+from ebsim.report.tables.highlights import highlights
 from ebsim.runs.load import Run
-
-_TEMPLATES = files("ebsim.report") / "templates"
-# Colours that depend on the theme are exchanged for these names in the copy of a figure inside the page.
-_THEME = {
-    style.INK: "ink",
-    style.FAINT: "faint",
-    style.GRID: "grid",
-    style.RED: "red",
-    style.CYCLE[0].lower(): "blue",
-    "#ffffff": "paper",
-}
 
 
 def content(run: Run, figures: Mapping[str, bytes], known: Assumptions) -> dict[str, Any]:
@@ -56,6 +45,10 @@ def content(run: Run, figures: Mapping[str, bytes], known: Assumptions) -> dict[
         "title": f"{results.network.label} on {results.dataset.label}",
         "badge": f"MODELLED on {run.hardware}, not measured",
         "tiles": tiles(run),
+        "hidden_tiles": len(tiles(run)) < len(run.rows),
+        "contents": contents(run, figures),
+        "dominant": energy.dominant(run),
+        "steps": saving_steps.tables(run, highlights(run)),
         "setting": setting(run),
         "summary": results_tables.summary(run),
         "detail": results_tables.detail(run),
@@ -66,6 +59,7 @@ def content(run: Run, figures: Mapping[str, bytes], known: Assumptions) -> dict[
         "sensitivity": energy.sensitivity(run),
         "sums": energy.conservation(run),
         "plots": {plot.name: plot for plot in PLOTS if f"{plot.name}.svg" in figures},
+        "wide": {plot.name for plot in PLOTS if plot.wide(run)},
         "precisions": precision_formats.table(run),
         "precision": quantization_error.table(quantization_error.observations(run)),
         "known": known,
@@ -75,6 +69,25 @@ def content(run: Run, figures: Mapping[str, bytes], known: Assumptions) -> dict[
         "origin": origin(run),
         "experiment": run.experiment.splitlines(),
     }
+
+
+def contents(run: Run, figures: Mapping[str, bytes]) -> list[tuple[str, str]]:
+    """(anchor, heading) of the sections that the page has."""
+    has = {name.partition(".")[0] for name in figures}
+    every = [
+        ("results", "Results", True),
+        ("plane", "Accuracy and energy", True),
+        ("saving", "Where the saving comes from", bool(has & {"waterfall", "tornado"})),
+        ("masks", "How the tickets emerged", "mask_distance" in has),
+        ("training", "Training", bool(has & {"curves", "draws"})),
+        ("energy", "Where the energy goes", True),
+        ("precision", "Precision", bool(precision_formats.table(run).rows)),
+        ("assumptions", "Assumptions", True),
+        ("paper", "Beside the paper", any((paper.beside(run), paper.emergence(run)))),
+        ("counts", "Counts in full", True),
+        ("provenance", "Provenance", True),
+    ]
+    return [(anchor, heading) for anchor, heading, there in every if there]
 
 
 def again(run: Run) -> str:
@@ -91,14 +104,20 @@ def again(run: Run) -> str:
 
 
 def tiles(run: Run) -> list[dict[str, Any]]:
-    """The headline: one tile per row, the dense baseline first."""
+    """The headline: the dense baseline and the best rows (see `tables.highlights`), a tile each."""
     out = []
     total = run.record.train.epochs
+    best = highlights(run)
     for row, name in zip(run.rows, row_labels.short(run.rows), strict=True):
+        if row is not run.dense and name not in best:
+            continue
         saving: Cell = ()
         factor = run.factor_vs_dense(row)
         if row is not run.dense and row.saving_vs_dense is not None and factor is not None:
-            saving = (percent(row.saving_vs_dense), " saved; dense needs ", times(factor))
+            if row.saving_vs_dense >= 0:
+                saving = (percent(row.saving_vs_dense), " saved; dense needs ", times(factor))
+            else:
+                saving = (percent(-row.saving_vs_dense), " more than dense")
         drawn: Cell = ()
         if row.epoch_drawn is not None:
             drawn = ("ticket at epoch ", count(row.epoch_drawn), "/", count(total))
@@ -183,6 +202,15 @@ def setting(run: Run) -> list[tuple[str, Cell]]:
     ]
 
 
+def setting_records(run: Run) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
+    """The numbers of `setting` in their order, for CSV."""
+    rows: list[tuple[object, ...]] = []
+    for name, pieces in setting(run):
+        numbers = [piece for piece in pieces if isinstance(piece, Value)]
+        rows += [(name, place, number.raw, flat(pieces)) for place, number in enumerate(numbers, 1)]
+    return ("what", "place", "value", "text"), rows
+
+
 def _milestones(run: Run) -> Cell:
     pieces: list[Value | str] = []
     for epoch in run.record.train.milestones:
@@ -203,46 +231,29 @@ def origin(run: Run) -> list[tuple[str, str]]:
     return [(text.plain(key), text.plain(value)) for key, value in out]
 
 
-def inline_svg(name: str, data: bytes, label: str) -> str:
-    """A figure's SVG ready to stand inside HTML: own ids, no fixed size, theme colours, a label for readers."""
-    svg = data.decode()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
-    svg = re.sub(r"<!--.*?-->\s*", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'\bid="', f'id="{name}-', svg)
-    svg = re.sub(r'(href="|url\()#', rf"\g<1>#{name}-", svg)
-    for colour, role in _THEME.items():
-        svg = svg.replace(colour, f"var(--{role})")
-    head, body = svg.split(">", 1)
-    head = re.sub(r'\s(width|height)="[^"]*"', "", head)
-    return f'{head} role="img" aria-label="{label}">{body}'
-
-
 def html(run: Run, figures: Mapping[str, bytes], known: Assumptions) -> str:
-    from jinja2 import Environment, StrictUndefined
-    from markupsafe import Markup, escape
-
-    script = (_TEMPLATES / "sort.js").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    environment = Environment(
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=lambda value: text.plain(value) if type(value) is str else value,
-    )
+    """The page; `figures` are the files of `figures.make`."""
     page = content(run, figures, known)
-    drawn = {
-        name: Markup(inline_svg(name, figures[f"{name}.svg"], str(escape(plot.title))))
-        for name, plot in page["plots"].items()
-    }
-    return environment.from_string((_TEMPLATES / "report.html").read_text(encoding="utf-8")).render(
-        **page,
-        svg=drawn,
-        script=Markup(script),
-        script_hash=Markup(digest),
-        css=Markup((_TEMPLATES / "page.css").read_text(encoding="utf-8")),
+    names = list(page["plots"])
+    page["layers"] = layer_bars.networks(run)
+    page["component_key"], page["pass_key"] = layer_bars.keys(run)
+    return render(
+        "report.html",
+        page,
+        {name: figures[f"{name}.svg"] for name in names},
+        {name: page["plots"][name].title for name in names},
+        {"accuracy_energy": pointed_at(run)},
     )
+
+
+def pointed_at(run: Run) -> dict[str, str]:
+    """What a pointer over a point of the accuracy-energy plane says: all numbers of its row."""
+    table = results_tables.summary(run)
+    every = {
+        name: "; ".join([name, *(f"{c.heading} {flat(c.cells[number])}" for c in table.columns if not c.key)])
+        for number, name in enumerate(row_labels.short(run.rows))
+    }
+    return {f"point-{number}": every[point.name] for number, point in enumerate(accuracy_energy.points(run))}
 
 
 def markdown(run: Run, figures: Mapping[str, bytes], known: Assumptions) -> str:
@@ -262,9 +273,9 @@ def markdown(run: Run, figures: Mapping[str, bytes], known: Assumptions) -> str:
         f"![{name}](figures/{name}.svg)\n\n[PNG](figures/{name}.png) · [CSV](figures/{name}.csv)"
     )
     environment.filters["code"] = lambda value: _Done(text.code(value))
-    return environment.from_string((_TEMPLATES / "report.md").read_text(encoding="utf-8")).render(
-        **content(run, figures, known)
-    )
+    return environment.from_string(
+        (files("ebsim.report") / "templates" / "report.md").read_text(encoding="utf-8")
+    ).render(**content(run, figures, known))
 
 
 class _Done(str):

@@ -8,7 +8,8 @@ from ebsim.files import write_atomic
 from ebsim.report import figures, page
 from ebsim.report.display import text
 from ebsim.report.display.latex_table import latex_files
-from ebsim.report.tables import assumptions, energy, per_layer, quantization_error, results
+from ebsim.report.display.table import raw_records
+from ebsim.report.tables import assumptions, energy, paper, per_layer, quantization_error, results
 from ebsim.runs.folder import RunFolder
 from ebsim.runs.load import Run, load_run
 
@@ -39,8 +40,12 @@ def build(run: Run) -> dict[str, bytes]:
         "results": results.records(run),
         "energy": energy.energy_records(run),
         "energy_by_pass": energy.pass_records(per_layer.passes(run)),
+        "sensitivity": energy.sensitivity_records(run),
+        "setting": page.setting_records(run),
         "assumptions": assumptions.records(known),
     }
+    for table in filter(None, (paper.beside(run), paper.emergence(run))):
+        sheets[table.name] = raw_records(table)
     if seen := quantization_error.observations(run, every=True):
         sheets["precision"] = quantization_error.records(seen)
     out |= {f"tables/{name}.csv": text.csv(*sheet).encode() for name, sheet in sheets.items()}

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import hw_models
 from tests.report import sample
 
 METHODS = {
@@ -41,11 +40,10 @@ def content(rows: int = 40, *, seed: int = 0, blocks: int = 1, low: str = "fp8")
         key = f"{method}-{ratio:g}"
         curves[key] = sample.curve(drawn, sample.EPOCHS, 0.985 - 0.03 * ratio**2 - 0.003 * dice.random(), dice)
         made.append(_row(dense, method, label, letters, ratio, drawn, curves[key], key, low))
-    energies = hw_models.price_all([row["ledger"] for row in made], networks, "horowitz-45nm", baseline=0)
-    for row, energy in zip(made, energies, strict=True):
-        row |= {"energy": energy, "saving_vs_dense": energy["saving"]["value"], "train_macs": energy["macs"]}
-        row |= {"train_flops": 2 * energy["macs"], "macs": sum(x.get("macs", 0) for x in networks[_last(row)])}
-        row["parameters"] = sum(x.get("weights", 0) for x in networks[_last(row)])
+    sample.price(made, networks)
+    for row in made:
+        row["macs"] = sum(layer.get("macs", 0) for layer in networks[_last(row)])
+        row["parameters"] = sum(layer.get("weights", 0) for layer in networks[_last(row)])
     results["rows"] = made
     used = {row["curve"] for row in made} | {sample.DENSE}
     files["curves.json"] = {key: curve for key, curve in curves.items() if key in used}
@@ -102,16 +100,6 @@ def _with_selections(layers: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             out.append({**select, "channels": [c, c], "size": size, "out": size, "sources": layer["sources"]})
             layer = {**layer, "sources": [name]}
         out.append(layer)
-    return out
-
-
-def grid(folder: Path, cells: int = 27) -> list[Path]:
-    """Run folders that differ in the search precision, the prune ratio and the seed: 3 x 3 x 3."""
-    out = []
-    for number in range(cells):
-        low, ratio, seed = ("fp32", "fp8", "int8")[number % 3], (0.3, 0.5, 0.7)[number // 3 % 3], number // 9
-        files = content(1, seed=number, low=low)
-        del low, ratio, seed, files
     return out
 
 

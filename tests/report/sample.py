@@ -1,7 +1,7 @@
-"""A synthetic run folder: realistic in shape and size, invented in every number, and named so.
+"""A synthetic run folder: realistic in shape and size, invented, and named so.
 
 PreResNet-like bottleneck network (9n + 2 layers) on 8x8 images, 40 epochs, a dense baseline and tickets at three
-ratios. No torch, no training: curves, masks and energies come from a small seeded formula. `python
+ratios. No torch, no training: curves and masks come from a small seeded formula; the energies are the model's. `python
 tests/report/sample.py FOLDER` writes one to look at.
 """
 
@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import hw_models
 from ebsim.pricing import profile
 
 NAME = "synthetic-preresnet101-digits-0123abcd"
@@ -213,6 +214,14 @@ def row(
     }
 
 
+def price(rows: list[dict[str, Any]], networks: dict[str, Any]) -> None:
+    """The energies of the rows by the real model, the first row the baseline."""
+    energies = hw_models.price_all([row["ledger"] for row in rows], networks, "horowitz-45nm", baseline=0)
+    for row, energy in zip(rows, energies, strict=True):
+        row |= {"energy": energy, "saving_vs_dense": energy["saving"]["value"], "train_macs": energy["macs"]}
+        row["train_flops"] = 2 * energy["macs"]
+
+
 def content(seed: int = 0, blocks: int = 11) -> dict[str, Any]:
     """Everything but the manifest: file name -> JSON value (or text)."""
     dice = random.Random(seed)
@@ -228,6 +237,7 @@ def content(seed: int = 0, blocks: int = 11) -> dict[str, Any]:
     rows = [dense] + [
         row("eb-train", "EB Train", p, drawn[p], networks, curves, dense["energy"]["joules"]) for p in RATIOS
     ]
+    price(rows, networks)
     return {
         "experiment.toml": '# synthetic\nname = "synthetic-preresnet101-digits"\nseed = 0\n\n[data]\nname = "digits"\n',
         "results.json": {

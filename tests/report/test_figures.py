@@ -17,13 +17,17 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ebsim.report import load_run, write_report
-from ebsim.report.figures import energy, masks, style
+from ebsim.report.figures import layers, masks, style
+from ebsim.report.tables.highlights import pareto
 from ebsim.report.tables.per_layer import per_layer
 from ebsim.report.tables.training_lines import training_lines
 from ebsim.runs.load import Run
 from tests.report import sample
 
-NAMES = {"accuracy_energy", "energy_stages", "mask_distance", "mask_map", "curves", "energy_layers"}
+NAMES = {
+    "accuracy_energy", "energy_stages", "energy_components", "waterfall", "tornado", "mask_distance", "mask_map",
+    "curves", "energy_layers", "roofline",
+}  # fmt: skip
 
 
 def sheet(folder: Path, name: str) -> list[dict[str, str]]:
@@ -36,7 +40,7 @@ def test_every_figure_is_there_as_svg_png_and_csv(folder: Path) -> None:
     for name in NAMES:
         root = ElementTree.parse(folder / "figures" / f"{name}.svg").getroot()
         with Image.open(folder / "figures" / f"{name}.png") as image:
-            assert image.width in (700, 1400)  # 3.5 or 7 inches at 200 dpi
+            assert image.width in (650, 1350)  # 3.25 or 6.75 inches at 200 dpi
             ratio = image.width / image.height
         width, height = (float(root.attrib[side].removesuffix("pt")) for side in ("width", "height"))
         assert width / height == pytest.approx(ratio, rel=0.01)
@@ -94,16 +98,23 @@ def test_layer_energies_sum_to_the_network_and_follow_its_order(run: Run) -> Non
     for name, key in zip(costs, run.networks, strict=True):
         layers = [hw_models.Layer.from_dict(layer) for layer in run.networks[key]]
         whole = hw_models.training_cost(layers, "horowitz-45nm", bits="fp32", batch=128).total / 128
-        assert sum(sum(cost.joules.values()) for cost in costs[name].layers) == pytest.approx(whole, rel=1e-9)
+        assert sum(cost.total for cost in costs[name].layers) == pytest.approx(whole, rel=1e-9)
+        assert sum(sum(cost.passes.values()) for cost in costs[name].layers) == pytest.approx(whole, rel=1e-9)
         assert costs[name].total == pytest.approx(whole, rel=1e-9)
         assert [cost.layer for cost in costs[name].layers] == [one.name for one in layers if one.macs]
 
 
-def test_layers_are_grouped_by_the_part_of_their_names_that_tells_them_apart() -> None:
-    resnet = ["conv1", *(f"layer{stage}.{block}.conv1" for stage in (1, 2, 3, 4) for block in range(9)), "fc"]
-    assert list(energy._layer_groups(resnet)) == ["conv1", "layer1", "layer2", "layer3", "layer4", "fc"]
-    densenet = [f"features.block{block}.layer{layer}.conv" for block in (1, 2, 3) for layer in range(9)]
-    assert energy._layer_groups([*densenet, "classifier"])["features.block2"] == list(range(9, 18))
+def test_layers_have_bars_of_their_own_or_those_of_their_blocks() -> None:
+    few = [f"features.{number}.conv" for number in range(40)]
+    assert layers._groups(few) == {name: name for name in few}
+    resnet = [
+        "conv1",
+        *(f"layer{stage}.{block}.conv{n}" for stage in (1, 2, 3) for block in range(11) for n in (1, 2, 3)),
+    ]
+    groups = layers._groups([*resnet, "fc"])
+    assert groups["layer2.10.conv3"] == "layer2.10" and len(set(groups.values())) == 35
+    nameless = [f"conv{number}" for number in range(500)]
+    assert len(set(layers._groups(nameless).values())) <= layers.MOST
 
 
 @given(st.lists(st.floats(-100, 100), max_size=8), st.floats(0.1, 10))
@@ -121,7 +132,7 @@ def test_the_front_is_what_no_other_point_beats() -> None:
     dice = random.Random(0)
     for _ in range(200):
         points = [(dice.randrange(5), dice.randrange(5)) for _ in range(6)]
-        for (joules, accuracy), kept in zip(points, energy.pareto(points), strict=True):
+        for (joules, accuracy), kept in zip(points, pareto(points), strict=True):
             beaten = any((e < joules and a >= accuracy) or (e <= joules and a > accuracy) for e, a in points)
             assert kept == (not beaten)
 

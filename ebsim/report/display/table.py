@@ -42,5 +42,27 @@ def flat(cell: Cell) -> str:
     return "".join(map(str, cell))
 
 
+def raw_records(table: Table) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
+    """The table for CSV: texts as they are, numbers unrounded in base units, each in a column of its own."""
+    widths = [max([1, *(len(_numbers(cell)) for cell in column.cells)]) for column in table.columns]
+    header = [
+        heading if number == 0 else f"{heading} {number + 1}"
+        for heading, width in zip((column.heading for column in table.columns), widths, strict=True)
+        for number in range(width)
+    ]
+    rows: list[tuple[object, ...]] = []
+    for row in table.rows:
+        record: list[object] = []
+        for cell, width in zip(row, widths, strict=True):
+            found: list[object] = [*_numbers(cell)] or [None if cell == (NONE,) else flat(cell)]
+            record += found + [None] * (width - len(found))
+        rows.append(tuple(record))
+    return tuple(header), rows
+
+
+def _numbers(cell: Cell) -> list[float]:
+    return [piece.raw for piece in cell if isinstance(piece, Value)]
+
+
 def with_unit(heading: str, unit: str) -> str:
     return f"{heading} ({unit})" if unit else heading

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ebsim.report.figures import style
+from ebsim.report.tables.highlights import highlights
 from ebsim.report.tables.training_lines import TrainingLine, training_lines
 from ebsim.runs.load import Run
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+_CROWD = 14
 _MANY = 6
 """More lines than this are split into one pair of panels per prune ratio."""
 
@@ -26,8 +28,17 @@ def data(run: Run) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
     ]
 
 
-def draw(run: Run) -> Figure:
+def shown(run: Run) -> list[TrainingLine]:
+    """All lines, or of a crowd the dense ones and those of the best rows."""
     every = training_lines(run)
+    if len(every) <= _CROWD:
+        return every
+    best = highlights(run)
+    return [line for line in every if line.ratio is None or line.name in best]
+
+
+def draw(run: Run, width: float) -> Figure:
+    every = shown(run)
     ratios = sorted({line.ratio for line in every if line.ratio is not None})
     if len(every) <= _MANY or len(ratios) < 2:
         parts = {"": [(line, line.name) for line in every]}
@@ -38,8 +49,14 @@ def draw(run: Run) -> Figure:
         }
     paint = style.colours(list(dict.fromkeys(name for part in parts.values() for _, name in part)))
     tallest = max(map(len, parts.values()))
-    figure, grid = style.canvas(style.PAGE, max(2.3, 0.3 + 0.145 * tallest) * len(parts), len(parts), 2, sharex=True)
-    for (left, right), (title, part) in zip(grid, parts.items(), strict=True):
+    each = max(2.3, 0.3 + 0.145 * tallest)
+    side_by_side = width > 1.5 * style.COLUMN
+    lines, columns = (len(parts), 2) if side_by_side else (2 * len(parts), 1)
+    figure, grid = style.canvas(width, each * lines, lines, columns, sharex=True)
+    axes_list = [axes for row in grid for axes in row]
+    for (left, right), (title, part) in zip(
+        zip(axes_list[::2], axes_list[1::2], strict=True), parts.items(), strict=True
+    ):
         _panel(left, part, paint, run, "test_accuracy")
         _panel(right, part, paint, run, "loss")
         left.set_title(f"Test accuracy [%]{title}")

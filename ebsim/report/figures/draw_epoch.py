@@ -71,10 +71,10 @@ def data(run: Run) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
     return header, rows
 
 
-def draw(run: Run) -> Figure:
+def draw(run: Run, width: float) -> Figure:
     every = series(run)
     paint = style.colours([one.name for one in every])
-    figure, grid = style.canvas(style.PAGE, 2.8)
+    figure, grid = style.canvas(width, 2.8)
     axes = grid[0][0]
     ours = [row.epoch_drawn or 0 for one in every for row in one.drawn]
     last = max([*ours, *(epoch for one in every for epoch, _ in theirs(run, one))])
@@ -95,5 +95,5 @@ def draw(run: Run) -> Figure:
     axes.set_ylabel("test accuracy after retraining [%]")
     axes.grid()
     style.whole_epochs(axes)
-    figure.legend(loc="outside right upper")
+    style.legend_above(figure, axes, width)
     return figure

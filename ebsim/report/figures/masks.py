@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-COLUMNS = 4
-"""Panels side by side; the ratios of a trajectory that do not fit go on in the next line."""
+PANEL = 1.6
+"""Inches that a panel takes at least; the ratios of a trajectory that do not fit go on in the next line."""
 
 
 @dataclass(frozen=True)
@@ -58,15 +58,16 @@ def criterion(run: Run, masks: RatioMasks) -> list[float | None]:
     return out
 
 
-def _grid(run: Run, height: float | None) -> tuple[Figure, list[tuple[Any, Panel]]]:
+def _grid(run: Run, width: float, height: float | None) -> tuple[Figure, list[tuple[Any, Panel]]]:
     """Axes for every panel, a new line for each trajectory; square panels where `height` (inches) is None."""
+    most = max(1, int(width / PANEL))
     lines: list[list[Panel]] = []
     for panel in panels(run):
-        if not lines or lines[-1][0].trajectory != panel.trajectory or len(lines[-1]) == COLUMNS:
+        if not lines or lines[-1][0].trajectory != panel.trajectory or len(lines[-1]) == most:
             lines.append([])
         lines[-1].append(panel)
     columns = max(map(len, lines))
-    width = style.PAGE if columns > 1 else style.COLUMN
+    width = width if columns > 1 else min(width, style.COLUMN)
     each = height or (width - 1.0) / columns + 0.3
     figure, grid = style.canvas(width, 0.3 + each * len(lines), len(lines), columns, sharex=True, sharey=True)
     pairs = []
@@ -95,9 +96,9 @@ def distance_data(run: Run) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
     ]
 
 
-def draw_distance(run: Run) -> Figure:
+def draw_distance(run: Run, width: float) -> Figure:
     prune = run.record.prune
-    figure, grid = _grid(run, 1.6)
+    figure, grid = _grid(run, width, 1.6)
     top = max([prune.threshold, *(d for _, panel in grid for d in panel.masks.distances)])
     for number, (axes, panel) in enumerate(grid):
         epochs = range(1, len(panel.masks.distances) + 1)
@@ -139,7 +140,7 @@ def draw_distance(run: Run) -> Figure:
                 ha="right",
             )
     figure.supylabel("mask distance", fontsize=8)
-    figure.legend(*grid[0][0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
+    style.legend_above(figure, grid[0][0], width)
     return figure
 
 
@@ -158,11 +159,11 @@ def map_data(run: Run) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
     ]
 
 
-def draw_map(run: Run) -> Figure:
+def draw_map(run: Run, width: float) -> Figure:
     every = panels(run)
     largest = max((value for panel in every for line in panel.masks.map for value in line), default=1.0)
     top = min(1.0, max(0.1, math.ceil(10 * largest) / 10))
-    figure, grid = _grid(run, None)
+    figure, grid = _grid(run, width, None)
     for axes, panel in grid:
         image = axes.imshow(panel.masks.map, cmap="viridis_r", vmin=0, vmax=top, origin="upper", interpolation="none")
         axes.spines[:].set_visible(True)

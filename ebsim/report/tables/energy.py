@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from ebsim.report.display.table import NONE, Cell, Column, Table, with_unit
 from ebsim.report.display.text import plain
-from ebsim.report.display.value import Value, quantity, scale
+from ebsim.report.display.value import Value, percent, quantity, scale
 from ebsim.report.tables import row_labels
 from ebsim.runs.load import Run
 from ebsim.runs.schema import Row
@@ -25,6 +25,18 @@ ORDER = (
     "quantiser",
     "static",
 )
+
+
+MEANING = {
+    "mac": "multiply-accumulates",
+    "register": "register accesses beside the multipliers",
+    "interconnect": "traffic on the on-chip network",
+    "buffer": "on-chip buffer accesses",
+    "dram": "traffic to and from DRAM",
+    "vector": "normalization, activation and optimizer operations",
+    "quantiser": "conversion between number formats",
+    "static": "static power over the modelled time",
+}
 
 
 def part_names(parts: Iterable[Mapping[str, float]]) -> list[str]:
@@ -95,6 +107,16 @@ def sensitivity(run: Run) -> Table | None:
     return Table("sensitivity", "What the savings rest on", tuple(columns), ((note,),))
 
 
+def sensitivity_records(run: Run) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
+    header = ("row", "constant", "percent_of_ratio_per_percent")
+    return header, [
+        (name, key, moved)
+        for row, name in zip(run.rows, row_labels.short(run.rows), strict=True)
+        if row.energy.saving is not None
+        for key, moved in row.energy.saving.sensitivity.items()
+    ]
+
+
 def pass_records(passes: Mapping[str, Mapping[str, float]]) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
     header = ("row", "pass", "joules_per_image")
     return header, [
@@ -102,6 +124,25 @@ def pass_records(passes: Mapping[str, Mapping[str, float]]) -> tuple[tuple[str, 
         for name, part in passes.items()
         for key, joules in [*part.items(), ("total", sum(part.values()))]
     ]
+
+
+def dominant(run: Run) -> Cell:
+    """Which component takes most of the energy, of the dense baseline and at most and at least among the others."""
+    rows = [row for row in run.rows if row.energy.joules]
+    if not rows:
+        return ("No energy was modelled.",)
+    first = run.dense if run.dense in rows and run.dense is not None else rows[0]
+    parts = split(first, "component")
+    name = max(parts, key=lambda key: parts[key])
+    name_of = dict(zip(map(id, run.rows), row_labels.short(run.rows), strict=True))
+    others = sorted(split(row, "component").get(name, 0.0) / row.energy.joules for row in rows if row is not first)
+    out: list[Value | str] = [
+        percent(parts[name] / first.energy.joules, 0),
+        f" of the energy of {name_of[id(first)]} is {plain(name)}: {MEANING.get(name, plain(name))}.",
+    ]
+    if others:
+        out += [" In the other rows it is ", percent(others[0], 0), " to ", percent(others[-1], 0), "."]
+    return tuple(out)
 
 
 def conservation(run: Run) -> list[Cell]:
@@ -129,6 +170,6 @@ def energy_records(run: Run) -> tuple[tuple[str, ...], list[tuple[object, ...]]]
         (row.method, row.ratio, row.precision, kind, part, joules)
         for row in run.rows
         for kind in ("stage", "component")
-        for part, joules in split(row, kind).items()
+        for part, joules in [*split(row, kind).items(), ("total", sum(split(row, kind).values()))]
     ]
     return header, rows

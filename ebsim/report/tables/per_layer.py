@@ -1,4 +1,4 @@
-"""Modelled energy of one training image, layer by layer, from the run's layer tables and its profile.
+"""Modelled cost of one training image, layer by layer, from the run's layer tables and its profile.
 
 results.json holds totals only; the split is made again by `hw_models.training_cost` for the networks that a row
 ends with (dense, or its ticket), at the precision and batch of that row's last ledger entry.
@@ -10,22 +10,44 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from ebsim.errors import DamagedError
-from ebsim.report.tables import row_labels
+from ebsim.report.tables.highlights import highlights
+from ebsim.report.tables.row_labels import short
 from ebsim.runs.load import Run
 from ebsim.runs.schema import LedgerEntry
 
-MOST = 4
-"""Networks shown: dense and the first tickets of the table."""
+if TYPE_CHECKING:
+    from hw_models.cost.step_cost import Cost
+
+MOST = 3
+"""Networks shown: dense and the best rows' tickets."""
 
 
 @dataclass(frozen=True)
 class LayerCost:
-    """{component: J per training image} of a convolution or linear layer and the work that follows it."""
+    """J per training image of a convolution or linear layer and the normalization, activation and so on after it."""
 
     layer: str
-    joules: Mapping[str, float]
+    components: Mapping[str, float]
+    passes: Mapping[str, float]
+
+    @property
+    def total(self) -> float:
+        return sum(self.components.values())
+
+
+@dataclass(frozen=True)
+class RooflinePoint:
+    """One pass of one layer: multiply-accumulates per DRAM byte, and per second of its modelled time."""
+
+    layer: str
+    phase: str
+    macs: float
+    bytes: float
+    seconds: float
+    bound: str
 
 
 @dataclass(frozen=True)
@@ -33,6 +55,7 @@ class NetworkCost:
     layers: tuple[LayerCost, ...]
     passes: Mapping[str, float]
     """{pass: J per training image}: forward, input gradient, weight gradient, and the share of the update."""
+    points: tuple[RooflinePoint, ...]
 
     @property
     def total(self) -> float:
@@ -43,13 +66,14 @@ class NetworkCost:
 def per_layer(run: Run) -> Mapping[str, NetworkCost]:
     """Row name -> costs, dense first; empty where the profile's copy is not accepted any more."""
     chosen: dict[tuple[str, str], tuple[str, LedgerEntry]] = {}
-    rows = sorted(zip(run.rows, row_labels.short(run.rows), strict=True), key=lambda pair: pair[0] is not run.dense)
+    best = highlights(run)
+    rows = sorted(zip(run.rows, short(run.rows), strict=True), key=lambda pair: pair[0] is not run.dense)
     for row, name in rows:
-        if row.ledger and (row is run.dense or row.ratio is not None):
+        if row.ledger and (row is run.dense or (row.ratio is not None and name in best)):
             entry = row.ledger[-1]
             chosen.setdefault((entry.network, json.dumps(entry.precision, sort_keys=True)), (name, entry))
     try:
-        return {name: _cost(run, entry) for name, entry in list(chosen.values())[:MOST]}
+        return {name: _cost(run, entry) for name, entry in list(chosen.values())[: MOST + 1]}
     except ValueError:  # the section on assumptions says why
         return {}
 
@@ -69,20 +93,35 @@ def _cost(run: Run, entry: LedgerEntry) -> NetworkCost:
         model=run.record.reuse,
         hypothetical=bool(run.record.hypothetical),
     )
+    images = entry.batch_size
     contractions = {layer.name for layer in layers if layer.macs}
-    out: dict[str, dict[str, float]] = {}
+    points = tuple(
+        RooflinePoint(
+            row["layer"], row["pass"], row["macs"] / images, row["dram_bytes"] / images, row["seconds"] / images,
+            row["bound"],
+        )
+        for row in cost.rows
+        if row["layer"] in contractions and row["macs"]
+    )  # fmt: skip
+    passes = {name: joules / images for name, joules in cost.passes.items()}
+    return NetworkCost(_by_layer(cost, contractions, images), passes, points)
+
+
+def _by_layer(cost: Cost, contractions: set[str], images: int) -> tuple[LayerCost, ...]:
+    """Costs of the convolution and linear layers, each with what follows it up to the next one."""
+    components: dict[str, dict[str, float]] = {}
+    passes: dict[str, dict[str, float]] = {}
     owner = next(iter(name for name in cost.layers if name in contractions), "")
     for row in cost.rows:
         if row["layer"] in contractions:
             owner = row["layer"]
-        parts = out.setdefault(owner, {})
+        own = components.setdefault(owner, {})
         for component in cost.components:
             if row[component]:
-                parts[component] = parts.get(component, 0.0) + row[component] / entry.batch_size
-    return NetworkCost(
-        tuple(LayerCost(name, parts) for name, parts in out.items()),
-        {name: joules / entry.batch_size for name, joules in cost.passes.items()},
-    )
+                own[component] = own.get(component, 0.0) + row[component] / images
+        by_pass = passes.setdefault(owner, {})
+        by_pass[row["pass"]] = by_pass.get(row["pass"], 0.0) + row["joules"] / images
+    return tuple(LayerCost(name, parts, passes[name]) for name, parts in components.items())
 
 
 def passes(run: Run) -> dict[str, Mapping[str, float]]:

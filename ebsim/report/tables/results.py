@@ -75,11 +75,13 @@ def _measured(rows: Sequence[Row]) -> list[Column]:
     if not any(entry.measured_source for row in rows for entry in row.ledger):
         return []
 
-    def total(row: Row) -> float | None:
-        readings = [entry.measured_joules for entry in row.ledger]
-        return None if None in readings else sum(reading for reading in readings if reading is not None)
+    return [_scaled("Measured energy", "J", rows, _measured_total)]
 
-    return [_scaled("Measured energy", "J", rows, total)]
+
+def _measured_total(row: Row) -> float | None:
+    """None where a stage has no reading."""
+    readings = [entry.measured_joules for entry in row.ledger]
+    return None if None in readings else sum(reading for reading in readings if reading is not None)
 
 
 def summary(run: Run) -> Table:
@@ -221,10 +223,15 @@ def records(run: Run) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
         "energy_low_joules",
         "energy_high_joules",
         "modelled_seconds",
+        "derived_share",
         "saving_vs_dense",
+        "saving_low",
+        "saving_high",
+        "more_than_dense",
         "factor_vs_dense",
         "one_test_image",
         "train_flops_paper",
+        "measured_joules",
     )
     rows = [
         (
@@ -234,10 +241,15 @@ def records(run: Run) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
             row.energy.low,
             row.energy.high,
             row.energy.seconds,
+            row.energy.derived_share,
             row.saving_vs_dense,
+            row.energy.saving and row.energy.saving.low,
+            row.energy.saving and row.energy.saving.high,
+            None if row.saving_vs_dense is None else -row.saving_vs_dense,
             run.factor_vs_dense(row),
             1 / run.record.dataset.test_images,
             _authors_flops(row),
+            _measured_total(row),
         )
         for row in run.rows
     ]

@@ -15,6 +15,12 @@ def precision(row: Row) -> str:
     return " → ".join(dict.fromkeys(map(plain, stages))) or plain(row.precision)
 
 
+def low_precision(row: Row) -> str:
+    """`precision`, or nothing for fp32, which goes without saying."""
+    found = precision(row)
+    return "" if found == "fp32" else found
+
+
 def ratio(row: Row) -> str:
     return "" if row.ratio is None else f"p = {row.ratio:g}"
 
