@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import hw_models
-from ebsim.report import reprice
+from ebsim.pricing.reprice import reprice
 from ebsim.report.tables import energy, saving_steps, sensitivity
 from ebsim.report.tables.highlights import highlights, pareto
 from ebsim.report.tables.saving_steps import MASKS, RETRAINING, SEARCH_PRECISION, SELECTIONS, Steps
