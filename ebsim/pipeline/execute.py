@@ -17,7 +17,7 @@ from ebsim.config import PROFILE_COPY, Experiment
 from ebsim.config.write import to_toml
 from ebsim.files import read_json, write_atomic, write_json
 from ebsim.methods import METHODS
-from ebsim.pipeline import validation
+from ebsim.pipeline import plugin_copies, validation
 from ebsim.pipeline.setup import open_context, precisions_used
 from ebsim.pipeline.validation import load
 from ebsim.runs.folder import RunFolder
@@ -79,7 +79,7 @@ def run_experiment(experiment: Experiment, runs_dir: Path, progress: Progress | 
     with exclusive(folder.path):
         if folder.is_done:  # another process finished it while this one waited for the lock
             return _finished(folder, context, wanted, locked=True)
-        write_atomic(folder.path / "experiment.toml", to_toml(experiment))
+        write_atomic(folder.path / "experiment.toml", to_toml(plugin_copies.keep(experiment, folder.path)))
         write_atomic(folder.path / PROFILE_COPY, wanted.text)
         started = time.time()
         context.progress = Recorded(context.progress, folder.path / PROGRESS)
