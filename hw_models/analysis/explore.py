@@ -19,14 +19,13 @@ from hw_models.accelerator.description import Accelerator
 from hw_models.accelerator.energy_laws import SRAM_LAWS, sram_pj_per_bit
 from hw_models.accelerator.toml_reader import read
 from hw_models.analysis.design_space import Space
-from hw_models.cost.training_step import assemble
+from hw_models.analysis.design_sweep import price_variants
 from hw_models.errors import HardwareError
 from hw_models.precision.formats import FORMATS, Precision, parse_precision
-from hw_models.units import BITS_PER_KIB, PJ
+from hw_models.units import BITS_PER_KIB
 from hw_models.workload.layer import Layer
 from hw_models.workload.shapes import Array, Shapes, shapes
 
-BLOCK = 64  # variants priced together: their arrays stay in the processor's cache
 OBJECTIVES = {"energy": "J", "latency": "s", "area": "mm2", "edp": "J s"}
 CAPACITY_POWER = 0.57  # of a memory's energy per bit, where its profile gives no law: that of the four CACTI laws
 
@@ -106,9 +105,13 @@ def explore(space: Space, layers: Sequence[Layer], batch: int | None = None, net
     energy, latency, area = np.zeros((3, len(space.variants)))
     for chip, precision, members in _groups(space):
         table, times, own = _distinct(shapes(layers), precision)
-        for start in range(0, len(members), BLOCK):
-            some = members[start : start + BLOCK]
-            energy[some], latency[some] = _priced(space, chip, table, times, own, float(batch), some)
+        values = {
+            key: np.array([space.variants[i][j] for i in members], dtype=float)
+            for j, key in enumerate(space.keys)
+            if key not in ("array.dims", "format") and not key.startswith("registers.")
+        }
+        values = {**_memory_energies(chip, values), **values}
+        energy[members], latency[members] = price_variants(table, chip, values, own, float(batch), times, unused=True)
         area[members] = _areas(space, chip, precision, layers, members)
     return Explored(space, network, batch, energy, latency, area)
 
@@ -141,46 +144,6 @@ def _distinct(table: Shapes, precision: Precision) -> tuple[Shapes, Array, Preci
     order = np.argsort(first)
     first, often = first[order], times[order].astype(np.float64)
     return Shapes(tuple(table.names[i] for i in first), table.kind[first], table.columns[:, first]), often, own
-
-
-def _priced(
-    space: Space,
-    chip: Accelerator,
-    table: Shapes,
-    times: Array,
-    precision: Precision,
-    batch: float,
-    some: NDArray[np.int64],
-) -> tuple[Array, Array]:
-    """(J, s) of a block of variants."""
-    values = {
-        k: np.array([space.variants[i][j] for i in some], dtype=float)
-        for j, k in enumerate(space.keys)
-        if k not in ("array.dims", "format")
-    }
-    size = len(some)
-    columns = np.broadcast_to(table.columns[:, None], (len(table.columns), size, table.columns.shape[-1]))
-
-    def column(key: str, unit: float, default: Any) -> Any:
-        return values[key][:, None] * unit if key in values else default
-
-    capacities = tuple(column(f"memory.{m.name}.kib", BITS_PER_KIB, m.bits) for m in chip.memories)
-    block = replace(
-        chip,
-        clock_hz=column("clock_ghz", 1e9, chip.clock_hz),
-        dram_bits_per_s=column("dram.gbytes_per_s", 8e9, chip.dram_bits_per_s),
-        memories=tuple(
-            replace(m, bits_per_cycle=column(f"memory.{m.name}.bits_per_cycle", 1.0, m.bits_per_cycle))
-            for m in chip.memories
-        ),
-    )
-    cost = assemble(replace(table, columns=columns), block, precision, batch, "closed", capacities=capacities)
-    constants = {**values, **_memory_energies(chip, values)}
-    joules = np.zeros(size)
-    for part in cost.parts:
-        uses = part.counts.sum(axis=0) @ (times if part.index is None else times[part.index])
-        joules = joules + uses * (constants.get(part.key, part.constant.value) * PJ)
-    return joules, cost.row_seconds.sum(axis=0) @ times
 
 
 def _memory_energies(chip: Accelerator, values: dict[str, Array]) -> dict[str, Array]:

@@ -151,6 +151,13 @@ def test_spaces_that_cannot_be_read_name_the_key(tmp_path: Path, text: str, word
         _space(tmp_path, text)
 
 
+def test_a_constant_counts_where_its_format_is_used(tmp_path: Path) -> None:
+    text = '[vary]\n"mac.int8" = [0.2, 0.4]\nformat = ["all int8", "fp32"]\n'
+    found = explore(_space(tmp_path, text), reference.vgg16(10), 8)
+    cheap, wide, dear, same = found.energy
+    assert cheap < dear and wide == same
+
+
 def test_a_format_that_the_base_lacks_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match="bitfusion-45nm has no"):
         explore(_space(tmp_path, 'base = "bitfusion-45nm"\n[vary]\nformat = ["bf16"]'), reference.vgg16(10))
