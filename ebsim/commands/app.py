@@ -53,6 +53,10 @@ set_option = click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a key, for example train.epochs=40."
 )
 
+strict_option = click.option(
+    "--strict", is_flag=True, help="Refuse stages that were trained by other code, another torch or thread count."
+)
+
 
 class Group(click.Group):
     """A group whose help wraps the summaries of its commands instead of cutting them."""

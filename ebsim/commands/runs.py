@@ -6,15 +6,16 @@ from pathlib import Path
 
 import click
 
-from ebsim.commands.app import json_option, main, print_json, runs_dir_option, set_option
+from ebsim.commands.app import json_option, main, print_json, runs_dir_option, set_option, strict_option
 
 
 @main.command()
 @click.argument("experiment", type=click.Path())
 @set_option
 @runs_dir_option
+@strict_option
 @json_option
-def run(experiment: str, settings: tuple[str, ...], runs_dir: str, as_json: bool) -> None:
+def run(experiment: str, settings: tuple[str, ...], runs_dir: str, strict: bool, as_json: bool) -> None:
     """Run an EXPERIMENT file: search, shrink, retrain, price, report.
 
     The same command continues an interrupted run, and says so of a finished one.
@@ -25,7 +26,7 @@ def run(experiment: str, settings: tuple[str, ...], runs_dir: str, as_json: bool
     loaded = pipeline.load(experiment, config.parse_settings(settings))
     from ebsim.commands.progress import Terminal
 
-    done = pipeline.run_experiment(loaded, Path(runs_dir), Terminal())
+    done = pipeline.run_experiment(loaded, Path(runs_dir), Terminal(), strict=strict)
     if done.reused:
         click.echo(f"Already done: {done.path}", err=True)
     _show_run(done.path, as_json)
@@ -72,9 +73,12 @@ def compare(folders: tuple[str, ...], baseline: tuple[str, ...], assert_equal: b
 def report(folders: tuple[str, ...], as_json: bool) -> None:
     """Rebuild tables, figures and page of finished runs."""
     from ebsim import report as reports
+    from ebsim.runs.store import exclusive
 
     for folder in folders:
-        reports.write_report(Path(folder))
+        reports.load_run(folder)  # before anything is made in a folder that is no run
+        with exclusive(Path(folder)):
+            reports.write_report(Path(folder))
         _show_run(Path(folder), as_json)
 
 

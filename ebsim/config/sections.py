@@ -42,7 +42,8 @@ def dotted(value: Any, prefix: str = "") -> Any:
     return flat
 
 
-Epoch = Annotated[int, Field(ge=0)]
+Epoch = Annotated[int, Field(ge=0, le=100_000)]
+Count = Annotated[int, Field(ge=0, le=1_000_000)]
 Ratio = Annotated[float, Field(ge=0.0, lt=1.0)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
@@ -80,22 +81,22 @@ class Data(Section):
     """Folder that holds the dataset (not used by digits)."""
     download: Annotated[bool, Free()] = False
     """Fetch a missing dataset first (a run never opens a socket otherwise)."""
-    subset: Annotated[int, Field(ge=1)] | None = None
+    subset: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     """Only the first n training and n test images, balanced over the classes; for quick trials."""
     augment: bool = True
     """The dataset's own augmentation in training (pad-crop, flip); see `data list`."""
-    workers: Annotated[int, Field(ge=0), Free()] = 0
+    workers: Annotated[int, Field(ge=0, le=1024), Free()] = 0
     """Decoding processes; used by large images (ImageNet) only."""
 
 
 class Model(Section):
     name: Name = "preresnet"
     """Network family: preresnet, vgg, resnet."""
-    depth: Annotated[int, Field(ge=1)] = 101
+    depth: Annotated[int, Field(ge=1, le=10_000)] = 101
     """preresnet 9n+2; vgg 11, 13, 16, 19; resnet 18, 34, 50."""
     stem: Literal["auto", "imagenet", "small_images"] = "auto"
     """Stem of resnet: 7x7 stride 2 and max-pool, or 3x3 stride 1; auto goes by the image size."""
-    gamma_init: Annotated[float, Field(gt=0)] | None = None
+    gamma_init: Annotated[float, Field(gt=0, le=1e6)] | None = None
     """Start of every gamma; left out: 0.5 for CIFAR networks, 1.0 for ImageNet ones."""
 
 
@@ -104,17 +105,17 @@ class Train(Section):
     """N, the length of one full training; search and retrain together make N."""
     batch_size: Annotated[int, Field(ge=2, le=1_000_000)] = 256
     """Images per step; the last partial batch is kept."""
-    lr: Annotated[float, Field(gt=0)] = 0.1
+    lr: Annotated[float, Field(gt=0, le=1e30)] = 0.1
     """Learning rate at epoch 1."""
-    milestones: Annotated[tuple[int, ...], BeforeValidator(_as_tuple)] = (80, 120)
+    milestones: Annotated[tuple[Epoch, ...], BeforeValidator(_as_tuple), Field(max_length=1000)] = (80, 120)
     """Epochs after which the learning rate is multiplied by lr_decay (absolute, also in retraining)."""
     lr_decay: Annotated[float, Field(gt=0, le=1)] = 0.1
     """Factor at each milestone."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """SGD momentum (no Nesterov)."""
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    weight_decay: Annotated[float, Field(ge=0, le=1e30)] = 1e-4
     """On every parameter, BatchNorm included, as in the paper."""
-    l1: Annotated[float, Field(ge=0)] = 1e-4
+    l1: Annotated[float, Field(ge=0, le=1e30)] = 1e-4
     """Strength of the L1 sub-gradient on gamma, in search and retrain."""
     amp: Literal["none", "bf16"] = "none"
     """bf16: mixed precision by autocast (speed, not a simulated format)."""
@@ -124,18 +125,18 @@ class Train(Section):
     """torch.compile the network: true (as a whole), blocks (block by block), max-autotune (tries more kernels)."""
     graph: Annotated[Literal["auto", "on", "off"], Free()] = "auto"
     """CUDA graphs of the training step, the same bits as without: auto falls back with a reason, on insists."""
-    eval_every: Annotated[int, Field(ge=1)] = 1
+    eval_every: Annotated[int, Field(ge=1, le=1_000_000)] = 1
     """Test-set evaluation every so many epochs (the last epoch always)."""
-    keep_every: Annotated[int, Field(ge=0), Free()] = 0
+    keep_every: Annotated[Count, Free()] = 0
     """Keep the dense network's state after every so many epochs too; 0: only where a ticket emerges, and the last."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$"), Free()] = "auto"
     """auto, cpu, cuda or cuda:N."""
-    threads: Annotated[int, Field(ge=0), Free()] = 0
+    threads: Annotated[int, Field(ge=0, le=1024), Free()] = 0
     """CPU threads; 0 leaves torch's choice. Bit-identical reruns need the same number."""
 
 
 class Prune(Section):
-    ratio: Annotated[tuple[Ratio, ...], BeforeValidator(_as_tuple), Field(min_length=1)] = (0.5,)
+    ratio: Annotated[tuple[Ratio, ...], BeforeValidator(_as_tuple), Field(min_length=1, max_length=1000)] = (0.5,)
     """Prune ratio p, or several: all are followed in one search."""
     rule: Literal["paper", "authors"] = "paper"
     """Emergence rule: the paper's text, or the authors' code."""
@@ -143,11 +144,11 @@ class Prune(Section):
     """Mask distance under which a mask counts as settled."""
     window: Annotated[int, Field(ge=2, le=1000)] = 5
     """Length of the FIFO."""
-    min_channels: Annotated[int, Field(ge=0)] = 1
+    min_channels: Annotated[int, Field(ge=0, le=1_000_000)] = 1
     """Channels that every layer keeps at least; 0 makes a layer that would lose all an error."""
     criterion: Annotated[Literal["gamma", "magnitude", "taylor", "random"], Since("gamma")] = "gamma"
     """What ranks the channels, after every epoch of the search: gamma, magnitude, taylor, random."""
-    draw_epochs: Annotated[tuple[Epoch, ...], BeforeValidator(_as_tuple), Since(())] = ()
+    draw_epochs: Annotated[tuple[Epoch, ...], BeforeValidator(_as_tuple), Field(max_length=1000), Since(())] = ()
     """Epochs at which prune-at-epoch draws its masks (0: untrained)."""
     gating: Annotated[Literal["exact", "authors"], Since("exact")] = "exact"
     """Which widths the authors' FLOPs column counts: those of our tickets, or those that their scripts leave."""
@@ -160,7 +161,7 @@ class Precision(Section):
     """Precision backend of the retraining (the ticket)."""
     low: Annotated[str, Since("bfp8")] = "bfp8"
     """What L stands for in eb-train-lf, eb-train-ll and eb-train-fl (the paper's 8 bits are block floating point)."""
-    stats_every: Annotated[int, Field(ge=0), Free()] = 0
+    stats_every: Annotated[Count, Free()] = 0
     """Sample overflow, underflow and SQNR every so many steps; 0 is off."""
     backends: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Backends of your own, by name: role -> format, with rules per layer and phase."""
@@ -182,7 +183,7 @@ class Hardware(Section):
 class Companion(Section):
     """What another experiment will ask of the same dense training."""
 
-    epochs: Annotated[int, Field(ge=1)]
+    epochs: Annotated[int, Field(ge=1, le=100_000)]
     prune: Prune
 
 

@@ -38,6 +38,7 @@ class ExperimentContext:
     device: torch.device
     progress: Progress = field(default_factory=Silent)
     make_trajectory: Callable[..., Trajectory] = Trajectory
+    strict: bool = False
     networks: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     facts: dict[str, dict[str, int]] = field(default_factory=dict)
     masks: dict[str, tickets.ChannelMask] = field(default_factory=dict)
@@ -187,6 +188,7 @@ class ExperimentContext:
                 stats_every=self.experiment.precision.stats_every,
                 meter=self._meter if self.experiment.hardware.measure else None,
                 progress=self.progress,
+                strict=self.strict,
                 **options,
             )
         for other in self.trajectories.values():

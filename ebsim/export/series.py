@@ -99,7 +99,7 @@ def _epochs(curve: Sequence[Mapping[str, Any]], entry: Mapping[str, Any], *, fro
 def _distances(row: Mapping[str, Any], masks: Mapping[str, Any]) -> list[float]:
     """Mask distances of the row's ratio, from epoch 1 on; none where it has no search."""
     known = masks.get(row["trajectory"] or "", {}).get("ratios", {})
-    found = known.get(f"{row['ratio']:g}") if row["ratio"] is not None else None
+    found = next((masks for key, masks in known.items() if float(key) == row["ratio"]), None)
     return list(found["distances"]) if found and row["epoch_drawn"] is not None else []
 
 

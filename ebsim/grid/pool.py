@@ -80,7 +80,8 @@ class Pool:
         make_folder(self._logs)
         log = self._logs / f"worker-{number}.log"
         home = str(Path(__file__).parents[2])  # the worker imports the same ebsim as its driver
-        paths = [home, *filter(None, [os.environ.get("PYTHONPATH")])]
+        # An empty entry, and without -P the first one, would be the working directory: whatever lies there would run.
+        paths = [home, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
         environment = {
             **os.environ,
             "PYTHONPATH": os.pathsep.join(paths),
@@ -88,7 +89,7 @@ class Pool:
         }
         with log.open("ab") as errors:
             process = subprocess.Popen(
-                [sys.executable, "-m", "ebsim.grid.worker", str(self._runs_dir)],
+                [sys.executable, "-P", "-m", "ebsim.grid.worker", str(self._runs_dir)],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
                 env=environment, text=True, encoding="utf-8",
             )  # fmt: skip

@@ -6,7 +6,6 @@ first at what is there, so the same call continues an interrupted run and says s
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -47,38 +46,41 @@ def run(
     *,
     runs_dir: str | Path = "runs",
     progress: Progress | None = None,
+    strict: bool = False,
 ) -> Run:
     """Run an experiment file; continues or reuses what is there. Raises an `EbsimError` (see `ebsim.errors`).
 
-    overrides: dotted keys, {"train.epochs": 40}. runs_dir: where run folders and the store of stages live.
+    overrides: dotted keys, {"train.epochs": 40}. runs_dir: where run folders and the store of stages live. strict:
+    refuse training stages that were trained by other code, another torch or another number of threads.
     """
-    return run_experiment(load(path, overrides), Path(runs_dir), progress)
+    return run_experiment(load(path, overrides), Path(runs_dir), progress, strict=strict)
 
 
-def run_experiment(experiment: Experiment, runs_dir: Path, progress: Progress | None = None) -> Run:
-    """Run a validated experiment. A finished run whose accelerator profile has changed since is only priced again."""
-    from ebsim import precision
-    from ebsim.precision.rounded_layers import layers
-    from ebsim.pricing import profile
-    from ebsim.pricing.format_check import check_formats
+def run_experiment(
+    experiment: Experiment, runs_dir: Path, progress: Progress | None = None, *, strict: bool = False
+) -> Run:
+    """Run a validated experiment. A finished run whose accelerator profile has changed since is only priced again.
+
+    strict: refuse training stages that were trained under other conditions than the present ones.
+    """
+    from ebsim.pricing import profile, reprice
     from ebsim.pricing.price import price
     from ebsim.training import Recorded
 
     wanted = profile.read(experiment.hardware.profile)
-    context = open_context(experiment, runs_dir, progress)
+    context = open_context(experiment, runs_dir, progress, strict=strict)
     folder = RunFolder(run_folder(experiment, runs_dir, context.data.digest))
-    if folder.is_done:
-        return _finished(folder, context, wanted)
-    if not experiment.hardware.hypothetical:
-        names = list(layers(context.dense_network()))
-        records = {
-            f"precision {backend} of {', '.join(methods)}": precision.record(context.backend(backend), names)
-            for backend, methods in precisions_used(context).items()
-        }
-        check_formats(experiment.hardware.profile, wanted.chip, records, names)
+    if (finished := _finished(folder, wanted)) is not None:
+        return finished
+    if not folder.is_done:
+        _check_formats(context, wanted)
     with exclusive(folder.path):
-        if folder.is_done:  # another process finished it while this one waited for the lock
-            return _finished(folder, context, wanted, locked=True)
+        if (finished := _finished(folder, wanted)) is not None:
+            return finished  # by another process, since this one looked
+        if folder.is_done:
+            content, why = reprice.price_again(folder, experiment.hardware, wanted)
+            context.progress.note(why)
+            return _close(folder, content)
         write_atomic(folder.path / "experiment.toml", to_toml(plugin_copies.keep(experiment, folder.path)))
         write_atomic(folder.path / PROFILE_COPY, wanted.text)
         started = time.time()
@@ -99,17 +101,33 @@ def run_experiment(experiment: Experiment, runs_dir: Path, progress: Progress | 
         return _finish(folder, context, rows, wanted.chip, started)
 
 
-def _finished(folder: RunFolder, context: ExperimentContext, wanted: Profile, *, locked: bool = False) -> Run:
-    """A finished run as it is, or priced again on what its profile has become."""
+def _finished(folder: RunFolder, wanted: Profile) -> Run | None:
+    """The finished run, if it is there, holds, and was priced on this profile by this revision of the model."""
     from ebsim.pricing import reprice
 
+    if not folder.is_done:
+        return None
     folder.verify()
-    if reprice.stored_pricing_key(folder) == reprice.pricing_key(wanted.digest):
-        return Run(folder.path, read_json(folder.path / "results.json"), reused=True)
-    with contextlib.nullcontext() if locked else exclusive(folder.path):
-        content, why = reprice.price_again(folder, context.experiment.hardware, wanted)
-        context.progress.note(why)
-        return _close(folder, content)
+    if reprice.stored_pricing_key(folder) != reprice.pricing_key(wanted.digest):
+        return None
+    return Run(folder.path, read_json(folder.path / "results.json"), reused=True)
+
+
+def _check_formats(context: ExperimentContext, wanted: Profile) -> None:
+    """`ConfigError` if a layer will multiply formats that the accelerator does not have."""
+    from ebsim import precision
+    from ebsim.precision.rounded_layers import layers
+    from ebsim.pricing.format_check import check_formats
+
+    hardware = context.experiment.hardware
+    if hardware.hypothetical:
+        return
+    names = list(layers(context.dense_network()))
+    records = {
+        f"precision {backend} of {', '.join(methods)}": precision.record(context.backend(backend), names)
+        for backend, methods in precisions_used(context).items()
+    }
+    check_formats(hardware.profile, wanted.chip, records, names)
 
 
 def run_folder(experiment: Experiment, runs_dir: Path, dataset_digest: str) -> Path:
@@ -146,6 +164,7 @@ def _finish(
         path / "provenance.json",
         {
             **provenance.collect(str(context.device)),
+            **provenance.trained_under({t.stage.id: t.history for t in trajectories}),
             "dataset_digest": context.data.digest,
             "precision_plugins": validation.outsiders(context.experiment),
             **pricing_key(chip.digest),

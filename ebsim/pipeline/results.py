@@ -128,10 +128,15 @@ def masks(context: ExperimentContext) -> dict[str, Any]:
             drawn = [
                 tickets.masks_from_gammas(row, context.layers, ratio, context.prune.min_channels) for row in gammas
             ]
-            ratios[f"{ratio:g}"] = {
+            ratios[_key(ratio)] = {
                 "distances": [new.distance(old) for old, new in pairwise(drawn)],
                 "emerged": emergence(context, gammas, ratio)[0],
                 "map": tickets.distance_map(gammas, context.layers, ratio).tolist(),
             }
         out[trajectory.stage.id] = {"channels": gammas.shape[1], "layers": dict(context.layers), "ratios": ratios}
     return out
+
+
+def _key(ratio: float) -> str:
+    """A prune ratio as a key: short where that is exact, so that no two ratios have the same."""
+    return f"{ratio:g}" if float(f"{ratio:g}") == ratio else repr(ratio)

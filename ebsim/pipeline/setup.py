@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from ebsim.training.progress import Progress
 
 
-def open_context(experiment: Experiment, runs_dir: Path, progress: Progress | None = None) -> ExperimentContext:
+def open_context(
+    experiment: Experiment, runs_dir: Path, progress: Progress | None = None, *, strict: bool = False
+) -> ExperimentContext:
     """Device, dataset and store of an experiment. Raises `DataError` before anything is written."""
     import torch
 
@@ -26,7 +28,8 @@ def open_context(experiment: Experiment, runs_dir: Path, progress: Progress | No
     if experiment.train.threads:
         torch.set_num_threads(experiment.train.threads)
     dataset = load_data(experiment, device)
-    return ExperimentContext(experiment, dataset, Store(runs_dir / "stages"), device, progress or Silent())
+    store = Store(runs_dir / "stages")
+    return ExperimentContext(experiment, dataset, store, device, progress or Silent(), strict=strict)
 
 
 def precision_plans(experiment: Experiment, backend: str | None = None) -> list[str]:

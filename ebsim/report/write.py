@@ -22,9 +22,9 @@ def write_report(run_dir: str | Path) -> list[Path]:
     """
     run = load_run(run_dir)
     contents = build(run)
-    for name, data in contents.items():
-        write_atomic(run.path / name, data)
-    RunFolder(run.path).renew(contents)
+    with RunFolder(run.path).renewing(contents):
+        for name, data in contents.items():
+            write_atomic(run.path / name, data)
     return [run.path / name for name in contents]
 
 

@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ebsim.errors import DamagedError
-from ebsim.files import digest, file_digest, read_json, write_json
+from ebsim.files import digest, file_digest, read_json, remove, write_json
 
 MANIFEST = "MANIFEST.json"
 
@@ -77,17 +78,25 @@ class RunFolder:
         listed.pop(MANIFEST, None)
         write_json(self.manifest, {"files": listed})
 
-    def renew(self, content: Mapping[str, bytes]) -> None:
-        """Note in the manifest of a finished run files that were written again (its report, by another matplotlib)."""
+    @contextmanager
+    def renewing(self, content: Mapping[str, bytes]) -> Iterator[None]:
+        """Around writing files anew in a finished run (its report, by another matplotlib).
+
+        While they are written the manifest leaves them out, so that the run is finished and sound all the time, also
+        if this is killed. Does nothing in an unfinished run.
+        """
         listed = self.digests()
-        if listed is not None:
-            new = listed | {name: hashlib.sha256(data).hexdigest() for name, data in content.items()}
-            if new != listed:
-                write_json(self.manifest, {"files": new})
+        new = {name: hashlib.sha256(data).hexdigest() for name, data in content.items()}
+        changed = listed is not None and listed != listed | new
+        if listed is not None and changed:
+            write_json(self.manifest, {"files": {name: one for name, one in listed.items() if name not in new}})
+        yield
+        if listed is not None and changed:
+            write_json(self.manifest, {"files": listed | new})
 
     def reopen(self) -> None:
         """Take the manifest away: from now on the run counts as unfinished."""
-        self.manifest.unlink(missing_ok=True)
+        remove(self.manifest)
 
     @property
     def _cure(self) -> str:

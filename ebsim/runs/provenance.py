@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,21 @@ def environment(device: str) -> dict[str, Any]:
     }
     if device.startswith("cuda"):
         out["device_name"] = torch.cuda.get_device_name(torch.device(device))
+    return out
+
+
+def trained_under(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
+    """What `provenance.json` says of the stages of a run: stage -> the environments of its epochs.
+
+    Facts of `collect` in which the epochs differ from the present ones are given as the epochs have them, several
+    joined by "; ": a stage that is reused was not trained by the process that reports it.
+    """
+    stages = {stage: [dict(item) for item in history] for stage, history in histories.items()}
+    out: dict[str, Any] = {"stages": stages}
+    for key, name in (("torch", "torch_build"), *((key, key) for key in ("threads", "cpu_capability", "code"))):
+        found = list(dict.fromkeys(item[key] for history in stages.values() for item in history if key in item))
+        if found:
+            out[name] = found[0] if len(found) == 1 else "; ".join(map(str, found))
     return out
 
 

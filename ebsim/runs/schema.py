@@ -193,7 +193,7 @@ class RatioMasks(Record):
 class Masks(Record):
     channels: Count
     layers: dict[str, int]
-    ratios: dict[Annotated[str, Field(pattern=r"^0(\.\d+)?$|^1(\.0+)?$")], RatioMasks]
+    ratios: dict[Annotated[str, Field(pattern=r"^0(\.\d+)?$|^1(\.0+)?$|^\d(\.\d+)?e-\d+$")], RatioMasks]
 
 
 class Provenance(BaseModel):

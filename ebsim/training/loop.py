@@ -18,6 +18,7 @@ from torch.nn import functional
 from ebsim import stop
 from ebsim.errors import DivergedError
 from ebsim.tickets.mask import bn_modules
+from ebsim.training.divergence import first_bad_layer
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 
@@ -88,6 +89,7 @@ class TrainStep:
         self._bad = torch.zeros((), device=self.device, dtype=torch.bool)
         self._bad_steps = torch.zeros((), device=self.device, dtype=torch.int64)  # the first and all later
         self._images = self._steps = 0
+        self._batch: tuple[Tensor, Tensor] | None = None  # the last one, to look for what went wrong
         if not self.checked:
             self._found_inf = torch.zeros((), device=self.device)
             optimizer.found_inf = self._found_inf  # type: ignore[attr-defined]  # read by the fused kernel
@@ -100,6 +102,7 @@ class TrainStep:
             tensor.zero_()
 
     def __call__(self, inputs: Tensor, labels: Tensor) -> None:
+        self._batch = inputs, labels
         with autocast(self.device, self.amp):
             logits = self.forward(inputs)
             loss = functional.cross_entropy(logits, labels)
@@ -108,7 +111,7 @@ class TrainStep:
         self._bad.logical_or_(~torch.isfinite(loss.detach() + _gradient_size(self.model)))
         if self.checked:
             if bool(self._bad):
-                raise _diverged(self.model, loss, self._steps + 1)
+                raise self._diverged(loss, self._steps + 1)
         else:
             self._bad_steps.add_(self._bad)
             self._found_inf.copy_(self._bad)
@@ -131,8 +134,23 @@ class TrainStep:
         read = torch.stack([self._loss_sum.double(), self._hits.double(), self._bad_steps.double()]).tolist()
         loss, hits, bad = read
         if bad:
-            raise _diverged(self.model, self._loss_sum, self._steps - int(bad) + 1)
+            raise self._diverged(self._loss_sum, self._steps - int(bad) + 1)
         return Sums(self._images, self._steps, loss / self._images, int(hits) / self._images)
+
+    def _diverged(self, loss: Tensor, step: int) -> DivergedError:
+        """The error of a step: the first layer that goes bad on its batch (on a GPU: on the last one, same weights)."""
+        assert self._batch is not None
+        inputs, labels = self._batch
+
+        def batch_loss(logits: Tensor) -> Tensor:
+            return functional.cross_entropy(logits, labels)
+
+        with autocast(self.device, self.amp):
+            what = first_bad_layer(self.model, inputs, batch_loss)
+        return DivergedError(
+            f"{what} became NaN or infinite at step {step} of the epoch (loss {float(loss.detach()):.4g}); no update "
+            "was applied and the last epoch's checkpoint is untouched. Try a smaller train.lr, or another precision."
+        )
 
 
 def train_epoch(
@@ -163,18 +181,6 @@ def _gradient_size(model: nn.Module) -> Tensor:
     return torch.stack(torch._foreach_norm(gradients)).sum()
 
 
-def _diverged(model: nn.Module, loss: Tensor, step: int) -> DivergedError:
-    names = (
-        name for name, p in model.named_parameters() if p.grad is not None and not bool(torch.isfinite(p.grad).all())
-    )
-    where = next(names, None)
-    what = f"the gradient of {where}" if where and bool(torch.isfinite(loss)) else "the loss"
-    return DivergedError(
-        f"{what} became NaN or infinite at step {step} of the epoch (loss {float(loss.detach()):.4g}); no update "
-        "was applied and the last epoch's checkpoint is untouched. Try a smaller train.lr, or another precision."
-    )
-
-
 @torch.inference_mode()
 def evaluate(model: nn.Module, batches: Batches, *, amp: str = "none") -> Sums:
     """Mean loss, top-1 and (with more than 10 classes) top-5 accuracy over all images, each counted once."""
@@ -195,5 +201,10 @@ def evaluate(model: nn.Module, batches: Batches, *, amp: str = "none") -> Sums:
             hits5 += (logits.topk(5, dim=1).indices == labels[:, None]).sum()
         images += len(labels)
         steps += 1
+    if not bool(torch.isfinite(loss_sum)):
+        raise DivergedError(
+            f"{first_bad_layer(model, inputs)} became NaN or infinite in the evaluation; the checkpoint of the "
+            "epoch before is untouched. Try a smaller train.lr, or another precision."
+        )
     loss, top1, top5 = torch.stack([loss_sum.double(), hits.double(), hits5.double()]).tolist()
     return Sums(images, steps, loss / images, int(top1) / images, int(top5) / images if classes > 10 else None)

@@ -18,7 +18,7 @@ from torch.optim import swa_utils
 
 from ebsim import precision
 from ebsim.config import Train
-from ebsim.errors import ConfigError
+from ebsim.errors import ConfigError, DivergedError
 from ebsim.runs.provenance import environment
 from ebsim.training import loop as steps
 from ebsim.training.allocator import keep_freed_memory
@@ -166,8 +166,15 @@ class Trainer:
     def one_epoch(self, *, evaluate: bool, tick: Callable[[int, int], None]) -> dict[str, Any]:
         """Train the next epoch; returns its line of the curve. `tick(done, total)` is called after every step.
 
-        The network is tested where the recipe says so (`tested`), unless `evaluate` is off.
+        The network is tested where the recipe says so (`tested`), unless `evaluate` is off. Raises `DivergedError` with
+        epoch, step and the first bad layer; nothing of the epoch counts then.
         """
+        try:
+            return self._one_epoch(evaluate, tick)
+        except DivergedError as error:
+            raise DivergedError(f"epoch {self.epoch + 1}: {error}") from None
+
+    def _one_epoch(self, evaluate: bool, tick: Callable[[int, int], None]) -> dict[str, Any]:
         setup, epoch, began = self.setup, self.epoch + 1, time.monotonic()
         rate = setup.learning_rate(epoch)
         for group in self.optimizer.param_groups:
@@ -192,6 +199,7 @@ class Trainer:
         sums, measured = _metered(train, setup.meter)
         if setup.constraint is not None:
             setup.constraint.after_epoch(self.model, epoch)
+        self._check_state(sums.steps)
         row = {
             "epoch": epoch,
             "lr": rate,
@@ -241,9 +249,26 @@ class Trainer:
         replayed = 0 if self._graphs is None else self._graphs.replayed
         return {"peak_bytes": torch.cuda.max_memory_allocated(self.setup.device), "replayed_steps": replayed}
 
+    def _check_state(self, steps: int) -> None:
+        """`DivergedError` if the last update left a weight or statistic that is not finite: no step comes to see it."""
+        state = {name: value for name, value in self.model.state_dict().items() if value.is_floating_point()}
+        if bool(torch.stack(torch._foreach_norm(list(state.values()))).isfinite().all()):
+            return
+        bad = next((name for name, value in state.items() if not bool(torch.isfinite(value).all())), None)
+        if bad is not None:  # not just a norm that overflows
+            raise DivergedError(
+                f"{bad} became NaN or infinite by the update of step {steps}, the last of the epoch; the checkpoint "
+                "before it is untouched. Try a smaller train.lr, or another precision."
+            )
+
     def _advance(self, row: dict[str, Any]) -> None:
+        now = self.setup.score(self.model, self.epoch + 1).detach().cpu()[None]
+        if not bool(torch.isfinite(now).all()):
+            raise DivergedError(
+                "the scores of the channels became NaN or infinite after the epoch; the checkpoint before it is "
+                "untouched. Try a smaller train.lr, or another prune.criterion."
+            )
         self.epoch += 1
-        now = self.setup.score(self.model, self.epoch).detach().cpu()[None]
         self.gammas = torch.cat([self.gammas, now.to(self.gammas.dtype)])
         self.curve = [*self.curve, row]
 

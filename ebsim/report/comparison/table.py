@@ -130,7 +130,7 @@ def made_differently(runs: Sequence[Run]) -> list[str]:
     kinds: dict[str, set[str]] = {}
     for run in runs:
         made = run.provenance.model_dump()
-        for key in ("torch_build", "threads", "cpu_capability", "device", "device_name"):
+        for key in ("torch_build", "threads", "cpu_capability", "device", "device_name", "code"):
             kinds.setdefault(key, set()).add(str(made.get(key)))
     several = [f"{key} ({', '.join(sorted(values))})" for key, values in kinds.items() if len(values) > 1]
     return [f"Not all runs were made alike: {'; '.join(several)}. Last bits may differ for that."] if several else []
