@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ebsim import models, precision, tickets
 from ebsim.config import Experiment, Prune, Train
 from ebsim.experiment.precisions import backend
+from ebsim.precision import rounded_layers
 from ebsim.runs.store import Store
 from ebsim.seeds import seed_of
 from ebsim.training import Averaging, Progress, Silent, Trajectory
@@ -43,6 +44,7 @@ class ExperimentContext:
     facts: dict[str, dict[str, int]] = field(default_factory=dict)
     masks: dict[str, tickets.ChannelMask] = field(default_factory=dict)
     trajectories: dict[str, Trajectory] = field(default_factory=dict)
+    _layer_names: dict[str, tuple[str, ...]] = field(default_factory=dict)  # of the layers that a precision may round
 
     def __post_init__(self) -> None:
         precision.register(*self.experiment.precision.plugins)
@@ -136,6 +138,7 @@ class ExperimentContext:
             import hw_models
 
             model = network()
+            self._layer_names[key] = tuple(rounded_layers.layers(model))
             layers = hw_models.trace(model, tuple(self.data.shape))
             self.networks[key] = [layer.to_dict() for layer in layers]
             self.facts[key] = {
@@ -143,6 +146,12 @@ class ExperimentContext:
                 "macs": sum(layer.macs for layer in layers),
             }
         return key
+
+    def precision_record(self, key: str, network: Callable[[], nn.Module], chosen: precision.Backend) -> dict[str, Any]:
+        """What a backend rounds in the network of `key`, as the hardware model reads it."""
+        if key not in self._layer_names:
+            self._layer_names[key] = tuple(rounded_layers.layers(network()))
+        return precision.record(chosen, self._layer_names[key])
 
     # -- trajectories --------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ebsim import precision, tickets
+from ebsim import tickets
 from ebsim.config import Prune
 from ebsim.experiment.context import ExperimentContext
 from ebsim.runs.ledger import entry
@@ -52,7 +52,7 @@ class Training:
             stage,
             self.context.workload(self.key, self.network),
             self.curve(until),
-            precision.apply(self.network(), self.backend).record(),
+            self.context.precision_record(self.key, self.network, self.backend),
             batch_size=train.batch_size,
             draws=draws,
             channels=self.channels,
@@ -169,7 +169,7 @@ def emergence(
 
 def scoring(context: ExperimentContext, images: int, passes: int, *, forward: bool = False) -> dict[str, Any]:
     """The ledger entry of scoring the dense network in fp32, `passes` times: forward and backward, or forward only."""
-    record = precision.apply(context.dense_network(), "fp32").record()
     curve = [{"images": 0, "steps": 0, "test_images": images} if forward else {"images": images, "steps": 1}] * passes
     key = context.workload("dense", context.dense_network)
+    record = context.precision_record(key, context.dense_network, context.backend("fp32"))
     return entry("score", key, curve, record, batch_size=images, draws=0, channels=0, l1=False)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -73,6 +73,7 @@ class Setup:
     averaging: Averaging | None = None
     constraint: Constraint | None = None
     meter: Meter | None = None
+    _spare: list[nn.Module] = field(default_factory=list, repr=False, compare=False)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -81,13 +82,19 @@ class Setup:
 
     def build(self) -> nn.Module:
         """The network at its start, on the device."""
-        return self.network().to(self.device).to(memory_format=LAYOUT)  # type: ignore[call-overload]
+        model = self._spare.pop() if self._spare else self.network()
+        return model.to(self.device).to(memory_format=LAYOUT)  # type: ignore[call-overload]
 
     def start(self) -> Checkpoint:
-        """The state before the first epoch."""
+        """The state before the first epoch; the network that was built for it is the next one that `build` gives."""
         model = self.network()
         scores = self.score(model, self.first).detach().cpu()[None].clone()
-        return Checkpoint(self.first, 0, model.state_dict(), {}, scores)
+        self._spare[:] = [model]
+        return Checkpoint(self.first, 0, _on_cpu(model.state_dict()), {}, scores)
+
+    def release(self) -> None:
+        """Let go of the network that `start` has built."""
+        self._spare.clear()
 
     def learning_rate(self, epoch: int) -> float:
         """Milestones are absolute: the rate of an epoch does not depend on where a training started."""

@@ -145,6 +145,7 @@ class Trajectory:
     def release(self) -> None:
         """Let go of the network in memory (the files stay)."""
         self._live = None
+        self._setup.release()
 
     def _epochs(self, live: Trainer, to: int, *, evaluate: bool) -> Iterator[dict[str, Any]]:
         """Train epoch by epoch up to `to`."""
