@@ -30,9 +30,9 @@ def network(name: str) -> Any:
         import ebsim
 
         return ebsim.models.build("vgg", depth=16, classes=100, input_shape=(3, 32, 32), seed=0)
-    import torchvision
+    from ebsim.torchvision_shim import import_torchvision
 
-    return getattr(torchvision.models, name)()
+    return getattr(import_torchvision("torchvision.models"), name)()
 
 
 def step(name: str, precision: str, batch: int, device: str) -> Callable[[], None]:

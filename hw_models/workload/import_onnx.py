@@ -171,7 +171,7 @@ def _parameters(node: Any, kind: str, shape: dict[str, Any], graph: _Graph) -> i
     if kind in ("conv", "linear"):
         fresh = sum(graph.weights.pop(n, 0) for n in node.input[:2])
         return fresh + shape["channels"][1] * bool(fresh and shape.get("bias"))
-    if node.op_type in ("PRelu", "Add", "Mul", "Sub", "Div"):
+    if node.op_type in ("PRelu", "Add", "Mul", "Sub", "Div", "Concat"):
         return sum(graph.weights.pop(n, 0) for n in dict.fromkeys(node.input))
     return 0
 
