@@ -16,7 +16,7 @@ from ebsim.report.comparison.table import Entry, name
 from ebsim.report.display.text import as_typed, csv, plain
 from ebsim.report.display.value import scale
 from ebsim.report.figures import style
-from ebsim.report.figures.energy import pareto
+from ebsim.report.tables.highlights import pareto
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
