@@ -44,6 +44,13 @@ def _folder(ctx: click.Context, parameter: click.Parameter, value: str) -> str:
     return value
 
 
+def _forbid_plugins(ctx: click.Context, parameter: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        from ebsim.precision import plugins
+
+        plugins.forbid()
+
+
 runs_dir_option = click.option(
     "--runs-dir", default="runs", show_default=True, type=click.Path(), callback=_folder,
     help="Where run folders live."
@@ -67,6 +74,20 @@ class Group(click.Group):
         rows = [(name, self.commands[name].get_short_help_str(10_000)) for name in self.list_commands(ctx)]
         with formatter.section("Commands"):
             formatter.write_dl(rows)
+
+
+no_plugins_option = click.option(
+    "--no-plugins", is_flag=True, callback=_forbid_plugins, expose_value=False,
+    help="Refuse precisions whose code would be run from a file or an installed plug-in.",
+)  # fmt: skip
+
+
+def name_plugins() -> None:
+    """Say what code of others the experiment made this process run."""
+    from ebsim.precision import plugins
+
+    for what, digest in plugins.ran().items():
+        click.echo(f"runs the code of {what} ({digest[:12]})", err=True)
 
 
 class Main(Group):

@@ -6,7 +6,15 @@ from pathlib import Path
 
 import click
 
-from ebsim.commands.app import json_option, main, print_json, runs_dir_option, set_option
+from ebsim.commands.app import (
+    json_option,
+    main,
+    name_plugins,
+    no_plugins_option,
+    print_json,
+    runs_dir_option,
+    set_option,
+)
 
 
 @main.command()
@@ -19,6 +27,7 @@ from ebsim.commands.app import json_option, main, print_json, runs_dir_option, s
 @click.option("--plan-only", is_flag=True, help="Say what it costs and run nothing.")
 @click.option("--probe-steps", default=3, show_default=True, type=click.IntRange(0), help="Steps to time; 0: none.")
 @runs_dir_option
+@no_plugins_option
 @json_option
 def ablate(
     experiment: str, axes: tuple[str, ...], settings: tuple[str, ...], workers: int, retry_failed: bool,
@@ -35,6 +44,7 @@ def ablate(
     board = grid.open_grid(
         experiment, axes, config.parse_settings(settings), runs_dir=runs_dir, retry_failed=retry_failed
     )
+    name_plugins()
     plan = grid.draw_up(board, Path(runs_dir), probe_steps=probe_steps)
     for line in grid.lines(plan, board.grid.axes, workers):
         click.echo(line, err=True)

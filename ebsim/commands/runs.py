@@ -6,7 +6,16 @@ from pathlib import Path
 
 import click
 
-from ebsim.commands.app import json_option, main, print_json, runs_dir_option, set_option, strict_option
+from ebsim.commands.app import (
+    json_option,
+    main,
+    name_plugins,
+    no_plugins_option,
+    print_json,
+    runs_dir_option,
+    set_option,
+    strict_option,
+)
 
 
 @main.command()
@@ -14,6 +23,7 @@ from ebsim.commands.app import json_option, main, print_json, runs_dir_option, s
 @set_option
 @runs_dir_option
 @strict_option
+@no_plugins_option
 @json_option
 def run(experiment: str, settings: tuple[str, ...], runs_dir: str, strict: bool, as_json: bool) -> None:
     """Run an EXPERIMENT file: search, shrink, retrain, price, report.
@@ -24,6 +34,7 @@ def run(experiment: str, settings: tuple[str, ...], runs_dir: str, strict: bool,
 
     # Read and check the experiment before torch is loaded: a typo is answered at once.
     loaded = pipeline.load(experiment, config.parse_settings(settings))
+    name_plugins()
     from ebsim.commands.progress import Terminal
 
     done = pipeline.run_experiment(loaded, Path(runs_dir), Terminal(), strict=strict)

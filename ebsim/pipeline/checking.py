@@ -14,6 +14,7 @@ from ebsim import config
 from ebsim.config.json_schema import experiment_schema
 from ebsim.data import list_datasets
 from ebsim.pipeline.validation import RULES, choices
+from ebsim.precision import plugins
 from ebsim.runs.provenance import PACKAGES
 
 SCHEMAS = ("experiment.schema.json", "accelerator.schema.json")
@@ -30,15 +31,17 @@ class Checked:
 def check(path: str | Path, overrides: dict[str, Any] | None = None) -> Checked:
     """Everything that can be known before torch is loaded: keys, names, rules, the accelerator, the dataset's folder.
 
-    A file with a `[grid]` table is checked as the experiment that it varies. Raises `ConfigError`, or
-    `hw_models.ProfileError` for an accelerator file of the user's own.
+    A file with a `[grid]` table is checked as the experiment that it varies. No code of plug-ins is run. Raises
+    `ConfigError`, or `hw_models.ProfileError` for an accelerator file of the user's own.
     """
-    experiment = config.load(path, overrides, choices(), RULES)
+    with plugins.only_looking() as unrun:
+        experiment = config.load(path, overrides, choices(), RULES)
     if config.is_profile_path(experiment.hardware.profile):  # a shipped one is right
         import hw_models
 
         hw_models.load(experiment.hardware.profile)
-    section, missing = experiment.data, []
+    section = experiment.data
+    missing = [f"what {spec} defines is not checked, because only a run runs the code of plug-ins" for spec in unrun]
     here = {item["name"]: item["found"] for item in list_datasets(section.root)}
     if not here[section.name]:
         cure = "it is fetched when the run starts" if section.download else _cure(section)

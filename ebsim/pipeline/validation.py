@@ -16,7 +16,7 @@ from ebsim.data import catalogue
 from ebsim.errors import ConfigError, did_you_mean
 from ebsim.experiment.precisions import backend
 from ebsim.methods import METHODS
-from ebsim.precision import registry
+from ebsim.precision import plugins, registry
 
 if TYPE_CHECKING:
     from ebsim.precision.backends import Backend
@@ -90,6 +90,8 @@ def mistakes(experiment: Experiment, broken: frozenset[str] = frozenset()) -> It
     own: dict[str, Backend | None] = {}
     for name, table in section.backends.items():
         own[name], problems = registry.parse_backend(name, table)
+        if plugins.unseen():  # its formats may be those of a plug-in that is only looked at
+            continue
         for key, problem in problems:
             yield f"precision.backends.{name}.{key}".rstrip("."), f"{_value(table, key)}: {problem}"
     for key in KEYS:
@@ -99,7 +101,11 @@ def mistakes(experiment: Experiment, broken: frozenset[str] = frozenset()) -> It
         where = f"precision.backends.{name}" if name in section.backends else f"precision.{key}"
         try:
             chosen = own.get(name) or precision.backend(name)
+        except plugins.NotRun:
+            continue
         except ConfigError as error:
+            if plugins.unseen():
+                continue
             known = [*precision.list_backends(), *section.backends]
             unknown = registry.plugin_origin("backends", name) is None and ".py:" not in name
             yield where, f'= "{name}": {f"unknown precision{did_you_mean(name, known)}" if unknown else error}'

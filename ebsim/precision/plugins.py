@@ -13,13 +13,58 @@ import functools
 import hashlib
 import importlib.util
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from ebsim.errors import ConfigError, did_you_mean
+
+_ran: dict[str, str] = {}
+_skipped: list[str] | None = None
+_forbidden = False
+
+
+class NotRun(ConfigError):
+    """The code of a plug-in was not run, because only looking was asked for."""
+
+
+@contextmanager
+def only_looking() -> Iterator[list[str]]:
+    """Run no code of plug-ins in here: what would need it raises `NotRun`. Yields the list of what was not run."""
+    global _skipped
+    before, _skipped = _skipped, []
+    try:
+        yield _skipped
+    finally:
+        _skipped = before
+
+
+def unseen() -> bool:
+    """Whether something was left unrun by `only_looking`, so that a name that is not known may be one of its own."""
+    return bool(_skipped)
+
+
+def forbid() -> None:
+    """Refuse every plug-in from now on, in this process (`--no-plugins`)."""
+    global _forbidden
+    _forbidden = True
+
+
+def ran() -> dict[str, str]:
+    """What code of others this process has run: path or package and version -> SHA-256 of the file, or "installed"."""
+    return dict(_ran)
+
+
+def _about_to_run(what: str) -> None:
+    if _forbidden:
+        raise ConfigError(f"{what} is a plug-in, whose code would be run: --no-plugins refuses that")
+    if _skipped is not None:
+        if what not in _skipped:
+            _skipped.append(what)
+        raise NotRun(f"{what}: not run")
 
 
 def installed(kind: str, taken: Collection[str]) -> dict[str, EntryPoint]:
@@ -42,6 +87,8 @@ def origin(point: EntryPoint) -> str:
 
 def load_entry_point(point: EntryPoint) -> Any:
     """The object an entry point names; ConfigError if its package cannot be imported."""
+    _about_to_run(origin(point))
+    _ran[origin(point)] = "installed"
     try:
         return point.load()
     except Exception as error:  # it is their code that runs here
@@ -57,6 +104,8 @@ def load_file(spec: str) -> Any:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
     except (OSError, ValueError):  # ValueError: a text that is no path
         raise ConfigError(f"no such file: {name}") from None
+    _about_to_run(spec)
+    _ran[str(path)] = digest
     module = _module(path, digest[:12])
     if not hasattr(module, attribute):
         own = [name for name, value in vars(module).items() if name.isupper() and not isinstance(value, ModuleType)]

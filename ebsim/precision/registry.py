@@ -87,6 +87,8 @@ def refused(specs: tuple[str, ...] | list[str]) -> Iterator[str]:
                 raise ConfigError(f"{spec} is called {name!r}, which exists already (from {owner}): rename it")
             if made.setdefault((kind, name), spec) != spec:
                 raise ConfigError(f"{spec} and {made[kind, name]} are both called {name!r}: rename one")
+        except plugins.NotRun:
+            continue
         except ConfigError as error:
             yield str(error)
             continue

@@ -139,9 +139,19 @@ class ChannelMask:
     @classmethod
     def unpack(cls, packed: Tensor, info: Mapping[str, Any]) -> ChannelMask:
         """The mask that `pack` took apart; KeyError, TypeError or ValueError for anything else."""
-        layers = dict(info["layers"])
-        flags = np.unpackbits(packed.numpy(), count=sum(layers.values()))
-        return cls(flags, layers, info["kept_floor"], tuple(info.get("ignored", ())))
+        pairs, floor, ignored = info["layers"], info["kept_floor"], info.get("ignored", [])
+        for name, channels in pairs:
+            if not isinstance(name, str) or type(channels) is not int or not 0 < channels <= 8 * packed.numel():
+                raise ValueError(f"layer {name!r} has {channels!r} channels")
+        for names in (floor, ignored):
+            if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+                raise TypeError(f"names of layers are {names!r}")
+        layers = dict(pairs)
+        total = sum(layers.values())
+        if len(layers) != len(pairs) or packed.dtype != torch.uint8 or packed.shape != (-(-total // 8),):
+            raise ValueError(f"{packed.dtype} {list(packed.shape)} are no bits of {total} channels")
+        flags = np.unpackbits(packed.numpy(), count=total)
+        return cls(flags, layers, tuple(floor), tuple(ignored))
 
     def save(self, path: str | Path) -> None:
         """Write to a safetensors file."""
@@ -154,7 +164,10 @@ class ChannelMask:
         tensors, info = load_tensors(Path(path))
         if info.get("kind") != _KIND:
             raise DamagedError(f"{path}: not a {_KIND} but {info.get('kind')!r}. Give the file of a mask.")
-        return cls.unpack(tensors["bits"], info)
+        try:
+            return cls.unpack(tensors["bits"], info)
+        except (KeyError, TypeError, ValueError, ConfigError) as error:
+            raise DamagedError(f"{path}: not a {_KIND} ({error}).") from error
 
 
 def bn_layers(model: nn.Module) -> dict[str, int]:

@@ -6,6 +6,7 @@ shrinks it to the saved mask and fills in the weights. No code and no graph is s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ebsim.errors import ConfigError, DamagedError
+from ebsim.errors import ConfigError, DamagedError, EbsimError
 from ebsim.files import load_tensors, save_tensors
 from ebsim.tickets.compact import Shrunk, compact
 from ebsim.tickets.mask import ChannelMask
 
 _KIND = "ebsim ticket"
 _MASK, _STATE = "mask", "state."
+MAX_EXAMPLE = 1 << 27  # numbers in an example input; more are refused before memory is taken
 
 
 def save_ticket(path: str | Path, model: Shrunk, mask: ChannelMask, architecture: Mapping[str, Any]) -> None:
@@ -47,16 +49,25 @@ def load_ticket(path: str | Path, build: Callable[[dict[str, Any]], nn.Module]) 
     tensors, meta = load_tensors(Path(path))
     if meta.get("kind") != _KIND:
         raise DamagedError(f"{path}: not an {_KIND} but {meta.get('kind')!r}. Give the file of a ticket.")
-    mask = ChannelMask.unpack(tensors.pop(_MASK), meta["mask"])
-    state = {name.removeprefix(_STATE): value for name, value in tensors.items()}
-    floats = [t.dtype for t in state.values() if t.is_floating_point()]
-    example = tuple(torch.zeros(shape, dtype=getattr(torch, kind)) for shape, kind in meta["example"])
     try:
+        mask = ChannelMask.unpack(tensors.pop(_MASK), meta["mask"])
+        example = tuple(_blank(*item) for item in meta["example"])
+        state = {name.removeprefix(_STATE): value for name, value in tensors.items()}
+        floats = [value.dtype for value in state.values() if value.is_floating_point()]
         model = compact(build(meta["architecture"]), mask, example).to(floats[0])
         model.load_state_dict(state)
-    except (ConfigError, RuntimeError) as e:
+    except (EbsimError, RuntimeError, KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise DamagedError(
-            f"{path}: does not fit the network that was built for it ({e}). Build the architecture that the file "
-            f"names: {meta['architecture']}."
-        ) from e
+            f"{path}: does not fit the network that was built for it ({error}). Build the architecture that the file "
+            f"names: {meta.get('architecture')}."
+        ) from error
     return model
+
+
+def _blank(shape: list[int], kind: str) -> Tensor:
+    """A tensor of zeros to trace with; ValueError for what no input of a network is."""
+    dtype = getattr(torch, str(kind), None)
+    sizes = all(type(size) is int and size >= 0 for size in shape)
+    if not isinstance(dtype, torch.dtype) or not sizes or math.prod(shape) > MAX_EXAMPLE:
+        raise ValueError(f"an example of {kind!r} {shape!r}")
+    return torch.zeros(shape, dtype=dtype)
