@@ -1,0 +1,77 @@
+"""The command plan: what one run will take, before anything is trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ebsim.commands.app import json_option, main, print_json, runs_dir_option, set_option
+
+
+@main.command()
+@click.argument("experiment", type=click.Path())
+@set_option
+@click.option("--probe-steps", default=3, show_default=True, type=click.IntRange(0), help="Steps to time; 0: none.")
+@click.option("--emergence", type=click.IntRange(1), help="Epoch at which tickets are taken to emerge.")
+@runs_dir_option
+@json_option
+def plan(
+    experiment: str, settings: tuple[str, ...], probe_steps: int, emergence: int | None, runs_dir: str, as_json: bool
+) -> None:
+    """Tell what a run will take, training nothing.
+
+    Time by real steps of each network, memory, disk, and modelled energy by stage. Tickets are taken to emerge where
+    the store of stages says so, else as early as the rule allows. Exit code 74 if the disk has not the space.
+    """
+    from ebsim import config, pipeline
+    from ebsim.errors import StorageError
+
+    loaded = pipeline.load(experiment, config.parse_settings(settings))
+    from ebsim.grid.run_plan import plan_run
+
+    found = plan_run(loaded, Path(runs_dir), probe_steps=probe_steps, emergence=emergence)
+    if as_json:
+        print_json(found.as_json())
+    else:
+        _show(found)
+    if found.disk > found.free:
+        raise StorageError(
+            f"{found.folder}: about {found.disk / 1e6:,.0f} MB will be written, {found.free / 1e6:,.0f} MB are free. "
+            "Free some space, or use --runs-dir."
+        )
+
+
+def _show(found: object) -> None:
+    from ebsim.commands.progress import at_ratio, duration
+    from ebsim.grid.run_plan import RunPlan
+    from ebsim.report.display.terminal import print_rows
+
+    assert isinstance(found, RunPlan)
+    timed = any(training.step_seconds for training in found.trainings)
+    rows = [
+        [
+            training.stage, f"{training.parameters:,}", training.precision,
+            f"{training.last - training.first}", f"{training.trained}",
+            *([f"{1000 * training.step_seconds:.1f}", duration(training.seconds)] if timed else []),
+        ]
+        for training in found.trainings
+    ]  # fmt: skip
+    headings = ["Training", "Parameters", "Precision", "Epochs", "Done", *(["Step (ms)", "Time"] if timed else [])]
+    print_rows("Trainings", headings, rows)
+    energies = [
+        [
+            f"{row.label}{at_ratio(row.ratio)}", str(row.epoch_drawn or "–"),
+            "; ".join(f"{stage} {epochs} epochs {joules:.3g} J" for stage, epochs, joules in row.stages),
+            f"{row.joules:.3g}", "–" if row.saving is None else f"{100 * row.saving:.1f}",
+        ]
+        for row in found.rows
+    ]  # fmt: skip
+    caption = f"Energies modelled on {found.hardware}"
+    print_rows(caption, ["Row", "Drawn", "By stage", "Modelled energy (J)", "Saving (%)"], energies)
+    threads = f"{found.threads} thread{'s' if found.threads > 1 else ''}"
+    if timed:
+        click.echo(f"time      about {duration(found.seconds)} on {found.device}, {threads}, and the report")
+    click.echo(f"memory    about {found.memory / 1e9:.2f} GB at the peak")
+    click.echo(f"disk      about {found.disk / 1e6:,.0f} MB of {found.free / 1e9:,.1f} GB free")
+    click.echo(f"folder    {found.folder} ({found.state})")
