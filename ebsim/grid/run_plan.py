@@ -94,7 +94,9 @@ class Planned(Pretended):
     def __init__(self, *parts: Any, emergence: int | None, window: int, rule: str, **options: Any) -> None:
         super().__init__(*parts, **options)
         # Masks stay as they are from `settled` on, which is what the rule waits `window` epochs (masks) for.
-        self._settled = 0 if emergence is None else emergence - window + (rule == "authors")
+        # The untrained mask is nobody's: with all scales equal it is near no other.
+        earliest = 1 if rule == "authors" else 0
+        self._settled = earliest if emergence is None else emergence - window + (rule == "authors")
         self._known = stored_scores(self.stage)
 
     @property
