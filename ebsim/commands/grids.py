@@ -60,5 +60,7 @@ def ablate(
         print_json(grid.as_json(board, plan, runs_dir))
     elif table is not None:
         print_table(table)
-        click.echo(f"{grid.counted(board, runs_dir)}\nTable and figures: {board.folder}", err=True)
+        click.echo(
+            f"{grid.counted(board, runs_dir)}\nPage, table and figures: {board.folder / 'report.html'}", err=True
+        )
     grid.raise_if_failed(board)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -74,8 +75,24 @@ def compare(folders: tuple[str, ...], baseline: tuple[str, ...], assert_equal: b
     else:
         print_table(found.settings_table())
         print_table(found.table())
+        folder = found.runs[0].path.parent / "comparisons" / found.folder_name
+        write_page(folder, found.files(folder))
     if assert_equal:
         comparing.assert_equal(found.runs)
+
+
+def write_page(folder: Path, contents: Mapping[str, bytes]) -> None:
+    """The files of a page that belongs to no single run; where they cannot be written, the table stays the answer."""
+    from ebsim.errors import StorageError
+    from ebsim.files import write_atomic
+
+    try:
+        for name, data in contents.items():
+            write_atomic(folder / name, data)
+    except StorageError as error:
+        click.echo(f"No page: {error}", err=True)
+    else:
+        click.echo(f"Page: {folder / 'report.html'}", err=True)
 
 
 @main.command()
@@ -98,7 +115,11 @@ def report(folders: tuple[str, ...], as_json: bool) -> None:
 @click.option("--hw", "profiles", multiple=True, help="A shipped name or the path of a TOML. Default: that of the run.")
 @click.option("--reuse", help="Reuse model: macs, compulsory, closed, search. Default: that of the run.")
 @click.option("--hypothetical", is_flag=True, help="Price formats that the device does not have.")
-@click.option("--split", is_flag=True, help="Also: energies by stage and component, and what the savings rest on.")
+@click.option(
+    "--split",
+    is_flag=True,
+    help="Also: energies by stage and component, where each saving comes from, and what it rests on.",
+)
 @json_option
 def energy(
     folder: str, profiles: tuple[str, ...], reuse: str | None, hypothetical: bool, split: bool, as_json: bool
@@ -117,3 +138,7 @@ def energy(
     else:
         for item in priced:
             reports.print_summary(item, split=split)
+        if len(priced) > 1:
+            from ebsim.report.comparison import pricings
+
+            write_page(run.path.parent / "comparisons" / pricings.folder_name(priced), pricings.build(priced))

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from ebsim.files import write_atomic
 from ebsim.grid.state import DONE, FAILED, Board
 from ebsim.report import Table, load_run, to_markdown
-from ebsim.report.comparison import figures, table
+from ebsim.report.comparison import lines_page, table
 from ebsim.report.comparison.aggregate import Baseline, Member, lines
+from ebsim.report.comparison.page import Shown
 from ebsim.report.display.latex_table import latex_files
+from ebsim.report.display.table import Column
 from ebsim.report.display.text import as_typed, csv, markdown
 
 SEED = "seed"
@@ -38,14 +42,23 @@ def finish(board: Board, baseline: Baseline = "dense") -> Table | None:
     every = lines(found)
     entries = table.entries(every, baseline)
     final = table.table(entries, table.caption([member.run for member in found]), baseline, notes(board, found))
-    drawn = figures.make(entries, board.grid.axes)
+    cells = _cells(board, found)
+    page = lines_page.build(
+        board.grid.name,
+        f"Grid of {len(board.grid.cells)} cells: {_axes(board)}",
+        f"MODELLED on {', '.join(dict.fromkeys(member.run.hardware for member in found))}, not measured",
+        entries,
+        {key: values for key, values in board.grid.axes.items() if key != SEED},
+        final,
+        _links(board),
+    )
     contents: dict[str, bytes | str] = {
-        "table.md": _page(board, final, sorted(name for name in drawn if name.endswith(".svg"))),
+        "table.md": _page(board, final, sorted(name for name in page if name.endswith(".svg"))),
         "table.csv": csv(*table.records(entries)),
         **latex_files([final]),
         "table.json": json.dumps(table.as_json(entries), indent=1, allow_nan=False) + "\n",
-        "cells.csv": csv(*_cells(board, found)),
-        **{f"figures/{name}": data for name, data in drawn.items()},
+        "cells.csv": csv(*cells),
+        **page,
     }
     for name, content in contents.items():
         write_atomic(board.folder / name, content)
@@ -64,11 +77,30 @@ def notes(board: Board, found: Sequence[Member]) -> list[str]:
     return out + table.made_differently([member.run for member in found])
 
 
+def _axes(board: Board) -> str:
+    return "; ".join(f"{key} = {', '.join(map(as_typed, values))}" for key, values in board.grid.axes.items())
+
+
+def _links(board: Board) -> Shown:
+    """The cells with their settings and where each stands; a finished one leads to its own page."""
+    cells = board.grid.cells
+    keys = list(board.grid.axes)
+    columns = [
+        Column("Cell", tuple((str(cell.number),) for cell in cells)),
+        *(Column(key, tuple((as_typed(cell.settings[key]),) for cell in cells), numeric=False) for key in keys),
+        Column("State", tuple((board.states[cell.number],) for cell in cells), numeric=False),
+    ]
+    done = {cell.number for cell in board.cells(DONE)}
+    links = tuple(
+        f"../../{quote(board.runs[cell.number].name)}/report.html" if cell.number in done else "" for cell in cells
+    )
+    return Shown(Table("cells", "The cells of the grid", tuple(columns)), links, folded=len(cells) > 40)
+
+
 def _page(board: Board, final: Table, drawn: Sequence[str]) -> str:
-    axes = "; ".join(f"{key} = {', '.join(map(as_typed, values))}" for key, values in board.grid.axes.items())
-    figure_lines = "".join(f"\n![{name}](figures/{name})\n" for name in drawn)
+    figure_lines = "".join(f"\n![{Path(name).stem}]({name})\n" for name in drawn)
     head = f"# {markdown(board.grid.name)}\n\n{markdown(final.caption)}\n\nGrid of {len(board.grid.cells)} cells: "
-    return f"{head}{markdown(axes)}\n\n{to_markdown(final)}{figure_lines}"
+    return f"{head}{markdown(_axes(board))}\n\n{to_markdown(final)}{figure_lines}"
 
 
 def _cells(board: Board, found: Sequence[Member]) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:

@@ -42,11 +42,11 @@ def data(every: Sequence[Line]) -> tuple[tuple[str, ...], list[tuple[object, ...
     return header, [*rows, *(_point(f"{line.method}, {_name(line, every)}", line) for line in others)]
 
 
-def draw(every: Sequence[Line]) -> Figure:
+def draw(every: Sequence[Line], width: float) -> Figure:
     """Accuracy over the epoch of the draw."""
     groups = curves(every)
     paint = style.colours(list(groups))
-    figure, grid = style.canvas(style.PAGE, 3.2)
+    figure, grid = style.canvas(width, 3.2)
     axes = grid[0][0]
     epochs = [_mean(line, "epoch_drawn") for lines in groups.values() for line in lines]
     aside = 0.006 * (max(epochs) - min(epochs))  # bars of neighbors stand side by side
@@ -69,7 +69,7 @@ def draw(every: Sequence[Line]) -> Figure:
     axes.set_ylabel("test accuracy after retraining [%]")
     axes.grid()
     style.whole_epochs(axes)
-    figure.legend(loc="outside right upper")
+    style.legend_above(figure, axes, width)
     return figure
 
 

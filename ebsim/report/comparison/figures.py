@@ -1,55 +1,99 @@
-"""The figures of a grid: accuracy against modelled energy over all lines, and one line chart per axis.
+"""The figures of a grid or comparison: all lines in the accuracy-energy plane, and small multiples per axis.
 
-Bars are 95 % t-intervals over seeds; a line that is one seed has none. Looks and file formats are the report's.
+Bars of accuracies are 95 % t-intervals over seeds; a line that is one seed has none. Bars of energies are the model's
+90 % band relative to dense. Looks and file formats are the report's.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ebsim.report.comparison import draw_epoch
 from ebsim.report.comparison.aggregate import Line
+from ebsim.report.comparison.page import Drawing
 from ebsim.report.comparison.table import Entry, name
 from ebsim.report.display.text import as_typed, csv, plain
 from ebsim.report.display.value import scale
-from ebsim.report.figures import style
-from ebsim.report.tables.highlights import pareto
+from ebsim.report.figures import plane, style
+from ebsim.report.figures.marks import SHAPES, is_baseline
+from ebsim.report.figures.plane import Point
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Sheet = tuple[tuple[str, ...], list[tuple[object, ...]]]
-_MOST = 12  # points that can still be labelled
-_MARKERS = ("o", "s", "^", "D")  # one for each of the report's dashes
-_POINT: dict[str, Any] = {
-    "marker": "o", "markersize": 4, "linestyle": "none", "elinewidth": 0.8, "capsize": 2, "zorder": 3,
-}  # fmt: skip
+SEED = "seed"
+PANELS = 9
+"""Small multiples of an axis at most; more lines than that share one pair of panels."""
 
 
-def make(every: Sequence[Entry], axes: dict[str, list[Any]]) -> dict[str, bytes]:
-    """{file name: bytes}: SVG, PNG and CSV of each figure; axes with one value, and the seed, have no chart."""
+def drawings(every: Sequence[Entry], axes: Mapping[str, Sequence[Any]], told: Mapping[str, str]) -> list[Drawing]:
+    """The plane, and a chart for each axis of several values but the seed. told: line -> all its numbers."""
     them = [entry.line for entry in every if entry.line.finished]
     if not them:
-        return {}
-    out = _files("accuracy_energy", partial(_plane, them), _plane_data(them))
+        return []
+    shown = points(them)
+    out = [
+        drawing(
+            "accuracy_energy",
+            "Accuracy against modelled energy",
+            "Up and to the left is better; the step line joins what no other line beats. Upright bars: 95 % "
+            "interval over the seeds. Level bars: 90 % band of the modelled energy relative to dense. Shape is "
+            "the method, shade the prune ratio; a pointer over a point tells all its numbers.",
+            partial(plane.draw, shown),
+            _plane_data(them, shown),
+            {f"point-{number}": told.get(point.name, point.name) for number, point in enumerate(shown)},
+        )
+    ]
     if draw_epoch.drawn(them):
-        out |= _files("draw_epoch", partial(draw_epoch.draw, them), draw_epoch.data(them))
+        out.append(
+            drawing(
+                "draw_epoch",
+                "Accuracy against the epoch of the draw",
+                "A curve joins the draws of one method, ratio and setting; star: the ticket of the rule, at the "
+                "mean of its epochs; dashed: dense. Bars: 95 % interval over the seeds.",
+                partial(draw_epoch.draw, them),
+                draw_epoch.data(them),
+            )
+        )
     for key, values in axes.items():
-        if key != "seed" and len(values) > 1:
-            file = f"by_{re.sub(r'[^A-Za-z0-9]+', '_', key)}"
-            out |= _files(file, partial(_chart, them, key, values), _chart_data(them, key, values))
+        if key != SEED and len(values) > 1:
+            out.append(
+                drawing(
+                    f"by_{re.sub(r'[^A-Za-z0-9]+', '_', key)}",
+                    f"Along {plain(key)}",
+                    "Accuracy above, modelled energy below, one column per line of the table without this axis; "
+                    "bars: 95 % interval over the seeds.",
+                    partial(_chart, them, key, values),
+                    _chart_data(them, key, values),
+                )
+            )
     return out
 
 
-def _files(file: str, draw: Callable[[], Figure], sheet: Sheet) -> dict[str, bytes]:
+def make(every: Sequence[Entry], axes: Mapping[str, Sequence[Any]]) -> dict[str, bytes]:
+    """{file name: bytes} of all figures: SVG, PNG and CSV."""
+    return {f"{d.name}.{end}": data for d in drawings(every, axes, {}) for end, data in d.files.items()}
+
+
+def drawing(
+    name: str,
+    title: str,
+    caption: str,
+    draw: Callable[[float], Figure],
+    sheet: Sheet,
+    details: Mapping[str, str] | None = None,
+    wide: bool = True,
+) -> Drawing:
+    """A figure drawn and written once for the page."""
     with style.styled():
-        figure = draw()
+        figure = draw(style.PAGE if wide else style.COLUMN)
         style.settle(figure)
-        return {f"{file}.svg": style.svg(figure), f"{file}.png": style.png(figure), f"{file}.csv": csv(*sheet).encode()}
+        made = {"svg": style.svg(figure), "png": style.png(figure), "csv": csv(*sheet).encode()}
+    return Drawing(name, title, caption, made, details or {}, wide)
 
 
 def _pair(line: Line, metric: str) -> tuple[float, float]:
@@ -59,48 +103,28 @@ def _pair(line: Line, metric: str) -> tuple[float, float]:
     return sample.mean, sample.half or 0.0
 
 
-def _front(them: Sequence[Line]) -> list[bool]:
-    return pareto([(_pair(line, "joules")[0], _pair(line, "accuracy")[0]) for line in them])
+def points(them: Sequence[Line]) -> list[Point]:
+    """The lines with an accuracy. An energy's band is that of its ratio to the dense row of its first run."""
+    out = []
+    for line in them:
+        joules, accuracy = _pair(line, "joules")[0], _pair(line, "accuracy")
+        saving = next(iter(line.finished.values())).energy.saving
+        band = None
+        if saving is not None and saving.value < 1 and not is_baseline(line.method):
+            base = joules / (1 - saving.value)
+            band = (base * (1 - saving.high), base * (1 - saving.low))
+        spread = (accuracy[0] - accuracy[1], accuracy[0] + accuracy[1]) if accuracy[1] else None
+        group = name(line, them, without="prune.ratio") if line.ratio is not None else name(line, them)
+        out.append(Point(name(line, them), group, line.ratio, joules, accuracy[0], band, spread))
+    return out
 
 
-def _plane_data(them: Sequence[Line]) -> Sheet:
-    header = ("line", "n", "joules", "joules_half", "accuracy", "accuracy_half", "on_front")
+def _plane_data(them: Sequence[Line], shown: Sequence[Point]) -> Sheet:
+    header = ("line", "n", "joules", "low_against_dense", "high_against_dense", "accuracy", "accuracy_half", "on_front")
     return header, [
-        (name(line, them), len(line.finished), *_pair(line, "joules"), *_pair(line, "accuracy"), kept)
-        for line, kept in zip(them, _front(them), strict=True)
+        (p.name, len(line.finished), p.joules, *(p.joules_band or (None, None)), *_pair(line, "accuracy"), kept)
+        for line, p, kept in zip(them, shown, plane.on_front(shown), strict=True)
     ]
-
-
-def _plane(them: Sequence[Line]) -> Figure:
-    own = scale((_pair(line, "joules")[0] for line in them), "J")
-    labels = [name(line, them) for line in them]
-    paint = style.colours(labels)
-    figure, grid = style.canvas(style.PAGE, 3.2)
-    axes, points = grid[0][0], []
-    for line, label in zip(them, labels, strict=True):
-        (x, wide), (y, high) = _pair(line, "joules"), _pair(line, "accuracy")
-        points.append((x / own.factor, 100 * y))
-        colour, dash = paint[label]
-        look = _POINT | {"color": colour, "marker": _MARKERS[style.DASHES.index(dash)], "label": label}
-        axes.errorbar(*points[-1], xerr=wide / own.factor, yerr=100 * high, **look)
-    front = sorted(point for point, kept in zip(points, _front(them), strict=True) if kept)
-    axes.plot(*zip(*front, strict=True), color=style.FAINT, linewidth=0.8, zorder=1, drawstyle="steps-post")
-    axes.set_xlabel(f"modelled training energy [{own.unit}]")
-    axes.set_ylabel("test accuracy, last epoch [%]")
-    _possible(axes)
-    axes.grid()
-    if len(them) > _MOST:
-        figure.legend(loc="outside right upper")
-    else:
-        texts = [(x, y, label, paint[label][0]) for (x, y), label in zip(points, labels, strict=True)]
-        style.point_labels(axes, texts)
-    return figure
-
-
-def _possible(axes: Axes) -> None:
-    """An interval of two seeds can leave what an accuracy can be; the axis does not follow it there."""
-    low, high = axes.get_ylim()
-    axes.set_ylim(max(low, 0), min(high, 100))
 
 
 def _curves(them: Sequence[Line], key: str, values: Sequence[Any]) -> dict[str, list[tuple[int, Line]]]:
@@ -117,32 +141,63 @@ def _chart_data(them: Sequence[Line], key: str, values: Sequence[Any]) -> Sheet:
     header = ("line", key, "n", "accuracy", "accuracy_half", "joules", "joules_half")
     return header, [
         (label, as_typed(values[place]), len(line.finished), *_pair(line, "accuracy"), *_pair(line, "joules"))
-        for label, points in _curves(them, key, values).items()
-        for place, line in points
+        for label, found in _curves(them, key, values).items()
+        for place, line in found
     ]
 
 
-def _chart(them: Sequence[Line], key: str, values: Sequence[Any]) -> Figure:
-    """Accuracy above, modelled energy below, against the values of one axis."""
+def _chart(them: Sequence[Line], key: str, values: Sequence[Any], width: float) -> Figure:
+    """Small multiples: a column per line, accuracy above, modelled energy below; flat lines are grey in all."""
     groups = _curves(them, key, values)
-    paint = style.colours(list(groups))
+    flat = {label: found for label, found in groups.items() if is_baseline(label)}
+    own_groups = {label: found for label, found in groups.items() if label not in flat} or groups
+    single = len(own_groups) > PANELS or width < 2 * style.COLUMN - 0.5
+    panels = [own_groups] if single else [{label: found} for label, found in own_groups.items()]
+    columns = min(len(panels), max(1, int(width / 1.3)))
+    lines = -(-len(panels) // columns)
+    figure, grid = style.canvas(width, 2.6 * lines + 0.4, 2 * lines, columns, sharex=True, sharey="row")
     own = scale((_pair(line, "joules")[0] for line in them), "J")
-    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
-    at = [float(value) if numbers else float(place) for place, value in enumerate(values)]
-    aside = 0.008 * (max(at) - min(at))  # bars of neighbours stand side by side
-    figure, grid = style.canvas(style.PAGE, 3.8, 2, 1, sharex=True)
-    panels = (("accuracy", 0.01, "accuracy [%]"), ("joules", own.factor, f"modelled energy [{own.unit}]"))
-    for axes, (metric, factor, heading) in zip(grid[:, 0], panels, strict=True):
-        for turn, (label, points) in enumerate(groups.items()):
-            shift = aside * (turn - (len(groups) - 1) / 2)
-            means, halves = zip(*(_pair(line, metric) for _, line in points), strict=True)
-            axes.errorbar([at[place] + shift for place, _ in points], [mean / factor for mean in means],
-                          yerr=[half / factor for half in halves], color=paint[label][0],
-                          label=label, **_POINT | {"linestyle": paint[label][1]})  # fmt: skip
-        axes.set_ylabel(heading)
-        axes.grid()
-    _possible(grid[0][0])
-    grid[-1][0].set_xticks(at, [as_typed(value) for value in values])
-    grid[-1][0].set_xlabel(plain(key))
-    figure.legend(*grid[0][0].get_legend_handles_labels(), loc="outside right upper")
+    paint = style.colours(list(own_groups))
+    for number, panel in enumerate(panels):
+        pair = (grid[2 * (number // columns)][number % columns], grid[2 * (number // columns) + 1][number % columns])
+        for axes, metric, factor in zip(pair, ("accuracy", "joules"), (0.01, own.factor), strict=True):
+            for label, found in {**flat, **panel}.items():
+                colour, dash = paint.get(label, (style.FAINT, "-"))
+                shape = SHAPES[list(own_groups).index(label) % len(SHAPES)] if label in own_groups else "none"
+                _curve(
+                    axes, found, metric, factor, {"color": colour, "linestyle": dash, "marker": shape, "label": label}
+                )
+            axes.grid()
+        if not single:
+            pair[0].set_title("\n".join(_words(next(iter(panel)), 22)), fontsize=7)
+    for number in range(len(panels), lines * columns):
+        for half in (0, 1):
+            grid[2 * (number // columns) + half][number % columns].set_visible(False)
+    for row in range(lines):
+        grid[2 * row][0].set_ylabel("accuracy [%]")
+        grid[2 * row + 1][0].set_ylabel(f"energy [{own.unit}]")
+    for axes in grid[-1]:
+        axes.set_xticks(range(len(values)), [plain(as_typed(value))[:14] for value in values])
+        axes.set_xlabel(plain(key)[:24])
+    if single:
+        style.legend_above(figure, grid[0][0], width)
     return figure
+
+
+def _curve(axes: Any, found: Sequence[tuple[int, Line]], metric: str, factor: float, look: dict[str, Any]) -> None:
+    """One line over the values of the axis; an interval ends where an accuracy can (0 and 100 %)."""
+    found = sorted(found, key=lambda pair: pair[0])
+    places = [place for place, _ in found]
+    means, halves = zip(*(_pair(line, metric) for _, line in found), strict=True)
+    top = 1.0 if metric == "accuracy" else float("inf")
+    below = [min(half, mean) / factor for mean, half in zip(means, halves, strict=True)]
+    above = [min(half, max(0.0, top - mean)) / factor for mean, half in zip(means, halves, strict=True)]
+    middles = [mean / factor for mean in means]
+    axes.errorbar(places, middles, yerr=[below, above], markersize=4, elinewidth=0.8, capsize=2, zorder=3, **look)
+
+
+def _words(text: str, width: int) -> list[str]:
+    """A heading in at most three lines."""
+    from textwrap import wrap
+
+    return wrap(text, width)[:3] or [""]

@@ -6,17 +6,23 @@ first run named (or another baseline), paired by seed.
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from ebsim import config
 from ebsim.errors import CellsFailedError, ConfigError
-from ebsim.report.comparison import table
+from ebsim.files import digest
+from ebsim.report.comparison import lines_page, table
 from ebsim.report.comparison.aggregate import Baseline, Member, check_baseline, lines
+from ebsim.report.comparison.page import Shown
+from ebsim.report.display.latex_table import latex_files
 from ebsim.report.display.table import Column, Table
-from ebsim.report.display.text import as_typed, plain
+from ebsim.report.display.text import as_typed, csv, plain
 from ebsim.runs.load import Run, load_run
 
 SEED = "seed"
@@ -46,6 +52,34 @@ class Comparison:
     def table(self) -> Table:
         return table.table(self.entries, table.caption(self.runs), self.baseline, table.made_differently(self.runs))
 
+    def files(self, beside: Path) -> dict[str, bytes]:
+        """{path: bytes} of the comparison's page, tables and figures; `beside`: the folder they will stand in."""
+        final, settings = self.table(), self.settings_table()
+        relative = [os.path.relpath(run.path, beside) for run in self.runs]
+        links = tuple(f"{quote(Path(path).as_posix())}/report.html" for path in relative)
+        names = Column("Run", tuple((plain(run.path.resolve().name),) for run in self.runs), numeric=False)
+        page = lines_page.build(
+            f"{len(self.runs)} runs compared",
+            final.caption,
+            f"MODELLED on {', '.join(dict.fromkeys(run.hardware for run in self.runs))}, not measured",
+            self.entries,
+            {key: _distinct(values) for key, values in self.differing.items() if key not in (SEED, "name")},
+            final,
+            Shown(Table("runs", "The runs", (names,)), links),
+            differing=settings,
+        )
+        return {
+            "table.csv": csv(*table.records(self.entries)).encode(),
+            **{name: text.encode() for name, text in latex_files([final]).items()},
+            **page,
+        }
+
+    @property
+    def folder_name(self) -> str:
+        """`comparison-<8 hex digits of the runs and the baseline>`."""
+        key = [[run.path.resolve().name for run in self.runs], self.baseline]
+        return f"comparison-{digest(key)[:8]}"
+
     def as_json(self) -> dict[str, Any]:
         return {
             "schema": 1,
@@ -73,6 +107,17 @@ def compare(folders: Sequence[str | Path], baseline: Baseline | None = None) -> 
     axes = {key: [own[key] for own in settings] for key in settings[0]}
     check_baseline(chosen, (line.method for line in every), axes)
     return Comparison(runs, differing, table.entries(every, chosen), chosen)
+
+
+def _distinct(values: Sequence[Any]) -> list[Any]:
+    """Each value once, in order (values may be lists)."""
+    out: list[Any] = []
+    for value in values:
+        if value not in out:
+            out.append(value)
+    with contextlib.suppress(TypeError):  # numbers, and lists of them, in their order; texts as they come
+        return sorted(out) if not any(isinstance(value, str) for value in out) else out
+    return out
 
 
 def _settings(runs: Sequence[Run], differing: dict[str, list[Any]]) -> list[dict[str, Any]]:

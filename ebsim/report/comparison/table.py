@@ -223,8 +223,9 @@ def _record(entry: Entry) -> dict[str, Any]:
 
 def _sample(metric: str, sample: Sample | None) -> dict[str, float | None]:
     if sample is None:
-        return dict.fromkeys((metric, f"{metric}_sd", f"{metric}_low", f"{metric}_high"))
-    return {metric: sample.mean, f"{metric}_sd": sample.sd, f"{metric}_low": sample.low, f"{metric}_high": sample.high}
+        return dict.fromkeys((metric, f"{metric}_sd", f"{metric}_half", f"{metric}_low", f"{metric}_high"))
+    spread = {f"{metric}_sd": sample.sd, f"{metric}_half": sample.half}
+    return {metric: sample.mean, **spread, f"{metric}_low": sample.low, f"{metric}_high": sample.high}
 
 
 def as_json(every: Sequence[Entry]) -> list[dict[str, Any]]:

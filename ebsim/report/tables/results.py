@@ -13,7 +13,7 @@ from ebsim.report.display.table import NONE, Cell, Column, Table, with_unit
 from ebsim.report.display.terminal import print_table
 from ebsim.report.display.text import plain
 from ebsim.report.display.value import Value, count, scale
-from ebsim.report.tables import energy, row_labels
+from ebsim.report.tables import energy, row_labels, saving_steps
 from ebsim.runs.load import Run
 from ebsim.runs.schema import Row
 
@@ -183,10 +183,11 @@ def _authors_flops(row: Row) -> float | None:
 
 
 def print_summary(run: Run, *, split: bool = False) -> None:
-    """The results table on stdout; `split`: then the energies by stage and component, and what the savings rest on."""
+    """The results table on stdout; `split`: then where energies go and savings come from."""
     tables = [summary(run)]
     if split:
         tables += [energy.energy_split(run, "stage"), energy.energy_split(run, "component")]
+        tables += saving_steps.tables(run)
         tables += [found] if (found := energy.sensitivity(run)) else []
     for table in tables:
         print_table(table)

@@ -1,0 +1,53 @@
+"""The page of a grid or a comparison: its lines as a table, in the accuracy-energy plane and along each axis."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ebsim.report.comparison import figures, page
+from ebsim.report.comparison.page import Section, Shown
+from ebsim.report.comparison.table import Entry, name
+from ebsim.report.display.table import Cell, Table, flat
+
+
+def build(
+    title: str,
+    sub: str,
+    badge: str,
+    every: Sequence[Entry],
+    axes: Mapping[str, Sequence[Any]],
+    final: Table,
+    cells: Shown,
+    *,
+    lead: Sequence[Cell] = (),
+    differing: Table | None = None,
+) -> dict[str, bytes]:
+    """{path: bytes} of report.html and figures/.
+
+    final: the table of the lines, one per entry. cells: the runs that it is made of, with links. differing: what tells
+    the runs apart, where they are not cells of a grid.
+    """
+    drawn = figures.drawings(every, axes, told(every, final))
+    charts = tuple(drawing.name for drawing in drawn if drawing.name != "accuracy_energy")
+    sections = [
+        Section("lines", "Results", tuple(lead), (Shown(final),)),
+        Section("plane", "Accuracy and energy", (), (), ("accuracy_energy",) if drawn else ()),
+        *([Section("axes", "Along each axis", (), (), charts)] if charts else []),
+        *([Section("differing", "What differs", (), (Shown(differing),))] if differing is not None else []),
+        Section("runs", "Runs", (("Each run has a page of its own.",),), (cells,)),
+    ]
+    html = page.page(title, badge, sub, sections, drawn)
+    return {"report.html": html.encode(), **page.files(drawn)}
+
+
+def told(every: Sequence[Entry], final: Table) -> dict[str, str]:
+    """Line -> its name and every number of its row, for the pointer over its point."""
+    them = [entry.line for entry in every]
+    finished = [line for line in them if line.finished]
+    out = {}
+    for number, line in enumerate(them):
+        if line.finished:
+            numbers = (f"{c.heading} {flat(c.cells[number])}" for c in final.columns if not c.key)
+            out[name(line, finished)] = "; ".join([name(line, finished), *numbers])
+    return out

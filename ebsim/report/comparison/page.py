@@ -1,0 +1,65 @@
+"""A page for what has no run folder of its own: a grid, a comparison, a run priced on several accelerators."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ebsim.report.display.html import render
+from ebsim.report.display.table import Cell, Table
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A table of a page; `links`: where the first cell of each row leads (paths relative to the page)."""
+
+    table: Table
+    links: tuple[str, ...] = ()
+    folded: bool = False
+
+
+@dataclass(frozen=True)
+class Section:
+    anchor: str
+    heading: str
+    lead: tuple[Cell, ...] = ()
+    tables: tuple[Shown, ...] = ()
+    figures: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure of a page: its files by ending, and what a pointer over its points says."""
+
+    name: str
+    title: str
+    caption: str
+    files: Mapping[str, bytes]
+    """{"svg": ..., "png": ..., "csv": ...}"""
+    details: Mapping[str, str]
+    wide: bool = True
+
+
+def page(title: str, badge: str, sub: str, sections: Sequence[Section], drawings: Sequence[Drawing]) -> str:
+    """The page as HTML, with its figures inline; links to their files go to `figures/` beside it."""
+    content = {
+        "title": title,
+        "badge": badge,
+        "sub": sub,
+        "contents": [(section.anchor, section.heading) for section in sections],
+        "sections": sections,
+        "plots": {drawing.name: drawing for drawing in drawings},
+        "wide": {drawing.name for drawing in drawings if drawing.wide},
+    }
+    return render(
+        "sections.html",
+        content,
+        {drawing.name: drawing.files["svg"] for drawing in drawings},
+        {drawing.name: drawing.title for drawing in drawings},
+        {drawing.name: drawing.details for drawing in drawings},
+    )
+
+
+def files(drawings: Sequence[Drawing]) -> dict[str, bytes]:
+    """{path beside the page: bytes} of the figures."""
+    return {f"figures/{d.name}.{ending}": data for d in drawings for ending, data in d.files.items()}
