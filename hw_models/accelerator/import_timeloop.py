@@ -41,6 +41,7 @@ STORED = {
     "type",
 }
 COMPUTED = {"multiplier_width", "adder_width", "datawidth", "technology", "width", "num_bits"}
+NODE_KEYS = {TAG, "name", "class", "subclass", "attributes", "constraints", "spatial", "nodes"}
 COMPUTE = re.compile(r"mac|mult|compute", re.IGNORECASE)
 
 
@@ -142,9 +143,14 @@ def _walk(nodes: Iterable[Any], tree: _Tree) -> None:
             if tag == "Pipelined":
                 tree.notes.append("!Pipelined: read like !Parallel")
             continue
+        tree.notes += [f"{name}.{key}: not used" for key in sorted(map(str, node)) if key not in NODE_KEYS]
         own = {**tree.attributes, **(node.get("attributes") or {})}
         _mesh(node, name, tree)
         if tag == "Container":
+            rest = sorted(map(str, node.get("attributes") or {}))
+            tree.notes += [f"{name}.{key}: not used" for key in rest if key not in STORED]
+            rules = sorted(map(str, node.get("constraints") or {}))
+            tree.notes += [f"{name}.constraints.{key}: not used" for key in rules if key != "spatial"]
             tree.attributes = own
         elif tag != "Component":
             raise ProfileError(f"{tree.path}: {name}: tag !{tag} is not known")
@@ -252,6 +258,11 @@ def _kept(rules: dict[str, Any], name: str, tree: _Tree) -> tuple[str, ...]:
             f"{tree.path}: {name}.constraints.dataspace: {strange[0]} is none of {', '.join(OPERAND)} (the "
             "convolution problem)"
         )
+    tree.notes += [
+        f"{name}.constraints.dataspace.{key}: not used"
+        for key in sorted(map(str, rules))
+        if key not in ("keep", "keep_only", "bypass")
+    ]
     wanted = [*(rules.get("keep") or []), *(rules.get("keep_only") or [])]
     kept = [OPERAND[d] for d in wanted or OPERAND if d not in (rules.get("bypass") or [])]
     if wanted and not rules.get("keep_only") and len({*wanted, *(rules.get("bypass") or [])}) < 3:

@@ -31,6 +31,8 @@ MEMORY_KEYS = {
     "served_dimensions",
     "force_double_buffering",
 }
+MAPPING_KEYS = {"name", "spatial_mapping", "memory_operand_links"}
+OPERAND_LINKS = {"O": "O", "W": "I2", "I": "I1"}
 ARRAY_KEYS = {
     "dimensions",
     "sizes",
@@ -59,7 +61,10 @@ def import_zigzag(
     data = read_yaml(path)
     if not looks_like_zigzag(data):
         raise ProfileError(f"{path}: is no ZigZag 3 accelerator: it needs `memories` and `operational_array`")
-    return profile_text(machine_of(data, str(path), _dataflow(data, mapping), clock_ghz, node_nm))
+    dataflow, notes = _dataflow(data, mapping)
+    machine = machine_of(data, str(path), dataflow, clock_ghz, node_nm)
+    machine.notes[:0] = notes
+    return profile_text(machine)
 
 
 def machine_of(
@@ -116,19 +121,27 @@ def machine_of(
     )
 
 
-def _dataflow(data: dict[str, Any], mapping: str | Path | None) -> dict[str, Any] | None:
-    """The spatial mapping by array dimension: of the mapping file's default entry, else of the accelerator file."""
+def _dataflow(data: dict[str, Any], mapping: str | Path | None) -> tuple[dict[str, Any] | None, list[str]]:
+    """The spatial mapping by array dimension (of the mapping file's default entry, else of the accelerator file), and
+    notes on the rest of the mapping file."""
     if mapping is None:
-        return data.get("dataflows") or None
+        return data.get("dataflows") or None, []
     entries = read_yaml(mapping)
-    for entry in entries if isinstance(entries, list) else []:
-        if (
-            isinstance(entry, dict)
-            and entry.get("name") == "default"
-            and isinstance(entry.get("spatial_mapping"), dict)
-        ):
-            return dict(entry["spatial_mapping"])
-    raise ProfileError(f"{mapping}: no entry named default with a spatial_mapping")
+    entries = [e for e in entries if isinstance(e, dict)] if isinstance(entries, list) else []
+    chosen = next(
+        (e for e in entries if e.get("name") == "default" and isinstance(e.get("spatial_mapping"), dict)), None
+    )
+    if chosen is None:
+        raise ProfileError(f"{mapping}: no entry named default with a spatial_mapping")
+    links = chosen.get("memory_operand_links") or OPERAND_LINKS
+    if links != OPERAND_LINKS:
+        raise ProfileError(f"{mapping}: default.memory_operand_links: {links} has no counterpart; only {OPERAND_LINKS}")
+    name = Path(mapping).name
+    notes = [f"{name}: default.{key}: not used" for key in sorted(map(str, chosen)) if key not in MAPPING_KEYS]
+    others = [str(e.get("name")) for e in entries if e is not chosen]
+    if others:
+        notes.append(f"{name}: the mappings of {', '.join(others)}: not used; every layer has the default one")
+    return dict(chosen["spatial_mapping"]), notes
 
 
 def _dimensions(

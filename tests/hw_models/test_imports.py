@@ -74,6 +74,8 @@ architecture:
   - !Container
     name: column
     spatial: {meshX: 14}
+    required_actions: [transfer]
+    attributes: {wires: 3}
     constraints: {spatial: {permutation: [N, C, P, R, S, Q, M], factors: [N=1, C=1, P=1, R=1, S=1, M=1]}}
   - !Container
     name: PE
@@ -156,7 +158,16 @@ def test_a_zigzag_architecture_keeps_its_costs_capacities_and_sharing(tmp_path: 
 def test_the_mapping_file_says_what_the_array_unrolls(tmp_path: Path) -> None:
     mapping = _file(
         tmp_path,
-        [{"name": "default", "spatial_mapping": {"D1": ["C, 8"], "D2": ["FX, 3"], "D3": ["K, 2"]}}],
+        [
+            {"name": "Add", "spatial_mapping": {"D1": ["G, 8"]}},
+            {
+                "name": "default",
+                "spatial_mapping": {"D1": ["C, 8"], "D2": ["FX, 3"], "D3": ["K, 2"]},
+                "temporal_ordering": [["OX", 2]],
+                "memory_operand_links": {"O": "O", "W": "I2", "I": "I1"},
+            },
+            {"name": "Pooling"},
+        ],
         "mapping.yaml",
     )
     data = zigzag()
@@ -164,6 +175,8 @@ def test_the_mapping_file_says_what_the_array_unrolls(tmp_path: Path) -> None:
         data["memories"][name]["served_dimensions"] = []
     text, notes = import_zigzag(_file(tmp_path, data), mapping=mapping)
     assert _chip(tmp_path, text).unroll["forward"] == ("C", "C", "K")
+    assert "mapping.yaml: default.temporal_ordering: not used" in notes
+    assert any("the mappings of Add, Pooling: not used" in n for n in notes)
     assert any("FX" in n for n in notes) and any("3 of its 4" in n for n in notes)
 
 
@@ -218,7 +231,7 @@ def test_a_timeloop_architecture_with_its_energies(tmp_path: Path) -> None:
     assert (glb.read.value, glb.write.value, glb.bits_per_cycle) == (pytest.approx(0.1), pytest.approx(0.2), 256)
     assert chip.mac_points["int8"].value == 0.21 and chip.dram.value == pytest.approx(8)
     assert chip.static.value == pytest.approx((0.5 + 168 * 0.25) * 1e-12 * 0.5e9)
-    for thing in ("noc (class wire)", "psum.fifo", "vector operations"):
+    for thing in ("noc (class wire)", "psum.fifo", "column.required_actions", "column.wires", "vector operations"):
         assert any(thing in n for n in notes), thing
     assert training_cost(reference.vgg16(10), chip, "all int8", 8).total > 0
 
