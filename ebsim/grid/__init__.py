@@ -1,7 +1,7 @@
 """Grids of experiments: cells that are ordinary runs, in worker processes, ending in one table (docs/ablate.md).
 
-expand (axes -> checked cells), board (where each cell stands), rehearsal and plan (what it will cost), drive with pool
-and worker (running it), summary, table and figures (what it says), count (that nothing was trained twice).
+expand: axes -> checked cells. state: where each cell stands. dry_run, plan, run_plan: what it will cost. scheduler,
+pool, worker: running it. results: its table and figures. epoch_count: that nothing was trained twice.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from ebsim.grid import results, scheduler
 from ebsim.grid.epoch_count import Count, count
 from ebsim.grid.expand import expand
 from ebsim.grid.plan import Plan, draw_up, lines
-from ebsim.grid.state import DONE, FAILED, Board, locate, look
+from ebsim.grid.state import DONE, FAILED, Board, GridState, locate, look
 from ebsim.report import Table
 from ebsim.report.comparison.aggregate import Baseline, check_baseline
 
 __all__ = [
     "Board",
     "Count",
+    "GridState",
     "Plan",
     "Table",
     "ablate",
@@ -45,7 +46,7 @@ def open_grid(
     *,
     runs_dir: str | Path = "runs",
     retry_failed: bool = False,
-) -> Board:
+) -> GridState:
     """The cells of an experiment file with a grid, all checked, and where each stands. Nothing is run.
 
     axes: `["seed=0..4", "precision.search=fp32,fp8"]`, over the file's own `[grid]`. Raises `ConfigError`, `DataError`.
@@ -55,7 +56,7 @@ def open_grid(
 
 
 def ablate(
-    board: Board,
+    board: GridState,
     *,
     runs_dir: str | Path = "runs",
     workers: int = 1,
@@ -74,12 +75,12 @@ def ablate(
     return results.finish(board, baseline)
 
 
-def counted(board: Board, runs_dir: str | Path = "runs") -> Count:
+def counted(board: GridState, runs_dir: str | Path = "runs") -> Count:
     """Epochs really trained for the finished cells, against the distinct ones (see `count.count`)."""
     return count((board.runs[cell.number] for cell in board.cells(DONE)), Path(runs_dir) / "stages")
 
 
-def as_json(board: Board, plan: Plan, runs_dir: str | Path = "runs") -> dict[str, Any]:
+def as_json(board: GridState, plan: Plan, runs_dir: str | Path = "runs") -> dict[str, Any]:
     """A finished grid as one object: where it is, its plan, cells, counted epochs and the lines of its table."""
     table = board.folder / "table.json"
     return {
@@ -99,7 +100,7 @@ def parse_baseline(words: Sequence[str]) -> Baseline:
     return config.parse_settings(list(words)) if words else "dense"
 
 
-def raise_if_failed(board: Board) -> None:
+def raise_if_failed(board: GridState) -> None:
     """`CellsFailedError` that lists the failed cells."""
     failed = board.cells(FAILED)
     if failed:

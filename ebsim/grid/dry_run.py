@@ -1,8 +1,8 @@
-"""A grid rehearsed: its methods run as they are, on trainings that only pretend, so that a plan knows what they do.
+"""Dry run of an experiment: its methods run as they are, on stub trainings, so that a plan knows what they do.
 
 The methods themselves say which trainings they need, how long each is and which they share; nothing here knows any
-method. A pretended training has channel scores that never change, so a ticket emerges as early as the rule allows. For
-one that inherits its weights that is the most epochs it can cost (the earlier the draw, the longer the retraining); for
+method. The channel scores of a stub training never change, so a ticket emerges as early as the rule allows. For a
+method that inherits weights that is the most epochs it can cost (the earlier the draw, the longer the retraining); for
 others a later draw costs more, so totals say "about". Scores are random, alike for all trainings but for the order of
 the channels within a layer: tickets differ, as they will, while one of each choice of widths tells what all cost.
 """
@@ -28,8 +28,8 @@ from ebsim.runs.store import Stage, Store
 Epoch = tuple[str, int]
 
 
-class Pretended:
-    """Has the face of a `training.Trajectory` and trains nothing."""
+class StubTrajectory:
+    """Has the interface of `training.Trajectory` and trains nothing."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class Pretended:
         if self._scores is None:
             layers = tickets.bn_layers(self._network())
             widths = torch.rand(sum(layers.values()), generator=torch.Generator().manual_seed(0))
-            own = self._dice()
+            own = self._generator()
             parts = [part[torch.randperm(len(part), generator=own)] for part in widths.split(list(layers.values()))]
             self._scores = torch.cat(parts)
         return self._scores.expand(self.epoch - self.first + 1, -1)
@@ -74,14 +74,14 @@ class Pretended:
         return self.epoch
 
     def state_at(self, epoch: int) -> dict[str, Tensor]:
-        """The start, shaken a little: what is drawn from two trainings' weights must differ as it will."""
-        own, state = self._dice(), self._network().state_dict()
+        """The initial weights with up to 10 % of noise: masks of two trainings must differ, as they will."""
+        own, state = self._generator(), self._network().state_dict()
         return {
             name: tensor * (1 + 0.1 * torch.rand(tensor.shape, generator=own)) if tensor.is_floating_point() else tensor
             for name, tensor in state.items()
         }
 
-    def _dice(self) -> torch.Generator:
+    def _generator(self) -> torch.Generator:
         return torch.Generator().manual_seed(int(self.stage.id.rpartition("-")[2], 16))
 
     def own_curve(self) -> list[dict[str, Any]]:
@@ -98,7 +98,7 @@ class Names(Store):
 
 
 @dataclass
-class _DryRunContext(ExperimentContext):
+class DryRunContext(ExperimentContext):
     """Shrinks and traces one ticket of each choice of widths, whichever channels it has."""
 
     shrunken: dict[str, nn.Module] = field(default_factory=dict)
@@ -114,8 +114,8 @@ class _DryRunContext(ExperimentContext):
 
 
 @dataclass
-class Wings:
-    """What the rehearsals of one network on one dataset share, so that each ticket is shrunk and traced once."""
+class SharedNetworks:
+    """What the dry runs of one network on one dataset share, so that each ticket is shrunk and traced once."""
 
     networks: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     facts: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -123,7 +123,7 @@ class Wings:
 
 
 @dataclass(frozen=True)
-class Rehearsed:
+class DryRun:
     """What one cell would do.
 
     trained: the epochs of its trainings, with the name of the precision each is in. asked: epochs summed over its
@@ -138,13 +138,13 @@ class Rehearsed:
     tests: int
 
 
-def rehearse(experiment: Experiment, data: Any, store: Path, wings: Wings) -> Rehearsed:
-    """Walk through one cell."""
+def dry_run(experiment: Experiment, data: Any, store: Path, shared: SharedNetworks) -> DryRun:
+    """Run the methods of one experiment on stub trainings and price what they would execute."""
     import hw_models
 
-    context = _DryRunContext(
-        experiment, data, Names(store), torch.device("cpu"), make_trajectory=cast(Any, Pretended),
-        networks=wings.networks, facts=wings.facts, shrunken=wings.shrunken,
+    context = DryRunContext(
+        experiment, data, Names(store), torch.device("cpu"), make_trajectory=cast(Any, StubTrajectory),
+        networks=shared.networks, facts=shared.facts, shrunken=shared.shrunken,
     )  # fmt: skip
     chip = hw_models.load(experiment.hardware.profile)
     rows = [row for name in experiment.methods for row in METHODS[name].results(context)]
@@ -154,7 +154,7 @@ def rehearse(experiment: Experiment, data: Any, store: Path, wings: Wings) -> Re
         for row in rows
     ]
     made: Any = context.trajectories.values()
-    return Rehearsed(
+    return DryRun(
         trained={(own.stage.id, row["epoch"]): own.backend.name for own in made for row in own.curve},
         asked=sum(entry["epochs"] for row in rows for entry in row.ledger),
         joules=sum(bill.joules for bill in bills),

@@ -1,9 +1,9 @@
 """What a grid will cost, before anything is trained: trainings and epochs, what sharing saves, time and energy.
 
-Which trainings there are comes from a rehearsal of the methods (`rehearsal.py`), one cell for each setting of the axes
+Which trainings there are comes from a dry run of the methods (`dry_run.py`), one cell for each setting of the axes
 other than the seed; what differs in the seed alone costs the same. Time comes from a few timed steps of the dense
 network in each precision; a ticket's step is taken to be as long (it is shorter), an evaluated image to cost a third of
-a trained one. Energy is what the accelerator model says of the rehearsed ledgers.
+a trained one. Energy is what the accelerator model says of the ledgers of the dry run.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Plan:
     seconds: float | None
     """Of all trainings on one worker; None if not timed."""
     unknown: dict[str, str]
-    """Cells that could not be rehearsed, and why; they are in none of the figures."""
+    """Cells that could not be run dry, and why; they are in none of the figures."""
     stale: int = 0
     """Of the cells to run, those that are only priced again; they cost no training."""
 
@@ -52,14 +52,14 @@ class Plan:
 
 
 def draw_up(board: Board, runs_dir: Path, *, probe_steps: int = 3) -> Plan:
-    """Rehearse the cells of a board that are to be run, and time `probe_steps` steps of each network and precision."""
-    from ebsim.grid.dry_run import Epoch, Rehearsed, Wings, rehearse
+    """Run the cells dry of a board that are to be run, and time `probe_steps` steps of each network and precision."""
+    from ebsim.grid.dry_run import DryRun, Epoch, SharedNetworks, dry_run
 
     pending = board.cells(PENDING)
     todo = [cell for cell in pending if cell.number not in board.stale]
-    wings: dict[str, Wings] = {}
+    shared: dict[str, SharedNetworks] = {}
     data: dict[str, Any] = {}
-    families: dict[str, Rehearsed] = {}
+    families: dict[str, DryRun] = {}
     clock: dict[str, float] = {}
     used: dict[tuple[int, Epoch], float] = {}  # seed, epoch -> seconds
     times: dict[str, list[float]] = {}
@@ -73,8 +73,10 @@ def draw_up(board: Board, runs_dir: Path, *, probe_steps: int = 3) -> Plan:
         if family not in families:
             network = canonical_json([own.data.identity(), own.model.identity()])
             try:
-                families[family] = rehearse(own, data[place], runs_dir / "stages", wings.setdefault(network, Wings()))
-            except Exception as error:  # whatever pretended scores do to a method, the grid itself can be run
+                families[family] = dry_run(
+                    own, data[place], runs_dir / "stages", shared.setdefault(network, SharedNetworks())
+                )
+            except Exception as error:  # whatever stub scores do to a method, the grid itself can be run
                 unknown[cell.label] = f"{type(error).__name__}: {error}"
                 continue
         found = families[family]
@@ -175,7 +177,7 @@ def lines(plan: Plan, axes: Axes, workers: int) -> list[str]:
         return out
     if plan.unknown:
         label, why = next(iter(plan.unknown.items()))
-        out.append(f"{len(plan.unknown)} cells could not be rehearsed and are not in these figures ({label}: {why})")
+        out.append(f"{len(plan.unknown)} cells could not be run dry and are not in these figures ({label}: {why})")
     saved = 1 - plan.epochs / plan.asked if plan.asked else 0.0
     out.append(
         f"about {plan.trainings} trainings ({plan.dense} dense), {plan.epochs:,} epochs; without sharing "

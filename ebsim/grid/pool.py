@@ -103,7 +103,7 @@ class Pool:
         for line in worker.process.stdout:
             with contextlib.suppress(ValueError):  # a line cut short by the process's end
                 self.messages.put((worker, json.loads(line)))
-        self.messages.put((worker, {"kind": "gone", "message": _obituary(worker)}))
+        self.messages.put((worker, {"kind": "gone", "message": _exit_reason(worker)}))
 
     def _end(self, worker: Worker) -> None:
         if self._workers.get(worker.number) is worker:  # a killed one is heard of again, when its pipe ends
@@ -112,7 +112,7 @@ class Pool:
         worker.process.wait()
 
 
-def _obituary(worker: Worker) -> str:
+def _exit_reason(worker: Worker) -> str:
     """What is known of a process that ended without an answer."""
     code = worker.process.wait()
     how = f"was killed by signal {-code} (9 is often: out of memory)" if code < 0 else f"ended with exit code {code}"

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from ebsim.grid.expand import Cell
 from ebsim.grid.pool import Message
-from ebsim.grid.state import DONE, FAILED, PENDING, Board
+from ebsim.grid.state import DONE, FAILED, PENDING, GridState
 from ebsim.report.display.text import plain
 from ebsim.report.display.value import duration
 
@@ -24,7 +24,7 @@ class Lines:
         self._at: dict[int, str] = {}
         self._status = self.console.status("") if self.console.is_terminal else None
 
-    def started(self, cell: Cell, board: Board) -> None:
+    def started(self, cell: Cell, board: GridState) -> None:
         self._starts[cell.number] = time.monotonic()
         self._say(f"cell {cell.number}/{len(board.grid.cells)}  {cell.label}  started")
         if self._status is not None:
@@ -38,7 +38,7 @@ class Lines:
             if self._status is not None:
                 self._status.update(plain("   ".join(self._at.values())))
 
-    def ended(self, cell: Cell, board: Board) -> None:
+    def ended(self, cell: Cell, board: GridState) -> None:
         self._ended += 1
         self._at.pop(cell.number, None)
         now = time.monotonic()

@@ -1,6 +1,6 @@
 """What one run will take, before anything is trained: time, memory, disk, and modelled energy per stage.
 
-The methods run as they are on trainings that only pretend (`dry_run.py`). What the store of stages holds already is
+The methods run as they are on stub trainings (`dry_run.py`). What the store of stages holds already is
 used: real channel scores where they are known, and no time for epochs that are trained. Time comes from real steps of
 each network that will be trained, in its precision, with its evaluation and the writing of its checkpoint. Not in it:
 the report of the run, a few seconds.
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from ebsim import pipeline, precision
 from ebsim.config import Experiment
-from ebsim.grid.dry_run import Names, Pretended, _DryRunContext
+from ebsim.grid.dry_run import DryRunContext, Names, StubTrajectory
 from ebsim.methods import METHODS
 from ebsim.runs.store import Stage
 
@@ -88,8 +88,8 @@ class RunPlan:
         return {**asdict(self), "folder": str(self.folder), "seconds": self.seconds, "disk": self.disk}
 
 
-class Planned(Pretended):
-    """A pretended training that knows what the store has of it, and when its ticket is to emerge."""
+class Planned(StubTrajectory):
+    """A stub training that knows what the store has of it, and when its ticket is to emerge."""
 
     def __init__(self, *parts: Any, emergence: int | None, window: int, rule: str, **options: Any) -> None:
         super().__init__(*parts, **options)
@@ -137,10 +137,10 @@ def plan_run(experiment: Experiment, runs_dir: Path, *, probe_steps: int = 3, em
     data = pipeline.load_data(experiment, device)
     prune, hardware = experiment.prune, experiment.hardware
     make = partial(Planned, emergence=emergence, window=prune.window, rule=prune.rule)
-    context = _DryRunContext(experiment, data, Names(runs_dir / "stages"), device, make_trajectory=cast(Any, make))
+    context = DryRunContext(experiment, data, Names(runs_dir / "stages"), device, make_trajectory=cast(Any, make))
     rows = [row for name in experiment.methods for row in METHODS[name].results(context)]
     chip = profile.read(hardware.profile).chip
-    # A pretended accuracy stands for "finished": without one a row has no saving.
+    # A stub's accuracy stands for "finished": without one a row has no saving.
     priced = price(
         [{**row.to_dict(), "accuracy": row.accuracy} for row in rows], context.networks, chip,
         reuse=hardware.reuse, hypothetical=hardware.hypothetical,
@@ -178,7 +178,7 @@ def _row(row: Mapping[str, Any]) -> PlannedRow:
 
 
 def _training(
-    own: Planned, context: _DryRunContext, steps: int, timed: dict[tuple[Any, ...], tuple[float, float]]
+    own: Planned, context: DryRunContext, steps: int, timed: dict[tuple[Any, ...], tuple[float, float]]
 ) -> PlannedTraining:
     train = context.train
     model = own._network()
@@ -203,7 +203,7 @@ def _training(
     )  # fmt: skip
 
 
-def _time(model: nn.Module, backend: Any, context: _DryRunContext, steps: int) -> tuple[float, float]:
+def _time(model: nn.Module, backend: Any, context: DryRunContext, steps: int) -> tuple[float, float]:
     """Seconds of a training step, and of what an epoch takes beside its steps: evaluation, checkpoint, scores."""
     from ebsim.training import Checkpoint, TrainStep, evaluate, make_optimizer, train_epoch
     from ebsim.training.compilation import compiled
@@ -231,7 +231,7 @@ def _time(model: nn.Module, backend: Any, context: _DryRunContext, steps: int) -
     return each, tested + written
 
 
-def _some_batches(context: _DryRunContext, count: int) -> list[Any]:
+def _some_batches(context: DryRunContext, count: int) -> list[Any]:
     """A few full training batches, not of the partial one at an epoch's end where there are others."""
     made = context.data.train_batches(context.train.batch_size, seed=0, epoch=1, memory_format=torch.channels_last)
     batches = list(itertools.islice(made, count))

@@ -21,7 +21,7 @@ from ebsim.errors import BusyError
 from ebsim.files import canonical_json
 from ebsim.grid.expand import Cell, Grid
 from ebsim.grid.pool import Message, Pool, Worker
-from ebsim.grid.state import DONE, FAILED, PENDING, Board
+from ebsim.grid.state import DONE, FAILED, PENDING, GridState
 from ebsim.runs.store import exclusive
 
 POLL = 0.5  # seconds between two looks at whether a stop was asked for
@@ -31,31 +31,31 @@ BUSY_PAUSE = 2.0  # seconds until a run that somebody else holds is tried again
 class Watch(Protocol):
     """Told how a grid goes; implementations only show."""
 
-    def started(self, cell: Cell, board: Board) -> None: ...
+    def started(self, cell: Cell, board: GridState) -> None: ...
 
     def heard(self, cell: Cell, message: Message) -> None: ...
 
-    def ended(self, cell: Cell, board: Board) -> None: ...
+    def ended(self, cell: Cell, board: GridState) -> None: ...
 
 
 class Quiet:
     """Shows nothing."""
 
-    def started(self, cell: Cell, board: Board) -> None: ...
+    def started(self, cell: Cell, board: GridState) -> None: ...
 
     def heard(self, cell: Cell, message: Message) -> None: ...
 
-    def ended(self, cell: Cell, board: Board) -> None: ...
+    def ended(self, cell: Cell, board: GridState) -> None: ...
 
 
 def drive(
-    board: Board,
+    board: GridState,
     runs_dir: Path,
     *,
     workers: int = 1,
     watch: Watch | None = None,
     check: Callable[[], None] = lambda: None,
-) -> Board:
+) -> GridState:
     """Run every pending cell of a board (see `board.look`); failures are noted on it and do not stop the others.
 
     `check` is called about twice a second and may raise, to stop. `BusyError` if another driver runs this grid.
@@ -96,12 +96,12 @@ def shared(grid: Grid) -> tuple[Companion, ...]:
 
 
 def prepared(experiment: Experiment, companions: tuple[Companion, ...], threads: int) -> Experiment:
-    """The cell's experiment with what makes it a good neighbour; its identity stays the same."""
+    """The cell's experiment with its thread count and the states that other cells need; its identity stays the same."""
     train = experiment.train.model_copy(update={"threads": threads})
     return experiment.model_copy(update={"train": train, "companions": companions})
 
 
-def _hear(worker: Worker, message: Message, board: Board, pool: Pool, watch: Watch) -> Cell | None:
+def _hear(worker: Worker, message: Message, board: GridState, pool: Pool, watch: Watch) -> Cell | None:
     """Act on a worker's message; returns its cell if that has to be started again later."""
     cell, kind = worker.cell, message["kind"]
     if cell is None:  # an idle worker has ended

@@ -24,7 +24,7 @@ DONE, FAILED, PENDING = "done", "failed", "pending"
 
 
 @dataclass
-class Board:
+class GridState:
     """A grid's cells by number: their run folders, states and, where one failed, why."""
 
     grid: Grid
@@ -76,7 +76,11 @@ class Board:
         return line | ({"error": self.errors[cell.number]} if cell.number in self.errors else {})
 
 
-def locate(grid: Grid, runs_dir: Path) -> Board:
+Board = GridState
+"""Its name until 0.1."""
+
+
+def locate(grid: Grid, runs_dir: Path) -> GridState:
     """Where every cell and the grid itself live. Reads each dataset once; raises `DataError` if one is missing."""
     digests: dict[str, str] = {}
     runs = {}
@@ -86,10 +90,10 @@ def locate(grid: Grid, runs_dir: Path) -> Board:
             digests[key] = pipeline.load_data(cell.experiment).digest
         runs[cell.number] = pipeline.run_folder(cell.experiment, runs_dir, digests[key])
     own = digest([path.name for path in runs.values()])[:8]
-    return Board(grid, runs_dir / "grids" / f"{grid.name}-{own}", runs)
+    return GridState(grid, runs_dir / "grids" / f"{grid.name}-{own}", runs)
 
 
-def look(board: Board, retry_failed: bool = False) -> Board:
+def look(board: GridState, retry_failed: bool = False) -> GridState:
     """Find every cell's state. A finished run that was changed since counts as failed, one that was priced on another
     version of its accelerator profile as still to run.
 

@@ -220,12 +220,12 @@ def test_what_a_method_says_it_works_in_is_what_it_is_priced_in(tmp_path: Path, 
     import torch
 
     from ebsim.experiment.context import ExperimentContext
-    from ebsim.grid.dry_run import Names, Pretended
+    from ebsim.grid.dry_run import Names, StubTrajectory
 
     (tmp_path / "x.toml").write_text(TINY.replace("own.toml", "h100"))
     settings = {"methods": method, "precision.search": "fp8", "precision.retrain": "int8", "precision.low": "bfp8"}
     experiment = pipeline.load(tmp_path / "x.toml", {**settings, "prune.draw_epochs": [2]})
-    make: Any = Pretended
+    make: Any = StubTrajectory
     context = ExperimentContext(
         experiment, pipeline.load_data(experiment), Names(tmp_path), torch.device("cpu"), make_trajectory=make
     )
