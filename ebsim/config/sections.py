@@ -146,8 +146,8 @@ class Prune(Section):
     """Length of the FIFO."""
     min_channels: Annotated[int, Field(ge=0, le=1_000_000)] = 1
     """Channels that every layer keeps at least; 0 makes a layer that would lose all an error."""
-    criterion: Annotated[Literal["gamma", "magnitude", "taylor", "random"], Since("gamma")] = "gamma"
-    """What ranks the channels, after every epoch of the search: gamma, magnitude, taylor, random."""
+    criterion: Annotated[str, Since("gamma")] = "gamma"
+    """What ranks the channels, after every epoch of the search: see `ebsim.tickets.CRITERIA`."""
     draw_epochs: Annotated[tuple[Epoch, ...], BeforeValidator(_as_tuple), Field(max_length=1000), Since(())] = ()
     """Epochs at which prune-at-epoch draws its masks (0: untrained)."""
     gating: Annotated[Literal["exact", "authors"], Since("exact")] = "exact"

@@ -114,7 +114,7 @@ def dense_training(context: ExperimentContext, backend_name: str = "fp32") -> De
     def score(model: nn.Module, epoch: int) -> Tensor:
         """What ranks the channels of the dense network after an epoch."""
         seed = seed_of(context.seed, "criterion", epoch)
-        return tickets.CRITERIA[criterion].score(model, tickets.Look(lambda: context.batch, seed))
+        return tickets.CRITERIA[criterion].score(model, tickets.ScoringInputs(lambda: context.batch, seed))
 
     trajectory = context.trajectory(
         "dense", ranked, context.dense_network, backend, keep=partial(_is_kept, context), score=score

@@ -1,4 +1,7 @@
-"""A network from its name: the registry is the dictionary at the end."""
+"""Networks built and initialized from their names; `catalogue.FAMILIES` says which there are.
+
+How to add one: a function `NetworkSpec -> nn.Module` here, and an entry in `FAMILIES` that names it.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import nn
 
-from ebsim.models.catalogue import NetworkSpec, resolve
+from ebsim.models.catalogue import FAMILIES, NetworkSpec, resolve
 from ebsim.models.init_weights import initialize
 from ebsim.models.preresnet import PreResNet
 from ebsim.models.vgg import VGG
@@ -34,23 +37,24 @@ def build(
         name, classes=classes, input_shape=input_shape, depth=depth, stem=stem,
         gamma_init=gamma_init,
     )  # fmt: skip
+    construct: Callable[[NetworkSpec], nn.Module] = globals()[FAMILIES[name].builder]
     if seed is None:
-        model = BUILDERS[name](spec)
+        model = construct(spec)
     else:
         with torch.random.fork_rng(devices=[]):  # constructors draw default weights, to be replaced
-            model = BUILDERS[name](spec)
+            model = construct(spec)
     return initialize(model, family=name, gamma_init=spec.gamma_init, seed=seed)
 
 
-def _preresnet(spec: NetworkSpec) -> nn.Module:
+def preresnet(spec: NetworkSpec) -> nn.Module:
     return PreResNet((spec.depth - 2) // 9, spec.classes, spec.input_shape[0])
 
 
-def _vgg(spec: NetworkSpec) -> nn.Module:
+def vgg(spec: NetworkSpec) -> nn.Module:
     return VGG(spec.depth, spec.classes, spec.input_shape[0], min(spec.input_shape[1:]))
 
 
-def _resnet(spec: NetworkSpec) -> nn.Module:
+def resnet(spec: NetworkSpec) -> nn.Module:
     from ebsim.torchvision_shim import import_torchvision
 
     models = import_torchvision("torchvision.models")
@@ -62,10 +66,3 @@ def _resnet(spec: NetworkSpec) -> nn.Module:
     elif channels != 3:
         model.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
     return model
-
-
-BUILDERS: dict[str, Callable[[NetworkSpec], nn.Module]] = {
-    "preresnet": _preresnet,
-    "vgg": _vgg,
-    "resnet": _resnet,
-}

@@ -1,4 +1,4 @@
-"""Which networks there are and what each accepts: plain data, importable without torch.
+"""Which networks there are and what each accepts: plain data, importable without torch. The one place to add one.
 
 `resolve` turns a name and options into a checked `NetworkSpec`; the configuration and `build` both go through it, so
 a wrong depth is found before anything is loaded.
@@ -16,7 +16,9 @@ LARGE_SIDE = 64  # from this many pixels a side on, stem "auto" is ImageNet's
 
 @dataclass(frozen=True)
 class Family:
-    """One kind of network: how it is labelled, which depths and stems it has, and how it starts.
+    """One kind of network: how it is labelled, which depths and stems it has, how it starts, and what builds it.
+
+    builder: name of a function of `builders.py`, NetworkSpec -> nn.Module.
 
     `gamma_init` and `smallest_side` are given per stem; a family without a choice of stems has the one stem "".
     `linear_init` is "uniform" (torch's default for a linear layer) or "normal" (N(0, 0.01), zero bias).
@@ -29,6 +31,7 @@ class Family:
     gamma_init: dict[str, float]
     smallest_side: dict[str, int]
     linear_init: str
+    builder: str
 
     @property
     def stems(self) -> tuple[str, ...]:
@@ -44,6 +47,7 @@ FAMILIES: dict[str, Family] = {
         gamma_init={"": 0.5},
         smallest_side={"": 4},
         linear_init="uniform",
+        builder="preresnet",
     ),
     "vgg": Family(
         title="VGG",
@@ -53,6 +57,7 @@ FAMILIES: dict[str, Family] = {
         gamma_init={"": 0.5},
         smallest_side={"": 4},
         linear_init="normal",
+        builder="vgg",
     ),
     "resnet": Family(
         title="ResNet",
@@ -62,6 +67,7 @@ FAMILIES: dict[str, Family] = {
         gamma_init={"imagenet": 1.0, "small_images": 0.5},
         smallest_side={"imagenet": 32, "small_images": 8},
         linear_init="uniform",
+        builder="resnet",
     ),
 }
 

@@ -17,6 +17,7 @@ from ebsim.errors import ConfigError, did_you_mean
 from ebsim.experiment.precisions import backend
 from ebsim.methods import METHODS
 from ebsim.precision import plugins, registry
+from ebsim.tickets.criteria import CRITERIA
 
 if TYPE_CHECKING:
     from ebsim.precision.backends import Backend
@@ -162,6 +163,7 @@ def choices() -> dict[str, Callable[[], Iterable[str]]]:
         "data.name": lambda: catalogue.DATASETS,
         "model.name": lambda: FAMILIES,
         "methods": lambda: METHODS,
+        "prune.criterion": lambda: CRITERIA,
         "hardware.reuse": lambda: hw_models.REUSE_MODELS,
         "hardware.profile": lambda: [
             path.name.removesuffix(".toml") for path in (files("hw_models") / "profiles").iterdir()

@@ -1,42 +1,35 @@
-"""Early-Bird tickets: channel masks, the rule that says when to draw one, and the shrinking of a
-network to it."""
+"""Early-Bird tickets: channel masks, the rule that says when to draw one, and the shrinking of a network to it.
 
-from ebsim.tickets.compact import Shrinker, Shrunk, compact
-from ebsim.tickets.connectivity import filters, producers, reader
-from ebsim.tickets.criteria import CRITERIA, Criterion, Look
-from ebsim.tickets.early_bird import EarlyBird, Emergence, distance_map, emergence
-from ebsim.tickets.mask import (
-    ChannelMask,
-    apply_mask,
-    bn_layers,
-    channel_mask,
-    gammas,
-    masks_from_gammas,
-    masks_from_scores,
-)
-from ebsim.tickets.ticket import load_ticket, save_ticket
+`criteria` is a registry that imports no torch; everything else is imported on first use.
+"""
 
-__all__ = [
-    "CRITERIA",
-    "ChannelMask",
-    "Criterion",
-    "EarlyBird",
-    "Emergence",
-    "Look",
-    "Shrinker",
-    "Shrunk",
-    "apply_mask",
-    "bn_layers",
-    "channel_mask",
-    "compact",
-    "distance_map",
-    "emergence",
-    "filters",
-    "gammas",
-    "load_ticket",
-    "masks_from_gammas",
-    "masks_from_scores",
-    "producers",
-    "reader",
-    "save_ticket",
-]
+from __future__ import annotations
+
+from ebsim.lazy import attach
+
+_HOME = {
+    "CRITERIA": ".criteria",
+    "Criterion": ".criteria",
+    "ScoringInputs": ".scores",
+    "ChannelMask": ".mask",
+    "apply_mask": ".mask",
+    "bn_layers": ".mask",
+    "channel_mask": ".mask",
+    "gammas": ".mask",
+    "masks_from_gammas": ".mask",
+    "masks_from_scores": ".mask",
+    "EarlyBird": ".early_bird",
+    "Emergence": ".early_bird",
+    "distance_map": ".early_bird",
+    "emergence": ".early_bird",
+    "Shrinker": ".compaction",
+    "Shrunk": ".compaction",
+    "compact": ".compaction",
+    "load_ticket": ".ticket",
+    "save_ticket": ".ticket",
+    "filters": ".connectivity",
+    "producers": ".connectivity",
+    "reader": ".connectivity",
+}
+
+__getattr__, __dir__, __all__ = attach(__name__, _HOME)

@@ -1,93 +1,38 @@
-"""What ranks channels: one small function per criterion, model -> a score per BatchNorm channel, all layers in order.
+"""The pruning criteria by name. Reading this registry costs no torch, so an experiment is checked against it.
 
-The channels with the smallest scores, over the whole network, are pruned; the Early-Bird detector watches the masks
-that follow, whatever the criterion. A new one is a function and a line in `CRITERIA`.
+How to add one: write a function `(model, inputs) -> Tensor [channels]` in `scores.py`, and a line in `CRITERIA` here.
+The Early-Bird detector watches the masks that follow, whatever the criterion.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
-from ebsim.errors import ConfigError
-from ebsim.tickets.connectivity import producers
-from ebsim.tickets.mask import bn_layers, gammas
-
-Batch = tuple[Tensor, Tensor]
-
-
-@dataclass(frozen=True)
-class Look:
-    """What a criterion may look at beside the network: a batch of images and labels, and a seed."""
-
-    batch: Callable[[], Batch]
-    seed: int = 0
-
-
-def gamma(model: nn.Module, look: Look) -> Tensor:
-    """The BatchNorm scale, signed as it is stored; its size ranks (Liu et al. 2017, the paper's choice)."""
-    return gammas(model)
-
-
-def magnitude(model: nn.Module, look: Look) -> Tensor:
-    """L2 norm of the filters that make the channel, relative to the layer's root mean square (Li et al. 2017).
-
-    Norms of different layers differ with their size, hence the division. A channel of a residual stream is made by
-    several convolutions: their squares are added.
-    """
-    made = producers(model)
-    scores: list[Tensor] = []
-    for name in bn_layers(model):
-        if not made.get(name):
-            raise ConfigError(f'no convolution makes the channels of {name} one by one; rank by "gamma" or "taylor".')
-        filters = [model.get_parameter(f"{maker}.weight").detach().float().flatten(1) for maker in made[name]]
-        squares = torch.stack([weight.square().sum(1) for weight in filters]).sum(0)
-        scores.append((squares / squares.mean().clamp_min(torch.finfo(squares.dtype).tiny)).sqrt())
-    return torch.cat(scores).cpu()
-
-
-def taylor(model: nn.Module, look: Look) -> Tensor:
-    """First-order change of the loss when the channel is masked: |gamma dL/dgamma + beta dL/dbeta|.
-
-    Molchanov et al. 2019 with the BatchNorm channel as the gate; L is the mean cross-entropy of one batch, with
-    running statistics. Masking sets gamma and beta to zero, so this is exact to first order.
-    """
-    names = [f"{name}.{part}" for name in bn_layers(model) for part in ("weight", "bias")]
-    flat = [model.get_parameter(name) for name in names]
-    device = flat[0].device
-    images, labels = (tensor.to(device) for tensor in look.batch())
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    with torch.enable_grad():
-        gradients = torch.autograd.grad(functional.cross_entropy(model(images), labels), flat)
-    for module in training:
-        module.training = True
-    change = [(p.detach() * g).float() for p, g in zip(flat, gradients, strict=True)]
-    return torch.cat([(g + b).abs() for g, b in zip(change[::2], change[1::2], strict=True)]).cpu()
-
-
-def random(model: nn.Module, look: Look) -> Tensor:
-    """No information at all: uniform numbers, new ones at every look. Its masks never settle."""
-    generator = torch.Generator().manual_seed(look.seed)
-    return torch.rand(sum(bn_layers(model).values()), generator=generator)
+    from ebsim.tickets.scores import ScoringInputs
 
 
 @dataclass(frozen=True)
 class Criterion:
-    """`score(model, look)` -> [channels]; `passes` are the forward and backward passes over a batch that it takes."""
+    """What ranks channels. function: its name in `scores.py`; passes: forward and backward passes over a batch."""
 
-    score: Callable[[nn.Module, Look], Tensor]
+    function: str
     summary: str
     passes: int = 0
 
+    def score(self, model: nn.Module, inputs: ScoringInputs) -> Tensor:
+        """A score per BatchNorm channel, all layers in order, [channels]; the smallest are pruned."""
+        scores: Tensor = getattr(importlib.import_module("ebsim.tickets.scores"), self.function)(model, inputs)
+        return scores
+
 
 CRITERIA = {
-    "gamma": Criterion(gamma, "size of the BatchNorm scale"),
-    "magnitude": Criterion(magnitude, "norm of the filters, relative to their layer"),
-    "taylor": Criterion(taylor, "first-order change of the loss", passes=1),
-    "random": Criterion(random, "no information; a control"),
+    "gamma": Criterion("gamma", "size of the BatchNorm scale"),
+    "magnitude": Criterion("magnitude", "norm of the filters, relative to their layer"),
+    "taylor": Criterion("taylor", "first-order change of the loss", passes=1),
+    "random": Criterion("random", "uniform random scores; a control"),
 }

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ebsim.errors import ConfigError, DamagedError, EbsimError
 from ebsim.files import load_tensors, save_tensors
-from ebsim.tickets.compact import Shrunk, compact
+from ebsim.tickets.compaction import Shrunk, compact
 from ebsim.tickets.mask import ChannelMask
 
 _KIND = "ebsim ticket"

@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from ebsim.tickets.compact import Shrunk
+from ebsim.tickets.compaction import Shrunk
 from ebsim.torchvision_shim import import_torchvision
 
 EXAMPLES = Path(__file__).parents[2] / "examples/frameworks"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import get_args
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,23 +11,26 @@ from torch import nn
 from torch.nn import functional
 
 from ebsim import models, tickets
-from ebsim.config import Prune
 from ebsim.errors import ConfigError
+from ebsim.pipeline.validation import load
 from tests.training.toy import ToyData, toy_network
 
 
-def look(images: int = 12, seed: int = 0) -> tickets.Look:
+def look(images: int = 12, seed: int = 0) -> tickets.ScoringInputs:
     data = ToyData()
-    return tickets.Look(lambda: (data.x[:images], data.y[:images]), seed)
+    return tickets.ScoringInputs(lambda: (data.x[:images], data.y[:images]), seed)
 
 
 def score(name: str, model: nn.Module, **options: int) -> torch.Tensor:
     return tickets.CRITERIA[name].score(model, look(**options))
 
 
-def test_the_configuration_knows_the_same_names() -> None:
-    field = Prune.model_fields["criterion"]
-    assert set(get_args(field.annotation)) == set(tickets.CRITERIA)
+def test_an_experiment_is_checked_against_the_registry(monkeypatch) -> None:
+    card = Path(__file__).parents[2] / "experiments" / "preresnet101.toml"
+    with pytest.raises(ConfigError, match=r'prune.criterion = "tailor".*Did you mean taylor'):
+        load(card, {"prune.criterion": "tailor"})
+    monkeypatch.setitem(tickets.CRITERIA, "tailor", tickets.CRITERIA["taylor"])
+    assert load(card, {"prune.criterion": "tailor"}).prune.criterion == "tailor"
 
 
 def test_gamma_is_what_was_always_stored() -> None:
@@ -69,7 +72,7 @@ def test_taylor_is_the_slope_of_the_loss_towards_the_mask() -> None:
             model[index].running_mean.uniform_(-0.2, 0.2, generator=torch.Generator().manual_seed(index))
     data = ToyData()
     images, labels = data.x[:12].double(), data.y[:12]
-    found = tickets.CRITERIA["taylor"].score(model, tickets.Look(lambda: (images, labels)))
+    found = tickets.CRITERIA["taylor"].score(model, tickets.ScoringInputs(lambda: (images, labels)))
     model.eval()
     expected, step = [], 1e-6
     for index in (1, 4):

@@ -28,8 +28,8 @@ class Call:
 
     @property
     def plain(self) -> bool:
-        """Whether every argument is a tensor given by position."""
-        return not self.kwargs and all(isinstance(a, Tensor) for a in self.args)
+        """Whether every argument is a tensor."""
+        return all(isinstance(a, Tensor) for a in (*self.args, *self.kwargs.values()))
 
     def fill(self, tensors: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments with other tensors in the places of the tensors."""
@@ -37,6 +37,20 @@ class Call:
         leaves, spec = pytree.tree_flatten((self.args, self.kwargs))
         args, kwargs = pytree.tree_unflatten([next(rest) if isinstance(x, Tensor) else x for x in leaves], spec)
         return tuple(args), kwargs
+
+    def tensors_of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+        """The tensors of another call. CompactError when its other arguments are not those of this one."""
+        own, other = (pytree.tree_flatten(both) for both in ((self.args, self.kwargs), (args, kwargs)))
+        same = own[1] == other[1] and all(
+            isinstance(b, Tensor) if isinstance(a, Tensor) else type(a) is type(b) and a == b
+            for a, b in zip(own[0], other[0], strict=True)
+        )
+        if not same:
+            raise CompactError(
+                "this network was shrunk for another call: only the tensors among its arguments may change. "
+                "Call compact with an example of this call."
+            )
+        return [leaf for leaf in other[0] if isinstance(leaf, Tensor)]
 
     def with_tensors(self, tensors: Sequence[Tensor]) -> Call:
         return Call(*self.fill(tensors), self.names)

@@ -102,11 +102,11 @@ class Shrinker:
         for name, plan in cut.plans.items():
             shrink(root.get_submodule(name), plan)
         device = next((t.device for t in (*root.parameters(), *root.buffers())), torch.device("cpu"))
+        device = torch.device("cpu") if device.type == "meta" else device  # indices are not in a state to be loaded
         selections = {name: copy.deepcopy(pick).to(device) for name, pick in cut.selections.items()}
-        result = Shrunk(root, cut.graphs, selections, mask)
+        result = Shrunk(root, cut.graphs, selections, mask, self.call)
         settle_in_place(list(dict.fromkeys(cut.graphs.values())), result)
         result.notes = cut.notes
-        result.example = tuple(torch.empty_like(t, device="meta") for t in self.call.tensors)
         return result
 
     @staticmethod

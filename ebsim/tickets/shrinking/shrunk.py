@@ -8,10 +8,12 @@ import types
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
 from ebsim.errors import CompactError
 from ebsim.tickets.mask import ChannelMask
+from ebsim.tickets.shrinking.calls import Call
 from ebsim.tickets.shrinking.select import Select
 
 SELECTIONS = "selections"
@@ -20,13 +22,18 @@ SELECTIONS = "selections"
 class Shrunk(nn.Module):
     """A shrunk network: the dense network's layers under their old names, fewer channels, and selections between.
 
-    mask: what it was shrunk to. notes: what it lacks, and operations that still get all channels. example: shapes and
-    types of the inputs it was traced with. graph: the torch.fx graph of the current mode. Its state_dict holds compact
-    weights only. It can be copied, pickled, traced again and exported.
+    mask: what it was shrunk to. notes: what it lacks, and operations that still get all channels. call, example: the
+    arguments it was traced with and the tensors among them, shapes and types only. graph: the torch.fx graph of the
+    current mode. Its state_dict holds compact weights only. It can be copied, pickled, traced again and exported.
     """
 
     def __init__(
-        self, root: nn.Module, graphs: dict[bool, fx.Graph], selections: Mapping[str, nn.Module], mask: ChannelMask
+        self,
+        root: nn.Module,
+        graphs: dict[bool, fx.Graph],
+        selections: Mapping[str, nn.Module],
+        mask: ChannelMask,
+        call: Call,
     ) -> None:
         super().__init__()
         nodes = [n for g in graphs.values() for n in g.nodes]
@@ -45,9 +52,13 @@ class Shrunk(nn.Module):
         self.add_module(SELECTIONS, nn.ModuleDict(picks))
         self.mask = mask
         self.notes: tuple[str, ...] = ()
-        self.example: tuple[Any, ...] = ()
+        self.call = call.with_tensors([torch.empty_like(t, device="meta") for t in call.tensors])
         self._graphs = graphs
         self._compile()
+
+    @property
+    def example(self) -> tuple[Tensor, ...]:
+        return tuple(self.call.tensors)
 
     @property
     def graph(self) -> fx.Graph:
@@ -58,7 +69,7 @@ class Shrunk(nn.Module):
         self._forwards: dict[bool, Callable[..., Any]] = {
             mode: type(fx.GraphModule(self, graph)).forward for mode, graph in self._graphs.items()
         }
-        self.__class__ = _class_with(tuple(str(n.target) for n in self.graph.nodes if n.op == "placeholder"))
+        self.__class__ = _class_with(self.call.names if self.call.plain else ())
 
     def __reduce__(self) -> Any:
         state = {k: v for k, v in vars(self).items() if k not in ("_forwards", "_graphs")}
@@ -103,7 +114,7 @@ def _by_mode(names: tuple[str, ...]) -> Any:
         4: lambda self, a, b, c, d: self._forwards[self.training](self, a, b, c, d),
     }
     if len(names) not in patterns:
-        return lambda self, *args, **kwargs: self._forwards[self.training](self, *args, **kwargs)
+        return lambda self, *args, **kwargs: self._forwards[self.training](self, *self.call.tensors_of(args, kwargs))
     code = patterns[len(names)].__code__.replace(co_varnames=("self", *names), co_name="forward")
     return types.FunctionType(code, globals(), "forward")
 

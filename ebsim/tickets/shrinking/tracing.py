@@ -71,7 +71,7 @@ def _both_modes(root: nn.Module, call: Call) -> Traced:
         root.train(mode)
         state = State(root)
         with torch.inference_mode(False), torch.enable_grad():
-            graph = _one_mode(root, call, fake)
+            graph = _one_mode(root, call, fake, notes)
         if changed := state.changed():
             raise CompactError(
                 f"{type(root).__name__} cannot be shrunk: its forward changes {changed} while it runs, which a graph "
@@ -89,10 +89,13 @@ def _both_modes(root: nn.Module, call: Call) -> Traced:
     return Traced(graphs, list(dict.fromkeys(notes)))
 
 
-def _one_mode(root: nn.Module, call: Call, fake: FakeTensorMode) -> fx.Graph:
+def _one_mode(root: nn.Module, call: Call, fake: FakeTensorMode, notes: list[str]) -> fx.Graph:
     name = type(root).__name__
     try:
-        return ValueTracer(fake).graph_of(root, call)
+        tracer = ValueTracer(fake)
+        graph = tracer.graph_of(root, call)
+        notes += tracer.notes
+        return graph
     except Untraceable as e:
         raise CompactError(
             f"{name} cannot be shrunk: {e}{_at(e)}. A graph has one path for all inputs; move that part into a module "

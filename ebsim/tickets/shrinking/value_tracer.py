@@ -17,6 +17,7 @@ import operator
 import traceback
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -134,7 +135,7 @@ class ValueTracer(fx.Tracer):
         """The graph of one call of `root`."""
         self.call = call
         self._names = {id(t): name for name, t in (*root.named_parameters(), *root.named_buffers())}
-        with _RandomCalls(self):
+        with _RandomCalls(self), _autocast_noted(self.notes):
             return self.trace(root)
 
     # -- what fx asks ------------------------------------------------------------------------------
@@ -276,7 +277,12 @@ class ValueTracer(fx.Tracer):
             if own and name in ("size", "dim", "numel", "ndimension", "stride", "is_floating_point"):
                 return found
             return _Method(proxy, name)
-        if name.startswith("_") or name in ("ndim", "names") or (own and name in ("shape", "requires_grad")):
+        if (
+            name.startswith("_")
+            or name in ("ndim", "names")
+            or isinstance(proxy.value, torch.device)
+            or (own and name in ("shape", "requires_grad"))
+        ):
             return found
         return self.create_proxy("call_function", getattr, (proxy, name), {})
 
@@ -376,6 +382,22 @@ def is_in_place(name: str) -> bool:
 
 
 _IN_PLACE = {"iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior", "ixor"}
+
+
+@contextmanager
+def _autocast_noted(notes: list[str]) -> Iterator[None]:
+    """Note where the network's code switches autocast off for itself: a graph does not say so."""
+    enter = torch.autocast.__enter__
+
+    def noted(self: Any) -> Any:
+        notes.append("forward sets autocast for a part of the network, the shrunk network does not")
+        return enter(self)
+
+    torch.autocast.__enter__ = noted  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        torch.autocast.__enter__ = enter  # type: ignore[method-assign]
 
 
 def _autocast() -> tuple[bool, ...]:

@@ -124,14 +124,14 @@ def _fill_zero_scales(dense: nn.Module, small: nn.Module, plans: Mapping[str, Pl
 
 def _sample(call: Call) -> Call:
     """The example in float64, with values that tell channels apart, and few samples of it."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator("cpu").manual_seed(0)
 
     def values(t: Tensor) -> Tensor:
         if not t.is_floating_point():
-            return t.double() if t.is_floating_point() else t
+            return t
         if t.numel() and t.device.type != "meta" and bool((t != t.flatten()[0]).any()) and bool(t.isfinite().all()):
             return t.double()
-        return torch.randn(t.shape, generator=generator, dtype=torch.float64).to(t.device)
+        return torch.randn(t.shape, generator=generator, dtype=torch.float64, device="cpu").to(t.device)
 
     tensors = [values(t) for t in call.tensors]
     return call.with_tensors(tensors)

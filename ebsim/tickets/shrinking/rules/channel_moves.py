@@ -177,7 +177,8 @@ class Move(Rule):
 
     def accepts(self, net: Analysis, node: fx.Node) -> bool:
         source = node.args[0] if node.args else None
-        others = [n for n in tensors(node) if n is not source and "constant" not in n.meta]
+        like = _name(node) in _LIKE
+        others = [n for n in tensors(node) if n is not source and "constant" not in n.meta and not like]
         if not isinstance(source, fx.Node) or others or isinstance(node.meta["val"], tuple | list):
             return False
         if node.target is getattr and node.args[1] not in ("T", "mT"):
@@ -217,7 +218,8 @@ class Move(Rule):
         if direct and (each or indexed) and (_copies(net, node) or _name(node) == "expand"):
             return found
         flat = found.dim == 1 and set(shape(node)[2:]) <= {1} and axis(root) == 1
-        if found.ordered and (_sizes(node) is not None or flat or (direct and _flattens(net, node))):
+        sized = _sizes(node) is not None or _name(node) in _LIKE
+        if found.ordered and (sized or flat or (direct and _flattens(net, node))):
             return found
         return None
 
@@ -237,7 +239,9 @@ class Move(Rule):
         assert keep is not None
         if self.opaque(node):
             if keep.any():
-                yield from Rule.needs(self, net, node, keep)
+                sources = node.all_input_nodes[:1] if _name(node) in _LIKE else node.all_input_nodes
+                for source in sources:
+                    yield from net.demand(source)
             return
         root = node.meta["root"]
         bits = np.zeros(width(root), bool)
@@ -293,6 +297,11 @@ class Move(Rule):
         sizes = _sizes(node)
         if node.meta["last"] is root and _flattens(out.net, node):
             return out.copy(node, {root: base})
+        if _name(node) in _LIKE:
+            like = out.some(node.args[1])  # type: ignore[arg-type]
+            sizes = [out.graph.call_method("size", (like, d)) for d in range(len(shape(node)))]
+            sizes[dim] = count
+            return out.graph.call_function(torch.reshape, (base, tuple(sizes)))
         if sizes is None:
             flat = out.graph.call_function(torch.flatten, (base, 1))
             ones = shape(node)[2:]
@@ -325,6 +334,8 @@ def replay(net: Analysis, node: fx.Node, source: fx.Node, value: Any) -> Any:
 
     args, kwargs = fx.node.map_arg((node.args, node.kwargs), filled)
     try:
+        if _name(node) in _LIKE:
+            return value.reshape(shape(node))
         if node.op == "call_module":
             return net.module(node)(*args, **kwargs)
         if node.op == "call_method":
@@ -333,6 +344,9 @@ def replay(net: Analysis, node: fx.Node, source: fx.Node, value: Any) -> Any:
         return node.target(*args, **kwargs)
     except (TypeError, RuntimeError, IndexError, ValueError):
         return None
+
+
+_LIKE = ("reshape_as", "view_as")  # the second tensor says only the sizes
 
 
 def _name(node: fx.Node) -> str:
@@ -364,7 +378,7 @@ def _copies(net: Analysis, node: fx.Node) -> bool:
     name = "getitem" if isinstance(net.rule.get(node.args[0]), Parts) else _name(node)  # type: ignore[arg-type]
     if node.op == "call_module":
         return _flattens(net, node)
-    if name in ("view", "reshape"):
+    if name in ("view", "reshape", *_LIKE):
         return False
     if name in ("unflatten", "expand", "repeat"):
         along = axis(node.meta["root"])

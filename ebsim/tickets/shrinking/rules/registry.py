@@ -116,7 +116,9 @@ RULES: dict[Any, tuple[Rule, ...]] = {
     **_each(_CAT, torch.cat, torch.concat, torch.concatenate),
     torch.stack: (Together(),),
     **_each(_MOVE, "view", "reshape", "flatten", "unflatten", "permute", "transpose", "squeeze", "unsqueeze", "expand"),
-    **_each(_MOVE, "narrow", "swapaxes", "movedim", "select", "index_select", "flip", "roll", "t"),
+    **_each(
+        _MOVE, "narrow", "swapaxes", "movedim", "reshape_as", "view_as", "select", "index_select", "flip", "roll", "t"
+    ),
     **_each(_MOVE, torch.flatten, torch.reshape, torch.permute, torch.transpose, torch.squeeze, torch.unsqueeze),
     **_each(_MOVE, torch.narrow, torch.unflatten, torch.swapaxes, torch.movedim, torch.select, torch.index_select),
     **_each(_MOVE, torch.flip, torch.roll, torch.t),

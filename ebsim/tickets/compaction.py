@@ -35,6 +35,9 @@ def compact(model: nn.Module, mask: ChannelMask, example_input: Any, *, verify: 
     differ beyond rounding. Costs four forward passes in float64 (two of the dense network); a network on the meta
     device cannot be verified.
 
+    In another process the same network is rebuilt from the architecture, the mask and a state_dict: `compact` the dense
+    network anew (any weights; on the meta device it costs no memory) and `load_state_dict(state, assign=True)`.
+
     The same network for several masks, or the same mask for several weights: `Shrinker` traces once.
 
     Errors: ConfigError for a mask of another network; CompactError, with the reason and the cure, when the network
