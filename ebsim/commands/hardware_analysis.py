@@ -39,8 +39,17 @@ def hw_anchors(devices: tuple[str, ...], as_json: bool) -> None:
 @bits_option
 @batch_option
 @click.option("--checkpoints", is_flag=True, help="Also: ways to checkpoint, with what recomputing costs on PROFILE.")
+@click.option("--figure", type=click.Path(), help="Draw the memory over time into this new file (.png, .pdf, .svg).")
 @json_option
-def hw_memory(profile: str, network: str, bits: str | None, batch: int, checkpoints: bool, as_json: bool) -> None:
+def hw_memory(
+    profile: str,
+    network: str,
+    bits: str | None,
+    batch: int,
+    checkpoints: bool,
+    figure: str | None,
+    as_json: bool,
+) -> None:
     """Show what a training step keeps in memory, its peak, and what checkpointing would trade.
 
     Activations, gradients and parameters as an eager framework keeps them, in the formats of the training.
@@ -48,6 +57,10 @@ def hw_memory(profile: str, network: str, bits: str | None, batch: int, checkpoi
     from hw_models.analysis.checkpointing import memory_report
 
     report = memory_report(profile, network, bits, batch, checkpoints=checkpoints)
+    if figure is not None:
+        from hw_models.analysis.memory_figure import write_memory_figure
+
+        click.echo(f"{write_memory_figure(report, figure)}: written", err=True)
     if as_json:
         print_json(report)
         return

@@ -93,7 +93,7 @@ def memory_report(
         "worst_row": found.worst.row,
         "worst_phase": found.worst.phase,
         "kept": dict(sorted(found.kept.items(), key=lambda item: -item[1])),
-        "timeline": [{"row": m.row, "phase": m.phase, "bytes": m.bytes} for m in found.timeline],
+        "timeline": _moments(found),
     }
     if checkpoints:
         cost = training_cost(layers, chip, precision, batch, hypothetical=True)
@@ -106,7 +106,12 @@ def memory_report(
                 "joules": plan.joules,
                 "seconds": plan.seconds,
                 "again": plan.again,
+                "timeline": _moments(plan.memory),
             }
             for plan in plans(cost, layers, precision)
         ]
     return report
+
+
+def _moments(memory: Footprint) -> list[dict[str, Any]]:
+    return [{"row": m.row, "phase": m.phase, "bytes": m.bytes} for m in memory.timeline]

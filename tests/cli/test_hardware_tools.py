@@ -68,6 +68,13 @@ def test_memory_shows_its_peak_and_ways_to_checkpoint() -> None:
     assert table.exit_code == 0 and "kept for the backward pass" in table.stdout and "Segments" in table.stdout
 
 
+def test_memory_over_time_is_drawn(tmp_path: Path) -> None:
+    arguments = ("memory", "horowitz-45nm", "--network", "vgg16", "--checkpoints", "--figure", str(tmp_path / "m.png"))
+    assert _run(*arguments).exit_code == 0 and (tmp_path / "m.png").stat().st_size > 10_000
+    again = _run(*arguments)
+    assert again.exit_code == 2 and "exists already" in again.stderr
+
+
 def test_anchors_are_shown_with_their_sources() -> None:
     done = _run("anchors", "a100")
     assert done.exit_code == 0 and "2470" in done.stdout and "DeepLearningExamples" in done.stderr
