@@ -129,6 +129,8 @@ class Train(Section):
     """Test-set evaluation every so many epochs (the last epoch always)."""
     keep_every: Annotated[Count, Free()] = 0
     """Keep the dense network's state after every so many epochs too; 0: only where a ticket emerges, and the last."""
+    checkpoint_minutes: Annotated[float, Field(ge=0, le=1e6), Free()] = 15.0
+    """Minutes between two checkpoints within an epoch, for epochs that are longer; 0: at the end of epochs only."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$"), Free()] = "auto"
     """auto, cpu, cuda or cuda:N."""
     threads: Annotated[int, Field(ge=0, le=1024), Free()] = 0

@@ -175,6 +175,18 @@ class Placement:
         """The precision record: what the hardware model prices (plain JSON)."""
         return records.record(self.backend, list(self.modules))
 
+    def statistics(self) -> dict[str, Tensor]:
+        """The running sums of `stats` by name, as copies on the CPU: for a checkpoint before they are read."""
+        return {f"{layer}\t{role}": row.cpu().clone() for (layer, role), row in self._statistics.sums.items()}
+
+    def restore_statistics(self, sums: Mapping[str, Tensor]) -> None:
+        """Go on with the sums that `statistics` gave; other names are left alone."""
+        device = next((module.weight.device for module in self.modules.values()), torch.device("cpu"))
+        for name, row in sums.items():
+            layer, tab, role = name.partition("\t")
+            if tab:
+                self._statistics.sums[layer, role] = row.to(device)
+
     def stats(self) -> dict[str, dict[str, dict[str, float]]]:
         """layer -> role -> overflow, underflow and non-finite shares, SQNR in dB, absmax.
 

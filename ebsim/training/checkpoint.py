@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ebsim import tickets
 from ebsim.errors import DamagedError
 from ebsim.files import load_tensors, save_tensors
+from ebsim.training.loop import EpochPart
 
 
 @dataclass
@@ -36,6 +37,8 @@ class Checkpoint:
     curve: list[dict[str, Any]] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)
     extra: dict[str, Tensor] = field(default_factory=dict)
+    part: EpochPart | None = None
+    """Of the next epoch, in a checkpoint within an epoch."""
 
     @property
     def environment(self) -> dict[str, Any]:
@@ -54,7 +57,7 @@ class Checkpoint:
             **{f"extra/{name}": tensor for name, tensor in self.extra.items()},
             "gammas": self.gammas,
         }
-        meta = {
+        meta: dict[str, Any] = {
             "stage": stage,
             "epoch": self.epoch,
             "step": self.step,
@@ -62,6 +65,9 @@ class Checkpoint:
             "environment": self.environment,
             "history": self.history,
         }
+        if self.part is not None:
+            tensors |= {f"part/{name}": tensor for name, tensor in self.part.sums.items()}
+            meta["part"] = {"steps": self.part.steps, "images": self.part.images, "seconds": self.part.seconds}
         save_tensors(path, tensors, meta)
 
     @classmethod
@@ -80,7 +86,10 @@ class Checkpoint:
                 curve=meta["curve"],
                 history=_history(meta),
                 extra=_below(tensors, "extra/"),
+                part=EpochPart(sums=_below(tensors, "part/"), **meta["part"]) if "part" in meta else None,
             )
+        except TypeError as error:
+            raise DamagedError(f"{path}: not a checkpoint of ebsim ({error}).") from error
         except KeyError as error:
             raise DamagedError(f"{path}: not a checkpoint of ebsim ({error} is missing).") from error
         if problem := found._problem():
@@ -99,7 +108,15 @@ class Checkpoint:
             return "the epochs of its curve do not end in its own"
         if self.gammas.dim() != 2 or not self.gammas.is_floating_point() or len(self.gammas) != len(self.curve) + 1:
             return f"its scales have the shape {list(self.gammas.shape)} for {len(self.curve)} epochs"
-        return "" if bool(torch.isfinite(self.gammas).all()) else "its scales are not all finite"
+        if not bool(torch.isfinite(self.gammas).all()):
+            return "its scales are not all finite"
+        if (part := self.part) is not None:
+            sums = {"loss": torch.float32, "hits": torch.int64}
+            counts = _count(part.steps) and _count(part.images) and isinstance(part.seconds, int | float)
+            own = {name: part.sums[name].dtype for name in sums if name in part.sums and not part.sums[name].dim()}
+            if not counts or own != sums:
+                return "its part of an epoch has no proper sums"
+        return ""
 
     def fits(self, network: nn.Module, path: Path | str) -> None:
         """`DamagedError` unless the weights are those of such a network: names, shapes, types."""

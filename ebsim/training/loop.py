@@ -59,6 +59,16 @@ def autocast(device: torch.device, amp: str) -> contextlib.AbstractContextManage
     return torch.autocast(device.type, dtype=torch.bfloat16) if amp == "bf16" else contextlib.nullcontext()
 
 
+@dataclass(frozen=True)
+class EpochPart:
+    """The part of an epoch that lies behind: steps, images, seconds, and running sums by name (tensors on the CPU)."""
+
+    steps: int
+    images: int
+    seconds: float
+    sums: dict[str, Tensor]
+
+
 class TrainStep:
     """One step of the recipe as work for the device alone: no value is read on the host unless `checked`.
 
@@ -94,12 +104,22 @@ class TrainStep:
             self._found_inf = torch.zeros((), device=self.device)
             optimizer.found_inf = self._found_inf  # type: ignore[attr-defined]  # read by the fused kernel
 
-    def begin(self) -> None:
-        """Start an epoch: training mode, sums at zero."""
+    def begin(self, done: EpochPart | None = None) -> None:
+        """Start an epoch: training mode, sums at zero, or at those of the part of it that lies behind."""
         self.model.train()
-        self._images = self._steps = 0
+        self._images, self._steps = (0, 0) if done is None else (done.images, done.steps)
         for tensor in (self._loss_sum, self._hits, self._bad, self._bad_steps):
             tensor.zero_()
+        if done is not None:
+            self._loss_sum.copy_(done.sums["loss"])
+            self._hits.copy_(done.sums["hits"])
+
+    def part(self, seconds: float) -> EpochPart:
+        """The sums since `begin`, as copies on the CPU. Raises `DivergedError` if a step was not finite."""
+        if bad := int(self._bad_steps):
+            raise self._diverged(self._loss_sum, self._steps - bad + 1)
+        sums = {"loss": self._loss_sum.cpu().clone(), "hits": self._hits.cpu().clone()}
+        return EpochPart(self._steps, self._images, seconds, sums)
 
     def __call__(self, inputs: Tensor, labels: Tensor) -> None:
         self._batch = inputs, labels
@@ -160,13 +180,15 @@ def train_epoch(
     run: Callable[[Tensor, Tensor], None] | None = None,
     before_step: Callable[[], None] = lambda: None,
     after_step: Callable[[int], None] = lambda done: None,
+    done: EpochPart | None = None,
 ) -> Sums:
     """Train one epoch by `step`, or by `run`, which does the same work in another way (as a replayed CUDA graph).
 
-    Raises `DivergedError` naming the first bad parameter; no update is applied from that step on.
+    done: the part of the epoch that was trained before; `batches` are those that follow it. Raises `DivergedError`
+    naming the first bad layer; no update is applied from that step on.
     """
     run = run or step
-    step.begin()
+    step.begin(done)
     for inputs, labels in batches:
         stop.check()
         before_step()

@@ -9,14 +9,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.optim import swa_utils
 
-from ebsim import precision
+from ebsim import precision, stop
 from ebsim.config import Train
 from ebsim.errors import ConfigError, DivergedError
 from ebsim.runs.provenance import environment
@@ -26,6 +26,7 @@ from ebsim.training.checkpoint import Checkpoint, momentum_of, restore_momentum
 from ebsim.training.compilation import compiled
 from ebsim.training.graph import StepGraphs, cuda_recorder, on_stream
 
+WORTH_KEEPING = 30.0  # seconds of training that are worth a checkpoint within an epoch
 LAYOUT = torch.channels_last  # pays on every device measured; results are independent of it up to rounding
 
 
@@ -150,6 +151,7 @@ class Trainer:
         self.gammas, self.curve = start.gammas, list(start.curve)
         self.history = start.under(environment(str(setup.device)))
         self.saved_at = 0
+        self._part = start.part
 
     def _record_steps(self, note: Callable[[str], None]) -> tuple[Any, StepGraphs | None]:
         """(the stream to train on, the step as replayed CUDA graphs), or two Nones: not wanted, or not possible."""
@@ -170,19 +172,38 @@ class Trainer:
 
         return stream, StepGraphs(self._train_step, rates, cuda_recorder(stream), note)
 
-    def one_epoch(self, *, evaluate: bool, tick: Callable[[int, int], None]) -> dict[str, Any]:
+    def one_epoch(
+        self,
+        *,
+        evaluate: bool,
+        tick: Callable[[int, int], None],
+        keep: Callable[[Checkpoint], None] | None = None,
+    ) -> dict[str, Any]:
         """Train the next epoch; returns its line of the curve. `tick(done, total)` is called after every step.
 
-        The network is tested where the recipe says so (`tested`), unless `evaluate` is off. Raises `DivergedError` with
-        epoch, step and the first bad layer; nothing of the epoch counts then.
+        The network is tested where the recipe says so (`tested`), unless `evaluate` is off. `keep` is handed a
+        checkpoint within the epoch every `train.checkpoint_minutes`, and when a stop is asked for or the training part
+        of the epoch ends, if half a minute would be lost without one. Raises `DivergedError` with epoch, step and the
+        first bad layer; nothing of the epoch counts then.
         """
         try:
-            return self._one_epoch(evaluate, tick)
+            return self._one_epoch(evaluate, tick, keep)
         except DivergedError as error:
             raise DivergedError(f"epoch {self.epoch + 1}: {error}") from None
 
-    def _one_epoch(self, evaluate: bool, tick: Callable[[int, int], None]) -> dict[str, Any]:
-        setup, epoch, began = self.setup, self.epoch + 1, time.monotonic()
+    def _one_epoch(
+        self, evaluate: bool, tick: Callable[[int, int], None], keep: Callable[[Checkpoint], None] | None
+    ) -> dict[str, Any]:
+        setup, epoch, before = self.setup, self.epoch + 1, self._part
+        began = saved = time.monotonic()
+        behind = 0.0 if before is None else before.seconds
+
+        def keep_if_older(seconds: float) -> None:
+            nonlocal saved
+            if keep is not None and setup.train.checkpoint_minutes and time.monotonic() - saved >= seconds:
+                keep(self._checkpoint_within(behind + time.monotonic() - began))
+                saved = time.monotonic()
+
         rate = setup.learning_rate(epoch)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -192,18 +213,32 @@ class Trainer:
             if setup.constraint is not None:
                 setup.constraint.after_step(self.model, self.optimizer)
             tick(done, setup.steps_per_epoch)
+            keep_if_older(60 * setup.train.checkpoint_minutes)
 
         def train() -> steps.Sums:
-            with on_stream(self._stream):
-                return steps.train_epoch(
-                    self._train_step,
-                    self._train_batches(epoch),
-                    run=self._graphs,
-                    before_step=lambda: self.placement.set_step(self.step),
-                    after_step=after_step,
-                )
+            with on_stream(self._stream), stop.deferred():
+                try:
+                    return steps.train_epoch(
+                        self._train_step,
+                        self._train_batches(epoch, 0 if before is None else before.steps),
+                        run=self._graphs,
+                        before_step=lambda: self.placement.set_step(self.step),
+                        after_step=after_step,
+                        done=before,
+                    )
+                except (stop.Stop, RuntimeError) as error:
+                    # Between two steps: at a stop, or where a decoding process was ended by the same signal.
+                    if stop.requested() and (isinstance(error, stop.Stop) or "DataLoader worker" in str(error)):
+                        keep_if_older(WORTH_KEEPING)
+                    raise
 
+        if before is not None:
+            self.placement.restore_statistics(before.sums)
         sums, measured = _metered(train, setup.meter)
+        keep_if_older(WORTH_KEEPING)
+        self._part = None
+        if before is not None and "measured_joules" in measured:
+            measured["measured_joules"] = None  # the part before was not within this reading
         if setup.constraint is not None:
             setup.constraint.after_epoch(self.model, epoch)
         self._check_state(sums.steps)
@@ -223,13 +258,19 @@ class Trainer:
             row |= self.test(epoch)
         if observed := self.placement.stats():
             row["precision"] = _finite(observed)
-        row["seconds"] = round(time.monotonic() - began, 3)
+        row["seconds"] = round(behind + time.monotonic() - began, 3)
         self._advance(row)
         return row
 
-    def _train_batches(self, epoch: int) -> Any:
+    def _train_batches(self, epoch: int, skip: int = 0) -> Any:
         setup = self.setup
-        return setup.data.train_batches(setup.train.batch_size, seed=setup.seed, epoch=epoch, memory_format=LAYOUT)
+        return setup.data.train_batches(
+            setup.train.batch_size,
+            seed=setup.seed,
+            epoch=epoch,
+            memory_format=LAYOUT,
+            **({"skip": skip} if skip else {}),
+        )
 
     def test(self, epoch: int) -> dict[str, Any]:
         """The network after `epoch` on the test images, as columns of a curve; after the last epoch its average too."""
@@ -279,9 +320,15 @@ class Trainer:
         self.gammas = torch.cat([self.gammas, now.to(self.gammas.dtype)])
         self.curve = [*self.curve, row]
 
-    def checkpoint(self) -> Checkpoint:
+    def _checkpoint_within(self, seconds: float) -> Checkpoint:
+        """The state between two steps of an epoch, `seconds` after its start."""
+        part = self._train_step.part(seconds)
+        return self.checkpoint(replace(part, sums=part.sums | self.placement.statistics()))
+
+    def checkpoint(self, part: steps.EpochPart | None = None) -> Checkpoint:
         """The state as it is now, as copies on the CPU."""
         return Checkpoint(
+            part=part,
             epoch=self.epoch,
             step=self.step,
             model=_on_cpu(self.model.state_dict()),

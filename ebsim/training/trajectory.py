@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ebsim import tickets
+from ebsim import stop, tickets
 from ebsim.config import Train
 from ebsim.errors import DamagedError
-from ebsim.files import link, read_json, write_json
+from ebsim.files import link, read_json, remove, write_json
 from ebsim.runs.provenance import environment
 from ebsim.runs.store import Stage
 from ebsim.training.checkpoint import Checkpoint
@@ -108,8 +108,9 @@ class Trajectory:
             if head.epoch >= to or (until is not None and until(head.gammas)):
                 return head.epoch
             live = self._resume(head)
-            for row in self._epochs(live, to, evaluate=True):
-                self._commit(live)
+            for row in self._epochs(live, to, evaluate=True, keep=self._keep_within):
+                with stop.deferred():
+                    self._commit(live)
                 self._progress.epoch(self.stage.id, row)
                 if until is not None and until(live.gammas):
                     break
@@ -147,12 +148,14 @@ class Trajectory:
         self._live = None
         self._setup.release()
 
-    def _epochs(self, live: Trainer, to: int, *, evaluate: bool) -> Iterator[dict[str, Any]]:
+    def _epochs(
+        self, live: Trainer, to: int, *, evaluate: bool, keep: Callable[[Checkpoint], None] | None = None
+    ) -> Iterator[dict[str, Any]]:
         """Train epoch by epoch up to `to`."""
         self._progress.begin(self.stage.id, live.epoch + 1, to)
         try:
             while live.epoch < to:
-                row = live.one_epoch(evaluate=evaluate, tick=self._progress.step)
+                row = live.one_epoch(evaluate=evaluate, tick=self._progress.step, keep=keep)
                 self.trained += 1
                 yield row
         finally:
@@ -212,8 +215,26 @@ class Trajectory:
     def _resume(self, head: Checkpoint) -> Trainer:
         """The network in memory, at `head`."""
         if self._live is None or self._live.epoch != head.epoch:
-            self._live = Trainer(self._setup, self._fitting(head), self._graph_note)
+            self._live = Trainer(self._setup, self._within(head) or self._fitting(head), self._graph_note)
         return self._live
+
+    def _keep_within(self, checkpoint: Checkpoint) -> None:
+        checkpoint.save(self._path("within"), self.stage.id)
+
+    def _within(self, head: Checkpoint) -> Checkpoint | None:
+        """The checkpoint within the epoch that follows `head`, if there is a whole one."""
+        if not self._path("within").exists():
+            return None
+        try:
+            found = Checkpoint.load(self._path("within"), self.stage.id)
+            if found.part is None or (found.epoch, found.step - found.part.steps) != (head.epoch, head.step):
+                return None  # of an epoch that has ended since
+            found.fits(self._setup.network(), self._path("within"))
+        except DamagedError as error:
+            self._progress.note(f"passed over a damaged checkpoint: {error}")
+            return None
+        self._progress.note(f"{self.stage.id}: going on after step {found.part.steps} of epoch {found.epoch + 1}")
+        return found
 
     def _graph_note(self, text: str) -> None:
         self._progress.note(f"{self.stage.id}: {text}")
@@ -255,6 +276,7 @@ class Trajectory:
         else:
             self._head.save(last, self.stage.id)
         live.saved_at = last.stat().st_mtime_ns
+        remove(self._path("within"))
 
     def _checkpoint_at(self, epoch: int) -> Checkpoint:
         if epoch == self.first:

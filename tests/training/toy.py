@@ -24,11 +24,11 @@ class ToyData:
         self.served: list[int] = []  # images of every training batch really handed out
 
     def train_batches(
-        self, batch_size: int, *, seed: int, epoch: int, memory_format: torch.memory_format
+        self, batch_size: int, *, seed: int, epoch: int, memory_format: torch.memory_format, skip: int = 0
     ) -> Iterator[tuple[Tensor, Tensor]]:
         generator = torch.Generator().manual_seed(seed * 1000 + epoch)
         order = torch.randperm(self.train_images, generator=generator)
-        for number, index in enumerate(order.split(batch_size)):
+        for number, index in list(enumerate(order.split(batch_size)))[skip:]:
             x = self.x[index].contiguous(memory_format=memory_format)
             if self.poison == (epoch, number):
                 x = x * float("nan")
