@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from ebsim.errors import ConfigError, did_you_mean
-from ebsim.precision.backends import ACCUMULATORS, KEYS, PASSES, ROLES, Backend, Rule
+from ebsim.precision.backends import ACCUMULATORS, KEYS, NAMED_KINDS, PASSES, POINTWISE, ROLES, Backend, Rule
 from ebsim.precision.formats.number_format import NumberFormat, Operand
 from ebsim.precision.formats.registry import operand
 
@@ -113,9 +113,12 @@ class _Reader:
         specs = {role: table[role] for role in ROLES if role in table}
         if not specs:
             self.problem(key, "it sets no role")
+        if set(layers) & set(NAMED_KINDS) and set(specs) - {"pointwise"}:
+            self.problem(f"{key}.layers", f"{', '.join(NAMED_KINDS)} are modules that have the role pointwise only")
         roles = {}
         for role, spec in specs.items():
-            if isinstance(phase, str) and role not in PASSES.get(phase, ROLES):
+            passes = {**PASSES, **{name: (*PASSES[name], "pointwise") for name in POINTWISE}}
+            if isinstance(phase, str) and role not in passes.get(phase, ROLES):
                 self.problem(f"{key}.{role}", f"{role!r} plays no part in the {phase} pass")
             if (parsed := self.operand(f"{key}.{role}", role, spec)) is not None:
                 roles[role] = parsed

@@ -3,9 +3,12 @@
 Roles, and the passes whose arithmetic they enter:
 
     forward          y = w * a          weight, activation (the operand that enters the MAC), output
-    input_gradient   dL/da = w * e      weight, error (dL/dy)
+    input_gradient   dL/da = w * e      weight, error (dL/dy), activation_gradient (dL/da, as the layer hands it on)
     weight_gradient  dL/dw = a * e      activation, error
     update           the optimizer      gradient (dL/dw), momentum, stored (the weight kept between steps)
+
+And one of the modules that multiply no matrices (normalizations, activations, pools): `pointwise` is what they hand on
+(forward) and the gradient that arrives at them (input_gradient).
 
 A role is set for all its passes at once (`error = "e5m2"`); a rule may set it for some layers and one pass only, and
 the first rule that sets a cell wins. Whatever is not named is fp32: also gamma, beta and biases, unless
@@ -24,21 +27,23 @@ from ebsim.precision.formats.number_format import Operand
 
 PASSES: dict[str, tuple[str, ...]] = {
     "forward": ("weight", "activation", "output"),
-    "input_gradient": ("weight", "error"),
+    "input_gradient": ("weight", "error", "activation_gradient"),
     "weight_gradient": ("activation", "error"),
     "update": ("gradient", "momentum", "stored"),
 }
 CELLS = tuple((phase, role) for phase, roles in PASSES.items() for role in roles)
-ROLES = tuple(dict.fromkeys(role for _, role in CELLS))
+POINTWISE = ("forward", "input_gradient")  # the passes of the role `pointwise`
+ROLES = (*dict.fromkeys(role for _, role in CELLS), "pointwise")
 KEYS = {*ROLES, "base", "rule", "one_dimensional", "accumulator", "swa", "about", "allow_stalling"}
 FIRST, LAST = "@first", "@last"
+NAMED_KINDS = ("@norm", "@activation", "@pool")  # of modules that `pointwise` reaches
 UNROUNDED = Operand(FP32, spec="fp32")
 ACCUMULATORS = ("fp32", "tf32", "bf16", "fp16", "int32", "int16", "int8")  # declared only: what a price is known for
 
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """Layers (globs on qualified names, "@first", "@last"), an optional pass, and the roles it sets."""
+    """Layers (globs on qualified names, "@first", "@last"; "@norm", ... for `pointwise`), a pass, the roles it sets."""
 
     layers: tuple[str, ...]
     phase: str | None
@@ -47,6 +52,13 @@ class Rule:
     def matches(self, layer: str, names: Sequence[str]) -> bool:
         ends = {FIRST: names[0], LAST: names[-1]}
         return any(fnmatch.fnmatchcase(layer, ends.get(glob, glob)) for glob in self.layers)
+
+    def matches_module(self, name: str, kind: str) -> bool:
+        """Whether it is about a pointwise module of this kind ("norm")."""
+        return any(glob == f"@{kind}" or fnmatch.fnmatchcase(name, glob) for glob in self.layers)
+
+    def sets(self, phase: str, role: str) -> bool:
+        return role in self.roles and self.phase in (None, phase)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,12 +79,23 @@ class Backend:
         matching = [rule for rule in self.rules if rule.matches(layer, names)]
 
         def chosen(phase: str, role: str) -> Operand:
-            for rule in matching:
-                if role in rule.roles and rule.phase in (None, phase):
-                    return rule.roles[role]
-            return self.roles.get(role, UNROUNDED)
+            return next((rule.roles[role] for rule in matching if rule.sets(phase, role)), self.default(role))
 
         return {(phase, role): chosen(phase, role) for phase, role in CELLS}
+
+    def default(self, role: str) -> Operand:
+        """What a role is where no rule says otherwise."""
+        return self.roles.get(role, UNROUNDED)
+
+    def pointwise_cells(self, name: str, kind: str) -> dict[tuple[str, str], Operand]:
+        """(pass, "pointwise") -> operand of one module that multiplies no matrices."""
+        matching = [rule for rule in self.rules if rule.matches_module(name, kind)]
+
+        def chosen(phase: str) -> Operand:
+            found = (rule.roles["pointwise"] for rule in matching if rule.sets(phase, "pointwise"))
+            return next(found, self.default("pointwise"))
+
+        return {(phase, "pointwise"): chosen(phase) for phase in POINTWISE}
 
     def table(self, names: Sequence[str]) -> dict[str, dict[tuple[str, str], Operand]]:
         """`cells` of every layer. Raises ConfigError if a rule's glob matches no layer."""
@@ -83,8 +106,8 @@ class Backend:
     def unmatched(self, names: Sequence[str]) -> Iterator[tuple[int, str]]:
         """(number of the rule, what is wrong) for every glob that matches none of a network's layers."""
         for number, rule in enumerate(self.rules if names else ()):
-            for glob in rule.layers:
-                if glob not in (FIRST, LAST) and not fnmatch.filter(names, glob):
+            for glob in rule.layers if set(rule.roles) != {"pointwise"} else ():
+                if glob not in (FIRST, LAST, *NAMED_KINDS) and not fnmatch.filter(names, glob):
                     yield number, f"a rule matches no layer: {glob!r}{_near_layers(glob, names)}"
 
     def operands(self) -> list[Operand]:
@@ -95,7 +118,7 @@ class Backend:
     @property
     def globs(self) -> list[str]:
         """What its rules name layers by, except "@first" and "@last"."""
-        return [glob for rule in self.rules for glob in rule.layers if glob not in (FIRST, LAST)]
+        return [glob for rule in self.rules for glob in rule.layers if glob not in (FIRST, LAST, *NAMED_KINDS)]
 
     @property
     def untouched(self) -> bool:

@@ -58,13 +58,18 @@ class Placement:
         self.backend, self.seed, self.phase_name, self.step = chosen, seed, phase_name, 0
         self.modules = rounded_layers.layers(model)
         self.table = chosen.table(list(self.modules))
+        modules = rounded_layers.pointwise(model)
+        every = {n: chosen.pointwise_cells(n, rounded_layers.kind_of(module)) for n, module in modules.items()}
+        self.pointwise = {n: row for n, row in every.items() if not all(o.untouched for o in row.values())}
+        self._frozen = {name for name, module in self.modules.items() if not module.weight.requires_grad}
         self.compiled, self.note = compiled
-        cells = [o for row in self.table.values() for (phase, _), o in row.items() if phase != "update"]
-        self._eager_calls = patience * sum(not o.untouched for o in cells)
+        used = [o for row in self.table.values() for (phase, _), o in row.items() if phase != "update"]
+        self._eager_calls = patience * sum(not o.untouched for o in used)
         self._stepped = False
         self.samples, self.set_steps = Samples(), 0
         self.uncovered = rounded_layers.uncovered(model)
         self._names = {id(p): name for name, p in model.named_parameters()}
+        self._vectors = [name for name, p in model.named_parameters() if p.dim() <= 1 and p.requires_grad]
         self._statistics = Statistics(stats_every)
         self._hooks: list[Any] = []
 
@@ -94,6 +99,7 @@ class Placement:
         axis: int = 1,
         call: Call = UPDATE,
         overwrite: bool = False,
+        phase: str = "update",
     ) -> Tensor:
         """Round one tensor of one layer at the current step; `overwrite`: `x` itself is not needed afterwards."""
         sampled = call.training and self._statistics.due(self.step)
@@ -118,9 +124,10 @@ class Placement:
         found: dict[str, dict[str, Operand]] = {}
         for layer, module in self.modules.items():
             cells = {role: self.table[layer]["update", role] for role in optimizer_hooks.ROLES}
-            found[self._names.get(id(module.weight), f"{layer}.weight")] = cells
+            if layer not in self._frozen:
+                found[self._names.get(id(module.weight), f"{layer}.weight")] = cells
         thin = self.backend.one_dimensional
-        for name in self._names.values() if not thin.untouched else ():
+        for name in self._vectors if not thin.untouched else ():
             found.setdefault(name, dict.fromkeys(optimizer_hooks.ROLES, thin))
         return {n: c for n, c in found.items() if not all(o.untouched for o in c.values())}
 
@@ -173,7 +180,7 @@ class Placement:
 
     def record(self) -> dict[str, Any]:
         """The precision record: what the hardware model prices (plain JSON)."""
-        return records.record(self.backend, list(self.modules))
+        return records.record(self.backend, list(self.modules), pointwise=self.pointwise, frozen=self._frozen)
 
     def statistics(self) -> dict[str, Tensor]:
         """The running sums of `stats` by name, as copies on the CPU: for a checkpoint before they are read."""
@@ -221,12 +228,22 @@ def apply(
         raise ConfigError(f'compile = {compile!r}: use true, false or "auto"')
     remove(model)
     chosen = backend(which)
+    if not chosen.untouched:
+        rounded_layers.refuse_lazy(model)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     decision = compilation.decide(compile, device, steps)
     patience = compilation.MIN_STEPS_TO_COMPILE if compile == "auto" and steps is None and decision[0] else 0
     placement = Placement(model, chosen, seed, phase_name, decision, stats_every, patience)
+    for name, cells in placement.pointwise.items():
+        rounded_layers.swap_in(model.get_submodule(name), rounded_layers.LayerPrecision(name, cells, placement))
     for name, module in placement.modules.items():
         cells = placement.table[name]
+        if "weight" not in module._parameters and not all(cells["update", r].untouched for r in optimizer_hooks.ROLES):
+            raise ConfigError(
+                f"{name}.weight is computed from other parameters (a parametrization): a backend that keeps gradients, "
+                "momentum or weights in a low precision cannot round it; remove the parametrization, or set these "
+                f"roles to fp32 for {name!r}"
+            )
         if module.weight.dtype != torch.float32 and not chosen.untouched:
             raise ConfigError(f"{name}.weight is {module.weight.dtype}, precisions are simulated in float32: .float()")
         if not all(o.untouched for (phase, _), o in cells.items() if phase != "update"):

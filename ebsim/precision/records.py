@@ -1,79 +1,58 @@
-"""The precision record: what the hardware model prices.
+"""The precision record: what the hardware model prices, made from the table that the layers themselves execute.
 
-It says, per pass, in which format each operand enters the arithmetic; which roles a quantizer really works
-on and how; which accumulator is declared. It is made from the table that the layers themselves execute.
+It says in which format each operand enters each pass, what a layer hands on, what each quantizer really works on and
+how, what the modules without products hand on, and which accumulator is declared. Layers that the table does not reach
+are not among its `covered` ones and are priced in fp32.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from ebsim.precision.backends import PASSES, Backend
+from ebsim.precision.backends import Backend
 from ebsim.precision.formats.builtin import FP32
 from ebsim.precision.formats.number_format import Operand
 from ebsim.precision.registry import backend
+from hw_models.precision.record_builder import Cell, build
 
 Cells = Mapping[tuple[str, str], Operand]
-GEMMS = ("forward", "input_gradient", "weight_gradient")
 
 
-def operand_names(cells: Cells, phase: str) -> dict[str, str]:
-    """Role -> name of the format that enters this pass. A weight kept in a format is on its grid in every pass."""
-    found = {}
-    for role in PASSES[phase]:
-        chosen = cells[phase, role]
-        if role == "weight" and chosen.untouched:
-            chosen = cells["update", "stored"]
-        if role != "output":
-            found[role] = chosen.format.name
-    return found
+def record(
+    chosen: Backend | str | Mapping[str, Any],
+    names: Sequence[str] = (),
+    *,
+    pointwise: Mapping[str, Cells] | None = None,
+    frozen: Collection[str] = (),
+) -> dict[str, Any]:
+    """The record of a backend on a network whose convolutions and Linear layers are `names`, in order; plain JSON.
 
-
-def _entry(cells: Cells, accumulator: str) -> dict[str, Any]:
-    entry: dict[str, Any] = {phase: operand_names(cells, phase) for phase in GEMMS}
-    plain = {name for phase in GEMMS for name in entry[phase].values()} == {"fp32"}
-    entry["accumulator"] = "fp32" if plain else accumulator
-    entry["output"] = cells["forward", "output"].format.name
-    return entry
-
-
-def _rounded(tables: Iterable[Cells]) -> dict[str, str]:
-    """Role -> rounding, of the roles a quantizer works on in any of these tables (stochastic where any is)."""
-    found: dict[str, str] = {}
-    for cells in tables:
-        for (_, role), o in cells.items():
-            if not o.untouched and found.get(role) != "stochastic":
-                found[role] = o.rounding
-    return found
-
-
-def record(chosen: Backend | str | Mapping[str, Any], names: Sequence[str] = ()) -> dict[str, Any]:
-    """The record of a backend on a network whose Conv2d and Linear layers are `names`, in order; plain JSON."""
+    pointwise   module without products -> its cells, where it rounds
+    frozen      layers whose weights are not trained: never rounded to the format that weights are stored in
+    """
     chosen = backend(chosen)
     default = dataclasses.replace(chosen, rules=()).cells("", [""])
     table = chosen.table(list(names))
-    everything = [default, *table.values()]
-    update, rounded = operand_names(default, "update"), _rounded(everything)
-    layers: dict[str, Any] = {}
-    for name, cells in table.items():
-        entry = _entry(cells, chosen.accumulator)
-        if (own := operand_names(cells, "update")) != update:
-            entry["update"] = own
-        if (own := _rounded([cells])) != rounded:
-            entry["quantise"] = own
-        if entry != _entry(default, chosen.accumulator):
-            layers[name] = entry
-    thin = chosen.one_dimensional
-    operands = [o for cells in everything for o in cells.values()] + [thin]
-    used = {o.format.name: o.format for o in operands} | {"fp32": FP32}
-    return {
-        "schema": 1,
-        "name": chosen.name,
-        "formats": {name: used[name].describe() for name in sorted(used)},
-        "default": _entry(default, chosen.accumulator),
-        "layers": layers,
-        "update": update | {"one_dimensional": thin.format.name},
-        "quantise": rounded,
-    }
+    thin, modules = chosen.one_dimensional, pointwise or {}
+    every = [thin, *(o for cells in (default, *table.values(), *modules.values()) for o in cells.values())]
+    return build(
+        chosen.name,
+        _cells(default),
+        {name: _cells(cells) for name, cells in table.items()},
+        formats={o.format.name: o.format.describe() for o in every} | {"fp32": FP32.describe()},
+        accumulator=chosen.accumulator,
+        one_dimensional=_cell(thin),
+        frozen=tuple(frozen),
+        covered=None if chosen.untouched else list(names),
+        pointwise={name: _cells(cells) for name, cells in modules.items()},
+    )
+
+
+def _cells(cells: Cells) -> dict[tuple[str, str], Cell]:
+    return {key: _cell(operand) for key, operand in cells.items()}
+
+
+def _cell(operand: Operand) -> Cell:
+    return Cell(operand.format.name, operand.rounding, operand.format.blocked)

@@ -1,12 +1,8 @@
-"""Conv2d and Linear whose matrix products see rounded operands, by swapping the class of a module in place.
+"""Layers that see rounded tensors, by swapping the class of a module in place.
 
-    forward          y     = op(Q(a), Q(w)) + b
-    input_gradient   dL/da = op^T(Q(e), Q(w))        e = dL/dy
-    weight_gradient  dL/dw = op^T(Q(e), Q(a))
-
-The derivative of rounding is taken as 1 (straight-through). Each operand of each pass has its own format; passes that
-agree on one share a single rounded copy, as hardware would read the stored one twice. Bias and its gradient stay fp32.
-Sums run in fp32: the accumulator is declared to the hardware model, not simulated.
+Convolutions of one to three dimensions, transposed ones too, and Linear round the operands of their three products
+(`three_passes`). Modules that multiply no matrices (normalizations, activations, pools, softmax: `pointwise`) round
+what they hand on, and the gradient that arrives at it.
 
 The module keeps its identity: same object, parameters, names and state-dict keys, and the class keeps the name and
 `__module__` of the one it stands in for, so that torch.fx still treats it as a leaf.
@@ -16,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import warnings
 from typing import Any, Protocol, cast
 
 import torch
@@ -24,21 +21,27 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
 from ebsim.errors import ConfigError
+from ebsim.precision import three_passes
 from ebsim.precision.formats.number_format import Operand
 from ebsim.precision.quantization.layout import ALL, Samples
+from ebsim.precision.three_passes import SUMMED, Convolution, Product
 
 Cells = dict[tuple[str, str], Operand]
-Layer = nn.Conv2d | nn.Linear
-# MX-style blocks run along the axis that a pass sums over: input channels, output channels, samples
-SUMMED_AXIS = {
-    ("forward", "weight"): 1,
-    ("forward", "activation"): 1,
-    ("forward", "output"): 1,
-    ("input_gradient", "weight"): 0,
-    ("input_gradient", "error"): 1,
-    ("weight_gradient", "activation"): 0,
-    ("weight_gradient", "error"): 0,
-}
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+Layer = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d | nn.Linear
+KINDS: dict[str, tuple[type[nn.Module], ...]] = {  # of modules that round as `pointwise` says
+    "norm": (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.LayerNorm, nn.GroupNorm),
+    "activation": (
+        nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Sigmoid, nn.Tanh, nn.Hardswish,
+        nn.Hardsigmoid, nn.Softplus, nn.Softmax, nn.LogSoftmax,
+    ),
+    "pool": (
+        nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d,
+        nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d,
+        nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d,
+    ),
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +60,7 @@ class Quantizers(Protocol):
     set_steps: int
 
     def quantize(
-        self, layer: str, role: str, x: Tensor, chosen: Operand, *, axis: int, call: Call, overwrite: bool
+        self, layer: str, role: str, x: Tensor, chosen: Operand, *, axis: int, call: Call, overwrite: bool, phase: str
     ) -> Tensor: ...
 
 
@@ -66,15 +69,10 @@ class LayerPrecision:
 
     def __init__(self, name: str, cells: Cells, quantizers: Quantizers) -> None:
         self.name, self.cells, self.quantizers = name, cells, quantizers
+        self.weight_shared, self.activation_shared, self.error_shared = (
+            shared(cells, role) for role in ("weight", "activation", "error")
+        )
         self._calls: dict[tuple[int, bool], int] = {}
-        self.weight_shared = self._same("weight", "forward", "input_gradient")
-        self.activation_shared = self._same("activation", "forward", "weight_gradient")
-        self.error_shared = self._same("error", "input_gradient", "weight_gradient")
-
-    def _same(self, role: str, one: str, other: str) -> bool:
-        a, b = self.cells[one, role], self.cells[other, role]
-        blocks = isinstance(a.format.block, int) and a.format.block > 0
-        return a == b and not blocks
 
     def begin(self, training: bool) -> Call:
         """The layer's next call. One inside a backward pass recomputes an earlier one (activation checkpointing)."""
@@ -91,149 +89,187 @@ class LayerPrecision:
         self._calls = {k: n for k, n in self._calls.items() if k[0] == key[0]} | {key: number + 1}
         return Call(number, self.quantizers.samples, training)
 
-    def __call__(self, phase: str, role: str, x: Tensor, call: Call) -> Tensor:
+    def __call__(self, phase: str, role: str, x: Tensor, call: Call, op: Any = None) -> Tensor:
         chosen = self.cells[phase, role]
         if chosen.untouched:
             return x
-        axis = self._axis(phase, role, x)
-        fresh = role == "output"  # made by this very layer, so nobody else needs it unrounded
-        call = dataclasses.replace(call, number=0, samples=ALL) if role == "weight" else call
-        return self.quantizers.quantize(self.name, role, x, chosen, axis=axis, call=call, overwrite=fresh)
-
-    @staticmethod
-    def _axis(phase: str, role: str, x: Tensor) -> int:
-        axis = SUMMED_AXIS[phase, role]
-        # a Linear sums over the last axis of its input, whatever comes before it
-        return x.dim() - 1 if axis == 1 and x.dim() != 4 else axis
+        if role == "weight":  # one rounding of a weight in each step, whoever uses it
+            call = dataclasses.replace(call, number=0, samples=ALL)
+        laid, axis, back = x, 1, None
+        if op is not None:
+            laid, axis, back = op.laid_out(x, role, SUMMED[phase, role], chosen.format.blocked)
+        if len(laid) != len(x) and role != "weight":  # leading dimensions flattened: several rows of one sample
+            call = dataclasses.replace(call, samples=call.samples._replace(each=len(laid) // len(x)))
+        fresh = (
+            role in ("output", "activation_gradient") and laid is x
+        )  # made by this very layer, so nobody else needs it unrounded
+        y = self.quantizers.quantize(
+            self.name, role, laid, chosen, axis=axis, call=call, overwrite=fresh, phase=phase
+        )  # fmt: skip
+        return y if back is None else back(y)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LayerPrecision:
         return LayerPrecision(self.name, self.cells, self.quantizers)  # rounds as the original does, until `remove`d
 
 
-class _ThreePasses(torch.autograd.Function):
-    """y = Q(op(Q(a), Q(w), b)) with separately rounded operands in the two backward products."""
+TWICE = {  # the two passes that an operand enters
+    "weight": ("forward", "input_gradient"),
+    "activation": ("forward", "weight_gradient"),
+    "error": ("input_gradient", "weight_gradient"),
+}
+
+
+def shared(cells: Cells, role: str) -> bool:
+    """Whether both passes use one rounded copy of a tensor: equal operands, no blocks along the axis of one pass."""
+    one, other = (cells.get((phase, role)) for phase in TWICE[role])
+    return one is not None and one == other and not one.format.blocked
+
+
+class _RoundPointwise(torch.autograd.Function):
+    """What a pointwise module hands on, rounded; and the gradient that arrives at it."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: Any, a: Tensor, w: Tensor, b: Tensor | None, rounding: LayerPrecision, op: Any, training: bool
-    ) -> Tensor:
-        call = rounding.begin(training)
-        qa, qw = rounding("forward", "activation", a, call), rounding("forward", "weight", w, call)
-        ctx.save_for_backward(qa if rounding.activation_shared else a, qw if rounding.weight_shared else w)
-        ctx.rounding, ctx.op, ctx.call = rounding, op, call
-        return rounding("forward", "output", op.forward(qa, qw, b), call)
+    def forward(ctx: Any, x: Tensor, rounding: LayerPrecision, training: bool) -> Tensor:  # type: ignore[override]
+        ctx.rounding, ctx.call = rounding, rounding.begin(training)
+        y = rounding("forward", "pointwise", x, ctx.call)
+        return y.clone() if y is x else y.data  # not a view, so that an in-place ReLU may follow
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, e: Tensor) -> tuple[Tensor | None, ...]:
-        rounding, op, call = ctx.rounding, ctx.op, ctx.call
-        a, w = ctx.saved_tensors
-        needs_a, needs_w, needs_b = ctx.needs_input_grad[:3]
-        error = rounding("input_gradient", "error", e, call) if needs_a or rounding.error_shared else e
-        grad_a = grad_w = None
-        if rounding.error_shared and rounding.weight_shared and rounding.activation_shared:
-            grad_a, grad_w = op.backward(error, a, w, needs_a, needs_w)
-        else:
-            if needs_a:
-                qw = w if rounding.weight_shared else rounding("input_gradient", "weight", w, call)
-                grad_a, _ = op.backward(error, a, qw, True, False)
-            if needs_w:
-                if not rounding.error_shared:
-                    error = rounding("weight_gradient", "error", e, call)
-                qa = a if rounding.activation_shared else rounding("weight_gradient", "activation", a, call)
-                _, grad_w = op.backward(error, qa, w, False, True)
-        grad_b = op.bias_gradient(e) if needs_b else None
-        return grad_a, grad_w, grad_b, None, None, None
+    def backward(ctx: Any, e: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.rounding("input_gradient", "pointwise", e, ctx.call), None, None
 
 
-class _Convolution:
-    """The geometry of a convolution whose padding is already numeric and of zeros."""
-
-    def __init__(self, module: nn.Conv2d, padding: list[int]) -> None:
-        self.geometry = (list(module.stride), padding, list(module.dilation), False, [0, 0])
-        self.groups = module.groups
-
-    def forward(self, a: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
-        return torch.convolution(a, w, b, *self.geometry, self.groups)
-
-    def backward(
-        self, e: Tensor, a: Tensor, w: Tensor, needs_a: bool, needs_w: bool
-    ) -> tuple[Tensor | None, Tensor | None]:
-        mask = [needs_a, needs_w, False]
-        grads = torch.ops.aten.convolution_backward(e, a, w, None, *self.geometry, self.groups, mask)
-        return grads[0], grads[1]
-
-    @staticmethod
-    def bias_gradient(e: Tensor) -> Tensor:
-        return e.sum((0, 2, 3)) if e.dim() == 4 else e.sum((1, 2))
-
-
-class _Product:
-    """The matrix product of a Linear, over any leading dimensions."""
-
-    forward = staticmethod(F.linear)
-
-    @staticmethod
-    def backward(e: Tensor, a: Tensor, w: Tensor, needs_a: bool, needs_w: bool) -> tuple[Tensor | None, Tensor | None]:
-        grad_a = e @ w if needs_a else None
-        grad_w = e.reshape(-1, e.shape[-1]).t() @ a.reshape(-1, a.shape[-1]) if needs_w else None
-        return grad_a, grad_w
-
-    @staticmethod
-    def bias_gradient(e: Tensor) -> Tensor:
-        return e.reshape(-1, e.shape[-1]).sum(0)
-
-
-def _product(module: Any, op: Any, a: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+def _checked(module: Any, a: Tensor) -> LayerPrecision:
     rounding: LayerPrecision = module._precision
     if a.dtype != torch.float32 or torch.is_autocast_enabled(a.device.type):
         raise ConfigError(
             f"{rounding.name}: precisions are simulated in float32; got {a.dtype}"
             f"{' under autocast' if torch.is_autocast_enabled(a.device.type) else ''}: switch autocast off"
         )
-    return _ThreePasses.apply(a, w, b, rounding, op, module.training)
+    return rounding
 
 
-def _traced(x: Tensor) -> bool:
-    """Whether somebody only wants to know shapes and operations (a shape run, a jit trace): nothing to round then."""
-    return x.is_meta or torch.jit.is_tracing() or isinstance(x, FakeTensor)
+def _product(module: Any, op: Any, a: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+    return three_passes.run(module, op, a, w, b, _checked(module, a))
+
+
+def _pointwise(module: Any, y: Tensor) -> Tensor:
+    return cast(Tensor, _RoundPointwise.apply(y, _checked(module, y), module.training))
 
 
 # A network that is compiled as a whole breaks its graph here; the decorator alone would cost every eager call as well
-_uncompiled = torch.compiler.disable(_product)
+_product_uncompiled = torch.compiler.disable(_product)
+_pointwise_uncompiled = torch.compiler.disable(_pointwise)
+
+
+def _only_shapes(module: Any, x: Tensor) -> bool:
+    """Whether somebody only wants to know shapes and operations: nothing to round then.
+
+    A trace or an export would be the network without its rounding: exporting is refused, a jit trace warns.
+    """
+    if torch.compiler.is_exporting():
+        raise ConfigError(
+            f"{module._precision.name}: an exported program would compute without the rounding of "
+            f"{module._precision.quantizers.backend.name!r}; call ebsim.precision.remove(model) first"
+        )
+    if torch.jit.is_tracing():
+        name = module._precision.quantizers.backend.name
+        warnings.warn(f"the trace computes in fp32, without the rounding of precision {name!r}", stacklevel=3)
+        return True
+    return x.is_meta or isinstance(x, FakeTensor)
 
 
 class _RoundedConv:
+    _plain: type[nn.Module]
+
     def _conv_forward(self: Any, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if _traced(input):
-            return nn.Conv2d._conv_forward(self, input, weight, bias)
-        padding = self.padding
-        if self.padding_mode != "zeros" or isinstance(padding, str):
+        if _only_shapes(self, input):
+            return cast(Tensor, self._plain._conv_forward(self, input, weight, bias))
+        unbatched = input.dim() == weight.dim() - 1
+        input = input[None] if unbatched else input
+        padding = list(self.padding) if not isinstance(self.padding, str) else [0] * (weight.dim() - 2)
+        if self.padding_mode != "zeros" or isinstance(self.padding, str):
             mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
-            input, padding = F.pad(input, self._reversed_padding_repeated_twice, mode=mode), (0, 0)
-        run = _uncompiled if torch.compiler.is_compiling() else _product
-        return run(self, _Convolution(self, list(padding)), input, weight, bias)
+            input, padding = F.pad(input, self._reversed_padding_repeated_twice, mode=mode), [0] * len(padding)
+        run = _product_uncompiled if torch.compiler.is_compiling() else _product
+        y = run(self, Convolution(self, padding), input, weight, bias)
+        return y[0] if unbatched else y
+
+
+class _RoundedTransposed:
+    _plain: type[nn.Module]
+
+    def forward(self: Any, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        if _only_shapes(self, input):
+            return cast(Tensor, self._plain.forward(self, input, output_size))
+        rank = self.weight.dim() - 2
+        unbatched = input.dim() == rank + 1
+        input = input[None] if unbatched else input
+        more = self._output_padding(
+            input, output_size, self.stride, self.padding, self.kernel_size, rank, self.dilation
+        )  # fmt: skip
+        run = _product_uncompiled if torch.compiler.is_compiling() else _product
+        y = run(self, Convolution(self, list(self.padding), list(more)), input, self.weight, self.bias)
+        return y[0] if unbatched else y
 
 
 class _RoundedLinear:
     def forward(self: Any, input: Tensor) -> Tensor:
-        if _traced(input):
+        if _only_shapes(self, input):
             return F.linear(input, self.weight, self.bias)
-        run = _uncompiled if torch.compiler.is_compiling() else _product
-        return run(self, _Product, input, self.weight, self.bias)
+        run = _product_uncompiled if torch.compiler.is_compiling() else _product
+        if input.dim() == 1:
+            return run(self, Product, input[None], self.weight, self.bias)[0]
+        return run(self, Product, input, self.weight, self.bias)
+
+
+class _RoundedPointwise:
+    _plain: type[nn.Module]
+
+    def forward(self: Any, *args: Any, **options: Any) -> Any:
+        y = self._plain.forward(self, *args, **options)
+        if not isinstance(y, Tensor) or not y.is_floating_point() or _only_shapes(self, y):
+            return y
+        return (_pointwise_uncompiled if torch.compiler.is_compiling() else _pointwise)(self, y)
 
 
 def covered(module: nn.Module) -> bool:
-    """Whether this module's products can be rounded: a Conv2d or Linear that did not redefine them."""
-    if isinstance(module, nn.Conv2d):
-        return type(module)._conv_forward is nn.Conv2d._conv_forward
+    """Whether this module's products can be rounded: a convolution or Linear that did not redefine them."""
+    for kind in CONVOLUTIONS:
+        if isinstance(module, kind):
+            return type(module)._conv_forward is kind._conv_forward
+    for transposed in TRANSPOSED:
+        if isinstance(module, transposed):
+            return type(module).forward is transposed.forward
     return isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward
 
 
+def _never_called(model: nn.Module) -> set[nn.Module]:
+    """Linear modules that only hold parameters: attention multiplies by them itself."""
+    return {m.out_proj for m in model.modules() if isinstance(m, nn.MultiheadAttention)}
+
+
 def layers(model: nn.Module) -> dict[str, Layer]:
-    """Qualified name -> module of every Conv2d and Linear, in module order, rounded already or not."""
-    found = {n: m for n, m in model.named_modules() if covered(m) or hasattr(type(m), "_plain")}
+    """Qualified name -> module of every convolution and Linear, in module order, rounded already or not."""
+    unused = _never_called(model)
+    found = {
+        name: module
+        for name, module in model.named_modules()
+        if (covered(module) or getattr(type(module), "_multiplies", False)) and module not in unused
+    }
     return cast("dict[str, Layer]", found)
+
+
+def kind_of(module: nn.Module) -> str:
+    """The kind of a pointwise module ("norm", "activation", "pool"); "" for any other."""
+    plain = getattr(type(module), "_plain", type(module))
+    return next((kind for kind, types in KINDS.items() if plain in types), "")
+
+
+def pointwise(model: nn.Module) -> dict[str, nn.Module]:
+    """Qualified name -> module of everything that rounds as the role `pointwise` says, in module order."""
+    return {name: module for name, module in model.named_modules() if kind_of(module)}
 
 
 def uncovered(model: nn.Module) -> list[str]:
@@ -246,17 +282,38 @@ def uncovered(model: nn.Module) -> list[str]:
     ]
 
 
+def refuse_lazy(model: nn.Module) -> None:
+    """ConfigError for a layer that does not know its shape yet."""
+    for name, module in model.named_modules():
+        if any(nn.parameter.is_lazy(p) for p in module.parameters(recurse=False)):
+            raise ConfigError(f"{name} is a lazy layer without a shape: run one batch through the network first")
+
+
+def _mixin(plain: type[nn.Module]) -> type:
+    if issubclass(plain, CONVOLUTIONS):
+        return _RoundedConv
+    if issubclass(plain, TRANSPOSED):
+        return _RoundedTransposed
+    return _RoundedLinear if issubclass(plain, nn.Linear) else _RoundedPointwise
+
+
 @functools.cache
 def _rounded_class(plain: type[nn.Module]) -> type[nn.Module]:
-    mixin = _RoundedConv if issubclass(plain, nn.Conv2d) else _RoundedLinear
-    body = {"__module__": plain.__module__, "_plain": plain}
+    mixin = _mixin(plain)
+    body = {"__module__": plain.__module__, "_plain": plain, "_multiplies": mixin is not _RoundedPointwise}
     return type(plain.__name__, (mixin, plain), body)
 
 
+def _no_fast_path(module: nn.Module, args: Any) -> None:
+    """A hook that does nothing: torch's fused encoder layer, which calls no module, is not used where there is one."""
+
+
 def swap_in(module: nn.Module, rounding: LayerPrecision) -> None:
-    """Let this layer round its operands."""
+    """Let this layer round its tensors."""
     module.__class__ = _rounded_class(cast(Any, type(module)))
     module._precision = rounding  # type: ignore[assignment]
+    if isinstance(module, nn.Linear | nn.LayerNorm):
+        module.register_forward_pre_hook(_no_fast_path)
 
 
 def swap_out(module: nn.Module) -> None:
@@ -265,3 +322,5 @@ def swap_out(module: nn.Module) -> None:
     if plain is not None:
         module.__class__ = cast(Any, plain)
         del module.__dict__["_precision"]
+        for key in [k for k, hook in module._forward_pre_hooks.items() if hook is _no_fast_path]:
+            del module._forward_pre_hooks[key]

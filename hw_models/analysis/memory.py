@@ -134,12 +134,19 @@ def _union(tables: Iterable[dict[str, float]]) -> dict[str, float]:
     return out
 
 
+def _handed_on(precision: Precision, row: Layer) -> float:
+    """Bits of an element of what a row hands on."""
+    if row.kind in CONTRACTIONS:
+        return precision.rule(row.name, row.kind).output.bits
+    return precision.pointwise_row(row.name, row.kind).forward.bits
+
+
 class StepMemory:
     """Tensors, who makes and reads them, and what each row keeps; bytes for the whole batch."""
 
     def __init__(self, layers: Sequence[Layer], precision: Precision, batch: float, index_bits: float | None) -> None:
         self.rows = list(layers)
-        self.size = {row.name: row.outputs * batch * precision.rule(row.name).output.bits / 8 for row in self.rows}
+        self.size = {row.name: row.outputs * batch * _handed_on(precision, row) / 8 for row in self.rows}
         first = next((row for row in self.rows if INPUT in row.sources), None)
         self.size[INPUT] = (first.inputs if first else 0) * batch * precision.default.output.bits / 8
         self.made = {INPUT: -1, **{row.name: i for i, row in enumerate(self.rows)}}

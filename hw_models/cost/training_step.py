@@ -11,7 +11,7 @@ DRAM, pointwise work, optimizer), `closed` (+ registers, buffers and refetches b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -26,12 +26,25 @@ from hw_models.mapping.closed_form import Capacities
 from hw_models.mapping.mapper import map_passes
 from hw_models.mapping.spatial import grid, register_sharing
 from hw_models.mapping.traffic import Mapped, Widths, steps
-from hw_models.precision.formats import PASSES, Bits, Format, Precision, Rule, mac_key, parse_precision
+from hw_models.precision.formats import (
+    FORMATS,
+    PASSES,
+    UNROUNDED,
+    Bits,
+    Format,
+    Pointwise,
+    Precision,
+    Rule,
+    mac_key,
+    parse_precision,
+)
+from hw_models.precision.record_schema import OPERANDS
 from hw_models.units import PJ
 from hw_models.workload.layer import KINDS, Layer
 from hw_models.workload.shapes import Array, Shapes, shapes
 from hw_models.workload.training_passes import Passes, passes
 
+ROUNDED_IN = {**{phase: i for i, phase in enumerate(PASSES)}, "update": 3}  # pass -> stage of the step
 MATMUL = KINDS.index("matmul")  # kinds before it have weights
 MODELS = tuple(REUSE_MODELS)
 
@@ -79,9 +92,12 @@ def assemble(
     if precision.layers:
         precision = precision.on([table.names[i] for i in p.index if table.kind[i] < MATMUL])
     rules = _Rules(
-        [precision.rule(table.names[i]) for i in p.index] if precision.layers else [precision.default], len(p.index)
+        [precision.default]
+        if precision.uniform
+        else [precision.rule(table.names[i], KINDS[table.kind[i]]) for i in p.index],
+        len(p.index),
     )
-    bits = _widths(p, precision, rules)
+    bits = _widths(p, rules)
     parts = _mac_parts(p, chip, rules, hypothetical)
     shape = (len(STAGES), *table.columns.shape[1:])
     dram = np.zeros(shape)
@@ -120,12 +136,15 @@ class _Rules:
         return array[(slice(None),) + (None,) * (p.macs.ndim - 2)]
 
 
-def _widths(p: Passes, precision: Precision, rules: _Rules) -> Widths:
+def _widths(p: Passes, rules: _Rules) -> Widths:
     """Bits of X, Y, Z and accumulator."""
     x, y = ([[r.operands[i][side].bits for r in rules.distinct] for i in range(3)] for side in (0, 1))
-    out = [r.output.bits for r in rules.distinct]
     acc = [[r.accumulator.bits for r in rules.distinct]] * 3
-    z = [out, out, [precision.gradient.bits] * len(out)]
+    z = [
+        [r.output.bits for r in rules.distinct],
+        [r.activation_gradient.bits for r in rules.distinct],
+        [r.update[0].bits for r in rules.distinct],
+    ]
     return Widths(*(rules.spread(p, values) for values in (x, y, z, acc)))
 
 
@@ -186,8 +205,8 @@ def _vector_parts(
 ) -> list[Part]:
     """Pointwise layers, quantizers and the update; their traffic is added to `dram` in place."""
     moves = pointwise(table, chip.fused)
-    layer_bits = _by_layer(table, precision, lambda r: r.output.bits)
-    dram[:2] += moves.elements * layer_bits * batch
+    handed = _Handed(table, precision)
+    dram[:2] += moves.elements * np.stack([handed.forward, handed.backward])[_lead(table)] * batch
     weights = table.weights
     multiply, add, compare = np.zeros((3, *dram.shape))
     multiply[:2], add[:2], compare[:2] = (m * batch for m in (moves.multiply, moves.add, moves.compare))
@@ -195,45 +214,108 @@ def _vector_parts(
     add[3] += UPDATE_ADD * weights
     if l1:
         add[3] += np.where(table.kind == KINDS.index("bn"), weights / 2, 0.0)
-    dram[3] += weights * (precision.gradient.bits + 2 * precision.momentum.bits + 2 * precision.stored.bits)
+    matrix = _matrix(table)
+    dram[3] += matrix * handed.update + (weights - matrix) * 5 * precision.one_dimensional.bits
     parts = [
         Part(f"op.{name}", "vector", chip.ops[name], counts, None)
         for name, counts in (("multiply", multiply), ("add", add), ("compare", compare))
     ]
-    return parts + _quantizer_parts(table, chip, precision, batch, dram)
+    return parts + _quantizer_parts(table, chip, precision, handed, batch, dram)
 
 
-def _by_layer(table: Shapes, precision: Precision, value: Callable[..., float]) -> Array:
-    """A number of each layer's rule, [layers] (or one for all)."""
-    if not precision.layers:
-        return np.array(value(precision.default), dtype=np.float64)
-    return np.array([value(precision.rule(name)) for name in table.names], dtype=np.float64)
+def _lead(table: Shapes) -> tuple[Any, ...]:
+    """Puts an array [pass, rows] beside one [pass, ..., rows] of many candidates."""
+    return (slice(None),) + (None,) * (table.columns.ndim - 2)
 
 
-def _quantizer_parts(table: Shapes, chip: Accelerator, precision: Precision, batch: float, dram: Array) -> list[Part]:
+def _matrix(table: Shapes) -> Array:
+    """Weights without biases of the products, zero elsewhere; those of a layer that is used again count once."""
+    whole = table.K * table.C / np.maximum(table.groups, 1) * table.R * table.S
+    return np.where(table.kind < MATMUL, np.minimum(whole, table.weights), 0.0)
+
+
+class _Handed:
+    """Bits of what each row hands on (forward) and hands back (backward), [rows]; and those that its update moves.
+
+    A row reads what the row before it handed on, and its gradient is what the row after it handed back.
+    """
+
+    def __init__(self, table: Shapes, precision: Precision) -> None:
+        self.rows: list[Rule | Pointwise]
+        if precision.uniform and not precision.pointwise.keys() - {"*"}:
+            other = precision.pointwise.get("*", UNROUNDED)
+            self.rows = [precision.default if product else other for product in table.contraction.tolist()]
+        else:
+            self.rows = [
+                precision.rule(name, KINDS[kind]) if product else precision.pointwise_row(name, KINDS[kind])
+                for name, kind, product in zip(
+                    table.names, table.kind.tolist(), table.contraction.tolist(), strict=True
+                )
+            ]
+        distinct = {id(row): _bits(row) for row in self.rows}
+        columns = np.array([distinct[id(row)] for row in self.rows]).reshape(-1, 3).T
+        self.forward, self.backward, self.update = columns
+        first = [precision.default.output.bits if "*" in precision.pointwise else FORMATS["fp32"].bits]
+        self.received = np.array([*first, *self.forward[:-1]])
+        self.arriving = np.array([*self.backward[1:], FORMATS["fp32"].bits])
+
+
+def _bits(row: Rule | Pointwise) -> tuple[float, float, float]:
+    """What a row hands on, hands back, and moves for each weight in the update."""
+    if isinstance(row, Pointwise):
+        return row.forward.bits, row.backward.bits, 0.0
+    gradient, momentum, stored = (fmt.bits for fmt in row.update)
+    return row.output.bits, row.activation_gradient.bits, gradient + 2 * momentum + 2 * stored
+
+
+def _quantizer_parts(
+    table: Shapes, chip: Accelerator, precision: Precision, handed: _Handed, batch: float, dram: Array
+) -> list[Part]:
     """Range, scale, round and clamp of every quantized tensor; a pass over it where its width changes."""
-    if not precision.quantized:
-        return []
     elements, random = np.zeros((2, *dram.shape))
-    on = table.contraction
-    out_bits = _by_layer(table, precision, lambda r: r.output.bits)
-    sources: dict[str, tuple[int, Array, Array, Callable[[Rule], Format]]] = {
-        # role -> (pass whose row it is, elements, bits before, format after)
-        "activation": (0, table.inputs * batch, out_bits, lambda r: r.operands[0][0]),
-        "weight": (3, table.weights, np.array(precision.stored.bits), lambda r: r.operands[0][1]),
-        "error": (1, table.outputs * batch, out_bits, lambda r: r.operands[1][0]),
-        "output": (0, table.outputs * batch, out_bits, lambda r: r.output),  # on its way out: no pass of its own
-    }
-    for role, (stage, n, before, after) in sources.items():
-        if how := precision.quantized.get(role):
-            bits = _by_layer(table, precision, lambda r, after=after: after(r).bits)
-            n = n * on * _by_layer(table, precision, lambda r, after=after: after(r).hardware != "fp32")
-            elements[stage] += n
-            random[stage] += n * (how == "stochastic")
-            dram[stage] += n * (before + bits) * (before != bits)
-    for role in ("gradient", "momentum", "stored"):  # inside the update, which moves them anyway
-        if how := precision.quantized.get(role):
-            elements[3] += table.weights * on
-            random[3] += table.weights * on * (how == "stochastic")
+    shape = table.weights.shape
+    matrix = table.K * table.C / np.maximum(table.groups, 1) * table.R * table.S * np.ones(shape)
+    trained, needed = _matrix(table), 1 - table.first
+    vectors = table.weights - trained
+
+    def add(stage: int, row: int, n: Array, how: str, extra_bits: float = 0.0) -> None:
+        elements[stage, ..., row] += n
+        random[stage, ..., row] += n * (how == "stochastic")
+        dram[stage, ..., row] += n * extra_bits
+
+    thin = precision.one_dimensional_rounding
+    if not thin and not any(any(row.rounded.values() if isinstance(row, Rule) else row.rounded) for row in handed.rows):
+        return []
+    for i, row in enumerate(handed.rows):
+        inputs, outputs, once = table.inputs[..., i] * batch, table.outputs[..., i] * batch, needed[..., i]
+        if isinstance(row, Rule):
+            late = ("weight_gradient", "error") in row.rounded
+            operands = {
+                (phase, role): fmt.bits
+                for phase, pair in zip(PASSES, row.operands, strict=True)
+                for role, fmt in zip(OPERANDS[phase], pair, strict=True)
+            }
+            tensors = {  # elements, and their width before the quantizer (None: on its way out, no pass of its own)
+                ("forward", "activation"): (inputs, handed.received[i]),
+                ("forward", "weight"): (matrix[..., i], row.update[2].bits),
+                ("forward", "output"): (outputs, None),
+                ("input_gradient", "weight"): (matrix[..., i] * once, row.update[2].bits),
+                ("input_gradient", "error"): (outputs * (once if late else 1.0), handed.arriving[i]),
+                ("input_gradient", "activation_gradient"): (inputs * once, None),
+                ("weight_gradient", "activation"): (inputs, handed.received[i]),
+                ("weight_gradient", "error"): (outputs, handed.arriving[i]),
+                **{("update", role): (trained[..., i], None) for role in ("gradient", "momentum", "stored")},
+            }
+            for cell, how in row.rounded.items():
+                n, before = tensors[cell]
+                bits = operands.get(cell, 0.0)
+                more = 0.0 if before is None or before == bits else before + bits
+                add(ROUNDED_IN[cell[0]], i, n, how, more)
+        else:
+            for stage, rounding in enumerate(row.rounded):
+                if rounding is not None:
+                    add(stage, i, outputs * (once if stage else 1.0), rounding)
+        if thin:
+            add(ROUNDED_IN["update"], i, 3 * vectors[..., i], thin)
     parts = [Part(f"op.{op}", "quantiser", chip.ops[op], elements * times, None) for op, times in QUANTISE.items()]
     return [*parts, Part("op.random", "quantiser", chip.ops["random"], random, None)]

@@ -8,7 +8,8 @@ package has never heard of is priced by the law of its class.
 A precision record (plain JSON) says which format each operand of each pass has; docs/hardware-model.md shows a whole
 one. Wherever a record is accepted there are short forms:
     None                                                full precision
-    "fp32", "bf16", "fp8", "int8", "bfp8", "mxfp8", "eb2020"   what a training of that name really does (`presets`)
+    "fp32", "bf16", "fp8", "int8", "bfp8", "mxfp8", ...   what a training of that name does (`presets`) to convolutions
+                                                        and linear layers; what multiplies two activations is fp32
     8, "all int8", "e4m3", a `Format`                   one format for all operands and layer outputs; sums, gradients
                                                         and weights between steps in fp32 (an integer: that width)
 """
@@ -16,7 +17,7 @@ one. Wherever a record is accepted there are short forms:
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
@@ -83,6 +84,10 @@ def parse_format(name: str, data: Mapping[str, Any]) -> Format:
     return Format(name, bits + (scale / shared if shared else 0.0), kind, significand, exponent, shared)
 
 
+POINTWISE_KINDS = {  # kind of a row of the layer table -> how a precision calls it
+    "bn": "norm", "norm": "norm", "scale": "norm", "relu": "activation", "activation": "activation",
+    "maxpool": "pool", "avgpool": "pool",
+}  # fmt: skip
 FORMATS = {
     name: parse_format(name, {"bits": bits, "mac": mac, "scale_bits": scale, "block": "row"})
     for name, bits, mac, scale in [
@@ -105,27 +110,90 @@ FORMATS = {
 
 @dataclass(frozen=True)
 class Rule:
-    """The formats of one layer: (x, y) of each pass, accumulator, and what leaves the layer."""
+    """The formats of one layer: (x, y) of each pass, accumulator, what it hands on forward and backward, its update.
+
+    `rounded`: (pass, role) -> rounding of every quantizer that works on a tensor of it.
+    """
 
     operands: tuple[tuple[Format, Format], ...]
     accumulator: Format
     output: Format
+    activation_gradient: Format
+    update: tuple[Format, Format, Format]  # gradient, momentum, stored weight
+    rounded: Mapping[tuple[str, str], str] = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True)
+class Pointwise:
+    """The formats that a row without products hands on and hands back, and the roundings of both (None: none)."""
+
+    forward: Format
+    backward: Format
+    rounded: tuple[str | None, str | None] = (None, None)
+
+
+_FP32 = FORMATS["fp32"]
+PLAIN = Rule(((_FP32, _FP32),) * 3, _FP32, _FP32, _FP32, (_FP32,) * 3)  # of what no backend reaches
+UNROUNDED = Pointwise(_FP32, _FP32)
 
 
 @dataclass(frozen=True)
 class Precision:
-    """The formats of a whole step: a default rule, the layers that differ, the update, the quantizers."""
+    """The formats of a whole step: a default rule, the layers that differ, vectors, rows without products.
+
+    covered: the only layers that are rounded (None: all with weights; where `products`, those of two activations too)
+    pointwise: row name, or "@norm", "@activation", "@pool", or "*" -> formats; fp32 where none is named
+    one_dimensional: format of gamma, beta and biases in the update, and its rounding
+    """
 
     name: str
     default: Rule
     layers: Mapping[str, Rule]
-    gradient: Format
-    momentum: Format
-    stored: Format
-    quantized: Mapping[str, str]  # role -> rounding, only roles that really are quantized
+    one_dimensional: Format
+    one_dimensional_rounding: str | None = None
+    covered: frozenset[str] | None = None
+    products: bool = True
+    pointwise: Mapping[str, Pointwise] = field(default_factory=dict)
 
-    def rule(self, layer: str) -> Rule:
+    @property
+    def gradient(self) -> Format:
+        return self.default.update[0]
+
+    @property
+    def momentum(self) -> Format:
+        return self.default.update[1]
+
+    @property
+    def stored(self) -> Format:
+        return self.default.update[2]
+
+    @property
+    def quantized(self) -> Mapping[tuple[str, str], str]:
+        """(pass, role) -> rounding, of a layer that no exception is about."""
+        return self.default.rounded
+
+    @property
+    def uniform(self) -> bool:
+        """Whether one rule serves every product."""
+        return not self.layers and self.covered is None and self.products
+
+    def rule(self, row: str, kind: str = "") -> Rule:
+        """Of a row of the layer table: that of its layer, also where it is the layer's second call ("fc.addmm")."""
+        layer = self._layer(row)
+        if layer is None or (kind == "matmul" and not self.products):
+            return PLAIN
         return self.layers.get(layer, self.default)
+
+    def _layer(self, row: str) -> str | None:
+        names = (row, row.rpartition(".")[0])
+        if self.covered is None:
+            return next((name for name in names if name in self.layers), row)
+        return next((name for name in names if name in self.covered), None)
+
+    def pointwise_row(self, row: str, kind: str) -> Pointwise:
+        """Of a row that multiplies no matrices."""
+        keys = (row, row.rpartition(".")[0], f"@{POINTWISE_KINDS.get(kind, '')}", "*")
+        return next((self.pointwise[key] for key in keys if key in self.pointwise), UNROUNDED)
 
     def multiplied(self, names: Iterable[str]) -> list[tuple[Format, Format]]:
         """The pairs of formats that the convolutions and products called `names` multiply, each once."""
@@ -163,7 +231,7 @@ def parse_precision(bits: Bits) -> Precision:
 
 @cache
 def _preset(name: str) -> Precision:
-    return _from_record(presets.record(name))
+    return _from_record(presets.record(name), products=False)
 
 
 def _format(bits: Any) -> Format:
@@ -185,11 +253,14 @@ def _format(bits: Any) -> Format:
 
 def _uniform(fmt: Format) -> Precision:
     """One format for all operands and for what is stored between layers; 32-bit sums and update."""
-    fp32 = FORMATS["fp32"]
-    rule = Rule(((fmt, fmt),) * 3, fp32, fmt)
-    quantized = {} if fmt.name == "fp32" else dict.fromkeys(("weight", "activation", "error"), "nearest")
+    rounded = (
+        {}
+        if fmt.name == "fp32"
+        else dict.fromkeys((("forward", "weight"), ("forward", "activation"), ("input_gradient", "error")), "nearest")
+    )
+    rule = Rule(((fmt, fmt),) * 3, _FP32, fmt, fmt, (_FP32,) * 3, rounded)
     name = f"all {fmt.name}" if fmt.name in PRESETS and fmt.name != "fp32" else fmt.name
-    return Precision(name, rule, {}, fp32, fp32, fp32, quantized)
+    return Precision(name, rule, {}, _FP32, pointwise={"*": Pointwise(fmt, fmt)})
 
 
 def _over(default: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]:
@@ -197,7 +268,7 @@ def _over(default: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[str, Any
     return {**default, **layer, **{p: {**default.get(p, {}), **layer.get(p, {})} for p in OPERANDS}}
 
 
-def _from_record(record: Mapping[str, Any]) -> Precision:
+def _from_record(record: Mapping[str, Any], products: bool = True) -> Precision:
     title = f"precision record {record.get('name', '')!r}: "
     if wrong := list(mistakes(record)):
         raise FormatError("\n".join(title + one for one in wrong))
@@ -210,24 +281,72 @@ def _from_record(record: Mapping[str, Any]) -> Precision:
             f"{title}no format {name!r}{did_you_mean(name, {**own, **FORMATS})}; its own stand under formats"
         )
 
+    update = record.get("update", {})
+    both_ways = record.get("schema", 1) == 1  # then `output` is what leaves a layer in either direction
+
     def rule(data: Mapping[str, Any]) -> Rule:
-        return Rule(
+        formats = {**update, **data.get("update", {})}
+        made = Rule(
             tuple(
                 (find(data.get(p, {}).get(x, "fp32")), find(data.get(p, {}).get(y, "fp32")))
                 for p, (x, y) in OPERANDS.items()
             ),
             find(data.get("accumulator", "fp32")),
             find(data.get("output", "fp32")),
+            find(data.get("activation_gradient", data.get("output", "fp32") if both_ways else "fp32")),
+            (
+                find(formats.get("gradient", "fp32")),
+                find(formats.get("momentum", "fp32")),
+                find(formats.get("stored", "fp32")),
+            ),
         )
+        return replace(made, rounded=_roundings(data.get("quantise", record.get("quantise", {})), made))
+
+    def pointwise(data: Mapping[str, Any]) -> Pointwise:
+        how = data.get("quantise", {})
+        formats = find(data.get("forward", "fp32")), find(data.get("backward", "fp32"))
+        return Pointwise(*formats, (how.get("forward"), how.get("backward")))
 
     default = record["default"]
-    update = record.get("update", {})
+    rows = {name: pointwise(data) for name, data in record.get("pointwise", {}).items()}
+    if both_ways and not rows:  # and of what the rows between layers
+        handed = find(default.get("output", "fp32"))
+        rows = {"*": Pointwise(handed, handed)}
+    thin = record.get("quantise", {}).get("update", {})
     return Precision(
         str(record.get("name", "custom")),
         rule(default),
         {name: rule(_over(default, data)) for name, data in record.get("layers", {}).items()},
-        find(update.get("gradient", "fp32")),
-        find(update.get("momentum", "fp32")),
-        find(update.get("stored", "fp32")),
-        dict(record.get("quantise", {})),
+        find(update.get("one_dimensional", "fp32")),
+        thin.get("one_dimensional") if isinstance(thin, Mapping) else None,
+        frozenset(record["covered"]) if "covered" in record else None,
+        products,
+        rows,
     )
+
+
+def _roundings(table: Mapping[str, Any], rule: Rule) -> dict[tuple[str, str], str]:
+    """(pass, role) -> rounding. Of a record of schema 1, role -> rounding: what was rounded is what has a format."""
+    if not table or all(isinstance(value, Mapping) for value in table.values()):
+        found = {(phase, role): how for phase, roles in table.items() for role, how in roles.items()}
+        return {key: how for key, how in found.items() if key[1] != "one_dimensional"}
+    (forward_x, forward_y), (error, back_y), (late_x, late_error) = rule.operands
+    gradient, momentum, stored = rule.update
+    tensors = {
+        "activation": (("forward", forward_x), ("weight_gradient", late_x)),
+        "weight": (("forward", forward_y), ("input_gradient", back_y)),
+        "error": (("input_gradient", error), ("weight_gradient", late_error)),
+        "output": (("forward", rule.output),),
+        "gradient": (("update", gradient),),
+        "momentum": (("update", momentum),),
+        "stored": (("update", stored),),
+    }
+    made = {}
+    for role, how in table.items():
+        (phase, fmt), *second = tensors.get(role, (("update", _FP32),))
+        if fmt.hardware != "fp32" or phase == "update":
+            made[phase, role] = how
+        for later, other in second:
+            if other.hardware != "fp32" and (other != fmt or other.block):
+                made[later, role] = how
+    return made

@@ -10,21 +10,28 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from hw_models.precision.record_schema import OPERANDS, UPDATE
+from hw_models.precision.record_builder import Cell, build
+from hw_models.precision.record_schema import ROUNDED, UPDATE_ROLES
 
 _ENDS_FP32 = {"layers": ["@first", "@last"], "weight": "fp32", "activation": "fp32", "error": "fp32"}
+_BF16_BETWEEN = {"output": "bf16", "activation_gradient": "bf16", "pointwise": "bf16"}
 _LOGITS_FP32 = {"layers": ["@last"], "output": "fp32"}
 
 PRESETS: dict[str, dict[str, Any]] = {
     "fp32": {"about": "the network untouched, bit for bit"},
     "bf16": {
-        "about": "all MAC operands and layer outputs bfloat16; a sanity check",
-        "weight": "bf16", "activation": "bf16", "error": "bf16", "output": "bf16",
+        "about": "every tensor between layers and all MAC operands bfloat16; fp32 sums, statistics and master weights",
+        "weight": "bf16", "activation": "bf16", "error": "bf16", **_BF16_BETWEEN,
         "rule": [_LOGITS_FP32],
     },
     "fp8": {
         "about": "hybrid fp8 (Micikevicius et al., 2022): E4M3 forward, E5M2 errors, bf16 outputs, fp32 master weights",
         "weight": "e4m3", "activation": "e4m3", "error": "e5m2", "output": "bf16",
+        "rule": [_ENDS_FP32, _LOGITS_FP32],
+    },
+    "fp8_bf16": {
+        "about": "fp8, and every other tensor between layers bf16, as mixed-precision training keeps them",
+        "weight": "e4m3", "activation": "e4m3", "error": "e5m2", **_BF16_BETWEEN,
         "rule": [_ENDS_FP32, _LOGITS_FP32],
     },
     "int8": {
@@ -36,7 +43,15 @@ PRESETS: dict[str, dict[str, Any]] = {
     "bfp8": {
         "about": "SWALP's 8-bit block floating point for operands, outputs and the update, gamma exempt, with SWA",
         "weight": "bfp8 stochastic", "activation": "bfp8 stochastic", "error": "bfp8 stochastic",
-        "output": "bfp8 stochastic",
+        "output": "bfp8 stochastic", "activation_gradient": "bfp8 stochastic",
+        "rule": [_LOGITS_FP32],
+        "gradient": "bfp8 stochastic", "momentum": "bfp8 stochastic", "stored": "bfp8 stochastic",
+        "swa": {"start": 0.75},
+    },
+    "bfp8_all": {
+        "about": "bfp8, and what normalizations, activations and pools hand on and back as well",
+        "weight": "bfp8 stochastic", "activation": "bfp8 stochastic", "error": "bfp8 stochastic",
+        "output": "bfp8 stochastic", "activation_gradient": "bfp8 stochastic", "pointwise": "bfp8 stochastic",
         "rule": [_LOGITS_FP32],
         "gradient": "bfp8 stochastic", "momentum": "bfp8 stochastic", "stored": "bfp8 stochastic",
         "swa": {"start": 0.75},
@@ -61,54 +76,47 @@ FORMATS: dict[str, dict[str, Any]] = {  # of these tables, beside what `hw_model
     "mxfp8": {"bits": 8, "mac": "fp:4,3", "scale_bits": 8, "block": 32},
     "int8/row": {"bits": 8, "mac": "int:8", "scale_bits": 32, "block": "row"},
 }
-_ROLES = ("weight", "activation", "error", "output", "gradient", "momentum", "stored")
+PASSES = {**ROUNDED, "update": UPDATE_ROLES}
 
 
 def record(name: str) -> dict[str, Any]:
     """The precision record of a preset, for any network: its `layers` are "@first" and "@last"."""
     table = PRESETS[name]
-    default = _entry(table, _roles(table, ""))
-    rounded = _rounded(_roles(table, layer) for layer in ("", "@first", "@last"))
-    layers = {}
-    for layer in ("@first", "@last"):
-        roles = _roles(table, layer)
-        entry = {**_entry(table, roles), "quantise": _rounded([roles])}
-        if entry != {**default, "quantise": rounded}:
-            layers[layer] = entry
-    update = {role: _format(table.get(role, "fp32")) for role in UPDATE}
-    used = {fmt for entry in (default, *layers.values()) for phase in OPERANDS for fmt in entry[phase].values()}
-    formats = {fmt: FORMATS[fmt] for fmt in sorted(used) if fmt in FORMATS}
+    default = cells(table, "")
+    layers = {layer: cells(table, layer) for layer in ("@first", "@last")}
+    thin = _cell(table.get("one_dimensional", "fp32"))
+    pointwise = {f"@{kind}": _pointwise(table, f"@{kind}") for kind in ("norm", "activation", "pool")}
+    used = {cell.format for made in (default, *layers.values(), *pointwise.values()) for cell in made.values()}
+    return build(
+        name,
+        default,
+        layers,
+        formats={fmt: FORMATS[fmt] for fmt in used if fmt in FORMATS},
+        accumulator=table.get("accumulator", "fp32"),
+        one_dimensional=thin,
+        pointwise={kind: made for kind, made in pointwise.items() if any(cell.rounds for cell in made.values())},
+    )
+
+
+def cells(table: Mapping[str, Any], layer: str) -> dict[tuple[str, str], Cell]:
+    """(pass, role) -> cell of one layer; the first rule that is about it and sets the cell wins."""
+    rules = [rule for rule in table.get("rule", ()) if layer in rule["layers"] or "*" in rule["layers"]]
+    return {(phase, role): _cell(_spec(table, rules, phase, role)) for phase, roles in PASSES.items() for role in roles}
+
+
+def _pointwise(table: Mapping[str, Any], kind: str) -> dict[tuple[str, str], Cell]:
+    rules = [rule for rule in table.get("rule", ()) if kind in rule["layers"] or "*" in rule["layers"]]
     return {
-        "name": name, "formats": formats, "default": default, "layers": layers, "update": update, "quantise": rounded,
-    }  # fmt: skip
+        (phase, "pointwise"): _cell(_spec(table, rules, phase, "pointwise")) for phase in ("forward", "input_gradient")
+    }
 
 
-def _roles(table: Mapping[str, Any], layer: str) -> dict[str, str]:
-    """Role -> what it is set to on one layer; the first rule that names it wins."""
-    rules = [rule for rule in table.get("rule", ()) if layer in rule["layers"]]
-    return {role: next((source[role] for source in (*rules, table) if role in source), "fp32") for role in _ROLES}
+def _spec(table: Mapping[str, Any], rules: list[Mapping[str, Any]], phase: str, role: str) -> str:
+    found = (rule[role] for rule in rules if role in rule and rule.get("phase") in (None, phase))
+    return str(next(found, table.get(role, "fp32")))
 
 
-def _entry(table: Mapping[str, Any], roles: Mapping[str, str]) -> dict[str, Any]:
-    # a weight that is kept in a format is on its grid in every pass
-    names = {role: _format(spec) for role, spec in roles.items()}
-    names["weight"] = names["stored"] if names["weight"] == "fp32" else names["weight"]
-    entry: dict[str, Any] = {phase: {role: names[role] for role in pair} for phase, pair in OPERANDS.items()}
-    plain = {names[role] for role in ("weight", "activation", "error")} == {"fp32"}
-    entry["accumulator"] = "fp32" if plain else table.get("accumulator", "fp32")
-    entry["output"] = names["output"]
-    return entry
-
-
-def _rounded(tables: Any) -> dict[str, str]:
-    """Role -> rounding, of the roles that a quantizer works on in any of these."""
-    found: dict[str, str] = {}
-    for roles in tables:
-        for role, spec in roles.items():
-            if _format(spec) != "fp32" and found.get(role) != "stochastic":
-                found[role] = "stochastic" if spec.endswith(" stochastic") else "nearest"
-    return found
-
-
-def _format(spec: str) -> str:
-    return spec.partition(" ")[0]
+def _cell(spec: str) -> Cell:
+    name, *words = spec.split(" ")
+    block = FORMATS.get(name, {}).get("block", 0)
+    return Cell(name, "stochastic" if "stochastic" in words else "nearest", isinstance(block, int) and block > 0)

@@ -5,7 +5,7 @@ A record that is silently read as less than it says would be priced as fp32, so 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from hw_models.errors import did_you_mean
@@ -15,18 +15,26 @@ OPERANDS = {  # the roles that play (x, y) in the contraction of each pass, see 
     "input_gradient": ("error", "weight"),
     "weight_gradient": ("activation", "error"),
 }
-UPDATE = ("gradient", "momentum", "stored", "one_dimensional")
-QUANTISED = ("weight", "activation", "error", "output", *UPDATE)
+UPDATE_ROLES = ("gradient", "momentum", "stored")
+UPDATE = (*UPDATE_ROLES, "one_dimensional")
+QUANTISED = ("weight", "activation", "error", "output", *UPDATE)  # in schema 1
+ROUNDED = {  # in schema 2: the roles that a quantizer may work on in each pass
+    "forward": ("weight", "activation", "output"),
+    "input_gradient": ("weight", "error", "activation_gradient"),
+    "weight_gradient": ("activation", "error"),
+    "update": UPDATE,
+}
+OUTPUTS = ("output", "activation_gradient")  # what a layer hands on, forward and backward
 ROUNDINGS = ("nearest", "stochastic")
-TOP = ("schema", "name", "formats", "default", "layers", "update", "quantise")
+TOP = ("schema", "name", "formats", "default", "layers", "update", "quantise", "covered", "pointwise")
 
 
 def mistakes(record: Mapping[str, Any]) -> Iterator[str]:
     """Everything that is wrong with a record but for the formats it names, a line each."""
-    if record.get("schema", 1) != 1:
-        yield f"schema: is {record['schema']!r}, must be 1"
+    if record.get("schema", 1) not in (1, 2):
+        yield f"schema: is {record['schema']!r}, must be 1 or 2"
     for key in record:
-        if key in OPERANDS or key in ("accumulator", "output"):
+        if key in OPERANDS or key in ("accumulator", *OUTPUTS):
             yield f'{key}: belongs under default: {{"default": {{"{key}": ...}}}}'
         elif key not in TOP:
             yield f"{key}: is not a known key{did_you_mean(str(key), TOP)}"
@@ -38,6 +46,8 @@ def mistakes(record: Mapping[str, Any]) -> Iterator[str]:
     yield from _rule("default", record.get("default", {}), ())
     yield from _names("update", record.get("update", {}), UPDATE)
     yield from _roundings("quantise", record.get("quantise", {}))
+    yield from _covered(record.get("covered", []))
+    yield from _pointwise(record.get("pointwise", {}))
     layers = record.get("layers", {})
     yield from _table("layers", layers)
     for name, entry in layers.items() if isinstance(layers, Mapping) else ():
@@ -57,7 +67,7 @@ def _rule(key: str, rule: Any, more: tuple[str, ...]) -> Iterator[str]:
     yield from _table(key, rule)
     if not isinstance(rule, Mapping):
         return
-    known = (*OPERANDS, "accumulator", "output", *more)
+    known = (*OPERANDS, "accumulator", *OUTPUTS, *more)
     for name, value in rule.items():
         if name not in known:
             yield f"{key}.{name}: is not a known key{did_you_mean(str(name), known)}"
@@ -77,10 +87,31 @@ def _names(key: str, table: Any, known: tuple[str, ...]) -> Iterator[str]:
             yield f"{key}.{name}: is {value!r}, must be the name of a format"
 
 
+def _covered(names: Any) -> Iterator[str]:
+    if not isinstance(names, Sequence) or isinstance(names, str) or not all(isinstance(name, str) for name in names):
+        yield f"covered: is {names!r}, must be a list of layer names"
+
+
+def _pointwise(table: Any) -> Iterator[str]:
+    yield from _table("pointwise", table)
+    for name, entry in table.items() if isinstance(table, Mapping) else ():
+        formats = {k: v for k, v in entry.items() if k != "quantise"} if isinstance(entry, Mapping) else entry
+        yield from _names(f"pointwise.{name}", formats, ("forward", "backward"))
+
+
 def _roundings(key: str, table: Any) -> Iterator[str]:
+    """Role -> rounding (schema 1), or pass -> role -> rounding."""
     yield from _table(key, table)
     for name, value in table.items() if isinstance(table, Mapping) else ():
-        if name not in QUANTISED:
-            yield f"{key}.{name}: is not a known key{did_you_mean(str(name), QUANTISED)}"
-        elif value not in ROUNDINGS:
-            yield f"{key}.{name}: is {value!r}, must be {' or '.join(ROUNDINGS)}"
+        if name in ROUNDED and isinstance(value, Mapping):
+            for role, rounding in value.items():
+                yield from _rounding(f"{key}.{name}.{role}", role, rounding, ROUNDED[name])
+        else:
+            yield from _rounding(f"{key}.{name}", name, value, QUANTISED)
+
+
+def _rounding(key: str, role: Any, value: Any, known: Sequence[str]) -> Iterator[str]:
+    if role not in known:
+        yield f"{key}: is not a known key{did_you_mean(str(role), known)}"
+    elif value not in ROUNDINGS:
+        yield f"{key}: is {value!r}, must be {' or '.join(ROUNDINGS)}"

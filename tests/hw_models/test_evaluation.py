@@ -101,9 +101,9 @@ def test_in_evaluation_a_batchnorm_is_a_scale_and_dropout_is_nothing() -> None:
 
 
 def test_only_the_quantizers_of_the_forward_pass_run() -> None:
-    """Activations of both layers are; no weights, errors or updates."""
+    """Activations and weights of both layers are; no errors or updates."""
     cost = forward_cost(_tiny(), CHIP, "all bfp8", N, "compulsory")
-    elements = N * (3 * 25 + 4)
+    elements = N * (3 * 25 + 4) + 4 * 3 * 9 + 4 * 2
     ops = CHIP.ops
     assert cost.components["quantiser"] == pytest.approx(
         elements * (ops["compare"].value + ops["multiply"].value + 2 * ops["integer"].value) * 1e-12

@@ -49,7 +49,7 @@ def test_absolutes_are_wide_and_ratios_tight() -> None:
     assert full.high / full.low > 4
     value, low, high = ratio(full, eight)
     assert value == pytest.approx(full.joules / eight.joules)
-    assert low < value < high and high / low < 1.7
+    assert low < value < high and high / low < 1.9
     same, low, high = ratio(full, full)
     assert same == 1 and 0.8 < low < 1 < high < 1.25  # only the model's own residue is left
 
@@ -84,7 +84,7 @@ def test_steps_have_bands_and_ratios_as_bills_do() -> None:
     full, eight = (training_cost(NETWORKS["vgg"], "horowitz-45nm", bits) for bits in (None, "int8"))
     assert full.band[0] < full.total < full.band[1] and full.band == hw_models.band(full)
     value, low, high = hw_models.ratio(eight, full)
-    assert value == eight.total / full.total and low < value < high and high / low < 1.7
+    assert value == eight.total / full.total and low < value < high and high / low < 1.9
     assert sum(hw_models.sensitivity(eight, full).values()) == pytest.approx(0, abs=1e-9)
     bill = _bill(eval_images=0, images_per_epoch=256)
     assert bill.total == pytest.approx(full.total) and bill.band == pytest.approx(full.band)

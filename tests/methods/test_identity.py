@@ -24,7 +24,7 @@ FROZEN = {
     "dense": "dense-0e278225a3bf",
     "dense, all keys written out": "dense-0e278225a3bf",
     "dense, taylor": "dense-6015c06f3ec9",
-    "dense, bfp8": "dense-688bd6f3bde8",
+    "dense, bfp8": "dense-c03254949082",
     "inherit": "ticket-edfbc38f68c0",
     "fine-tune": "ticket-5b9b7af88b3e",
     "re-init": "ticket-da52d19f7cb5",

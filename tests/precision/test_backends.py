@@ -123,51 +123,64 @@ def test_names_cost_no_torch() -> None:
 def test_the_record_is_plain_json_and_says_what_the_layers_do(name: str) -> None:
     chosen = backend(name)
     made = record(chosen, LAYERS)
-    assert json.loads(json.dumps(made)) == made and made["schema"] == 1 and made["name"] == name
+    assert json.loads(json.dumps(made)) == made and made["schema"] == 2 and made["name"] == name
+    assert made.get("covered", LAYERS) == LAYERS
     for layer, cells in chosen.table(LAYERS).items():
-        entry = made["layers"].get(layer, made["default"])
+        entry = made["layers"].get(layer, made["default"] | {"update": made["update"]})
         for phase, roles in PASSES.items():
             for role in roles:
-                if phase == "update":
-                    said = entry.get("update", made["update"])[role]
-                else:
-                    said = entry["output"] if role == "output" else entry[phase][role]
+                said = entry[role] if role in ("output", "activation_gradient") else entry[phase][role]
                 done = cells[phase, role]
                 if role == "weight" and done.untouched:  # kept in a low precision: on its grid in every pass
                     done = cells["update", "stored"]
                 assert said == done.format.name
-                assert made["formats"][said] == {
-                    "bits": done.format.bits, "mac": done.format.mac,
-                    "scale_bits": done.format.scale_bits, "block": done.format.block,
-                }  # fmt: skip
+                assert made["formats"][said] == done.format.describe()
+
+
+NEAREST3 = {
+    "forward": {"weight": "nearest", "activation": "nearest", "output": "nearest"},
+    "input_gradient": {"error": "nearest"},
+}
 
 
 def test_records_of_the_presets() -> None:
-    assert record("fp8", LAYERS)["default"] == {
+    fp8 = record("fp8", LAYERS)
+    assert fp8["default"] == {
         "forward": {"weight": "e4m3", "activation": "e4m3"},
         "input_gradient": {"weight": "e4m3", "error": "e5m2"},
         "weight_gradient": {"activation": "e4m3", "error": "e5m2"},
         "accumulator": "fp32",
         "output": "bf16",
+        "activation_gradient": "fp32",
     }
-    assert sorted(record("fp8", LAYERS)["layers"]) == ["fc", "stem"]  # charged as what they are
-    assert record("fp8", LAYERS)["layers"]["fc"]["quantise"] == {}
+    assert sorted(fp8["layers"]) == ["fc", "stem"]  # charged as what they are
+    assert fp8["layers"]["fc"]["quantise"] == {} and fp8["quantise"] == NEAREST3
     only = record({"rule": [{"layers": ["fc"], "error": "e5m2 stochastic"}]}, LAYERS)
-    assert only["quantise"] == {"error": "stochastic"} == only["layers"]["fc"].get("quantise", only["quantise"])
-    assert only["layers"]["stem"]["quantise"] == {}
+    assert list(only["layers"]) == ["fc"] and only["quantise"] == {}
+    assert only["layers"]["fc"]["quantise"] == {"input_gradient": {"error": "stochastic"}}
     assert record("fp32", LAYERS)["quantise"] == {} and record("fp32", LAYERS)["layers"] == {}
     int8 = record("int8", LAYERS)
     assert int8["default"]["accumulator"] == "int32" and int8["layers"]["fc"]["accumulator"] == "fp32"
-    assert int8["quantise"] == {
-        "weight": "nearest", "activation": "nearest", "error": "stochastic", "output": "nearest"
-    }  # fmt: skip
+    assert int8["quantise"] == NEAREST3 | {"input_gradient": {"error": "stochastic"}}
     bfp8 = record("bfp8", LAYERS)
     assert list(bfp8["layers"]) == ["fc"] and bfp8["layers"]["fc"]["output"] == "fp32"
-    assert bfp8["default"]["output"] == "bfp8"
+    assert bfp8["default"]["output"] == bfp8["default"]["activation_gradient"] == "bfp8"
     assert bfp8["update"]["stored"] == "bfp8" and bfp8["update"]["one_dimensional"] == "fp32"
     eb2020 = record("eb2020", LAYERS)
     assert eb2020["default"]["forward"] == {"weight": "bfp8", "activation": "fp32"}  # not an 8 x 8 bit product
     assert eb2020["default"]["output"] == "bfp8" and eb2020["layers"]["fc"]["output"] == "fp32"
+    assert eb2020["quantise"]["update"]["one_dimensional"] == "stochastic"
+    mx = record("mxfp8", LAYERS)["quantise"]  # blocks run along another axis in each pass: rounded anew
+    assert mx["weight_gradient"] == {"activation": "nearest", "error": "nearest"}
+    assert mx["input_gradient"] == {"weight": "nearest", "error": "nearest"}
+
+
+def test_what_is_frozen_or_not_reached_is_said() -> None:
+    frozen = record("eb2020", LAYERS, frozen=["body"])["layers"]["body"]
+    assert frozen["forward"]["weight"] == "fp32" and frozen["update"]["stored"] == "fp32"
+    assert "update" not in frozen["quantise"]
+    made = record("bf16", LAYERS, pointwise={"bn1": backend("bf16").pointwise_cells("bn1", "norm")})
+    assert made["pointwise"]["bn1"]["forward"] == made["pointwise"]["bn1"]["backward"] == "bf16"
 
 
 def test_the_plan_shows_every_layer_and_pass_without_training() -> None:

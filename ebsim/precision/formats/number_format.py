@@ -69,6 +69,11 @@ class NumberFormat:
             if wrong:
                 raise ConfigError(f"number format {self.name!r}: {problem}")
 
+    @property
+    def blocked(self) -> bool:
+        """Whether its blocks run along the axis that a pass sums over, and so differ from pass to pass."""
+        return isinstance(self.block, int) and self.block > 0
+
     def describe(self) -> dict[str, Any]:
         """The part the hardware model reads: plain data."""
         return {k: getattr(self, k) for k in ("bits", "mac", "scale_bits", "block")}

@@ -21,10 +21,11 @@ from ebsim.precision.quantization.counter_rng import COLUMNS, mixed
 
 
 class Samples(NamedTuple):
-    """Places in the global batch of the samples along dim 0: first, first + stride, first + 2 stride, ..."""
+    """Places in the global batch of the samples along dim 0: first, first + stride, ...; each `each` rows of it."""
 
     first: int = 0
     stride: int = 1
+    each: int = 1
 
 
 ALL = Samples()
@@ -41,10 +42,17 @@ class Matrix(NamedTuple):
     back: Callable[[Tensor], Tensor]
 
 
+def _places(n: int, samples: Samples, device: torch.device) -> Tensor:
+    """Where the rows along dim 0 stand in the global batch."""
+    index = torch.arange(n, dtype=torch.int32, device=device)
+    sample, row = index // samples.each, index % samples.each
+    return (sample * samples.stride + samples.first) * samples.each + row
+
+
 @functools.lru_cache(maxsize=1024)
 def _hashes(groups: int, size: int, samples: Samples, pixels: int, device: torch.device) -> Tensor:
     """Of `groups` rows of `size` elements; `pixels` > 0: memory holds a row's channels last, `pixels` of each."""
-    rows = (torch.arange(groups, dtype=torch.int32, device=device) * samples.stride + samples.first) * size
+    rows = _places(groups, samples, device) * size
     cols = torch.arange(size, dtype=torch.int32, device=device)
     if pixels:
         cols = cols.view(-1, pixels).t().reshape(-1)
@@ -55,7 +63,7 @@ def _hashes(groups: int, size: int, samples: Samples, pixels: int, device: torch
 def _block_hashes(shape: tuple[int, ...], axis: int, block: int, samples: Samples, device: torch.device) -> Tensor:
     """Of the first element of every block along `axis`, and of the offsets in a block."""
     inner = torch.Size(shape[1:]).numel()
-    first = (torch.arange(shape[0], dtype=torch.int32, device=device) * samples.stride + samples.first) * inner
+    first = _places(shape[0], samples, device) * inner
     index = first[:, None] + torch.arange(inner, dtype=torch.int32, device=device)
     rows = index.view(shape).movedim(axis, -1)[..., ::block].reshape(-1)
     apart = torch.Size(shape[axis + 1 :]).numel() * (samples.stride if axis == 0 else 1)

@@ -6,7 +6,8 @@ sizes, so the number of graphs does not grow with the number of layer shapes. Bo
 
 Scales. Powers of two are computed on the bits (exact, no log2). A real absmax scale is rounded to 17 significant
 bits: then code * scale is exact in fp32 for codes of up to 7 bits and sign, and quantizing twice changes nothing.
-Scales stay within [2^-100, 2^126 / top], so that neither a tiny nor a huge tensor leaves fp32's normal range.
+Scales stay within [2^-100, 2^(126 - floor(log2 top))], so that
+no tensor leaves fp32's normal range.
 """
 
 from __future__ import annotations
