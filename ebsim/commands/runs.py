@@ -97,8 +97,9 @@ def write_page(folder: Path, contents: Mapping[str, bytes]) -> None:
 
 @main.command()
 @click.argument("folders", nargs=-1, required=True, type=click.Path())
+@click.option("--paper", is_flag=True, help="Also: each figure as PDF and PGF, 3.25 and 6.75 inches wide.")
 @json_option
-def report(folders: tuple[str, ...], as_json: bool) -> None:
+def report(folders: tuple[str, ...], paper: bool, as_json: bool) -> None:
     """Rebuild tables, figures and page of finished runs."""
     from ebsim import report as reports
     from ebsim.runs.store import exclusive
@@ -106,7 +107,7 @@ def report(folders: tuple[str, ...], as_json: bool) -> None:
     for folder in folders:
         reports.load_run(folder)  # before anything is made in a folder that is no run
         with exclusive(Path(folder)):
-            reports.write_report(Path(folder))
+            reports.write_report(Path(folder), for_paper=paper)
         _show_run(Path(folder), as_json)
 
 

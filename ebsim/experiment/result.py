@@ -62,15 +62,16 @@ class MethodResult:
 def accuracies(curve: list[dict[str, Any]]) -> dict[str, Any]:
     """The headline (last epoch) and, beside it, the best epoch on the test set as the paper reports it.
 
-    Where the precision prescribes weight averaging (SWA), the headline is the averaged network's.
+    Where the precision prescribes weight averaging (SWA), both are the averaged network's: like is held against like.
     """
     tested = [row for row in curve if "test_accuracy" in row]
     if not tested:
         return {}
     last = tested[-1]
+    which = "average_accuracy" if "average_accuracy" in last else "test_accuracy"
     return {
-        "accuracy": last.get("average_accuracy", last["test_accuracy"]),
-        "best_accuracy": max(row["test_accuracy"] for row in tested),
+        "accuracy": last[which],
+        "best_accuracy": max(row[which] for row in tested if which in row),
         "accuracy_top5": last.get("average_top5", last.get("test_top5")),
         "averaged": "average_accuracy" in last,
     }

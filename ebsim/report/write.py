@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from ebsim.files import write_atomic
@@ -14,14 +15,20 @@ from ebsim.runs.folder import RunFolder
 from ebsim.runs.load import Run, load_run
 
 
-def write_report(run_dir: str | Path) -> list[Path]:
+def write_report(run_dir: str | Path, *, for_paper: bool = False) -> list[Path]:
     """Build report.html, report.md, figures/ and tables/ in the run folder; returns the paths written.
 
+    for_paper: each figure also as PDF and PGF, at the width of one column (NAME-column) and of a page.
     Raises `DamagedError` if the run files are not sound (see `load_run`) and `StorageError` if a file cannot be
     written. Needs neither torch nor a network.
     """
     run = load_run(run_dir)
     contents = build(run)
+    if for_paper:
+        for plot in figures.PLOTS:
+            if plot.needs(run):
+                made = figures.for_paper(plot.name, partial(plot.draw, run))
+                contents |= {f"figures/{name}": data for name, data in made.items()}
     with RunFolder(run.path).renewing(contents):
         for name, data in contents.items():
             write_atomic(run.path / name, data)

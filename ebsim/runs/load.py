@@ -83,6 +83,17 @@ class Run:
         """The dense baseline, where the run has one."""
         return next((row for row in self.rows if row.method == "dense"), None)
 
+    def best_on_test(self, row: Row) -> float | None:
+        """The best epoch's accuracy on the test set: of the averaged weights, where the row's accuracy is of those.
+
+        Runs of earlier versions stored the best of the raw weights there; their curves have the averages.
+        """
+        if not row.averaged:
+            return row.best_accuracy
+        points = self.curves.get(row.curve or "", ())
+        averages = [point.average_accuracy for point in points if point.average_accuracy is not None]
+        return max(averages, default=row.accuracy)
+
     def factor_vs_dense(self, row: Row) -> float | None:
         """How many times less energy than the dense baseline; None without a baseline."""
         if self.dense is None or row.energy.joules == 0:

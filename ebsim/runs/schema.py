@@ -172,6 +172,8 @@ class Point(Record):
     accuracy: Fraction | None = None
     test_loss: float | None = None
     test_accuracy: Fraction | None = None
+    average_accuracy: Fraction | None = None
+    """Of averaged weights (SWA), on the test set."""
     precision: dict[str, dict[str, Seen]] = {}
     """{layer: {role: what its quantizer saw}}, in epochs that were sampled."""
 

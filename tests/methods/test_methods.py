@@ -12,7 +12,7 @@ import torch
 import hw_models
 from ebsim import tickets
 from ebsim.experiment.context import ExperimentContext
-from ebsim.experiment.result import MethodResult
+from ebsim.experiment.result import MethodResult, accuracies
 from ebsim.experiment.training_stages import dense_training
 from ebsim.methods import METHODS
 from ebsim.pipeline import results
@@ -217,3 +217,15 @@ def test_drawn_before_training(tmp_path: Path) -> None:
     assert [entry["epochs"] for entry in row.ledger] == [0, N]
     (priced,) = results.results(bench, [row], hw_models.load("horowitz-45nm"))["rows"]
     assert priced["accuracy"] is not None
+
+
+def test_the_best_of_averaged_weights_is_one_of_theirs() -> None:
+    """Epochs of raw weights do not compete with the averaged network's accuracy."""
+    curve = [
+        {"test_accuracy": 0.5},
+        {"test_accuracy": 0.37, "average_accuracy": 0.41},
+        {"test_accuracy": 0.36, "average_accuracy": 0.42},
+    ]
+    found = accuracies(curve)
+    assert (found["accuracy"], found["best_accuracy"], found["averaged"]) == (0.42, 0.42, True)
+    assert accuracies(curve[:1])["best_accuracy"] == 0.5

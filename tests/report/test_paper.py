@@ -90,7 +90,8 @@ def test_another_dataset_is_said_to_be_another(run: Run) -> None:
     table = paper.beside(with_dataset(run, "digits"))
     assert table is not None
     assert {"Table 2, CIFAR-10", "Table 2, CIFAR-100"} <= set(texts(table, "Paper"))
-    assert "say nothing" in str(table.notes[0][0])
+    assert "no difference is formed" in str(table.notes[0][0])
+    assert set(texts(table, "difference")) == {NONE}
 
 
 def test_no_table_for_a_network_that_the_paper_does_not_have(run: Run) -> None:

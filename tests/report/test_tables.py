@@ -117,3 +117,19 @@ def test_print_summary_into_a_pipe_has_no_colour(run: Run, capsys: pytest.Captur
     print_summary(run)
     out = capsys.readouterr().out
     assert "EB Train" in out and "\x1b" not in out
+
+
+def test_averaged_weights_are_held_against_averaged_weights(tmp_path: Path) -> None:
+    """A run of an earlier version: its best is that of raw weights, below the accuracy of the averaged ones."""
+    files = sample.content(blocks=1)
+    row = files["results.json"]["rows"][1]
+    curve = files["curves.json"][row["curve"]]
+    row.update(averaged=True, accuracy=0.42, best_accuracy=0.3711)
+    curve[-2]["average_accuracy"], curve[-1]["average_accuracy"] = 0.43, 0.42
+    run = load_run(sample.write(tmp_path / "run", files))
+    assert run.best_on_test(run.rows[1]) == 0.43
+    cells = {column.heading: column.cells for column in summary(run).columns}
+    assert str(cells["Best on test (%)"][1][0]) == "43.00" and str(cells["Accuracy (%)"][1][0]) == "42.00"
+    assert run.best_on_test(run.rows[2]) == run.rows[2].best_accuracy
+    for line in csv.DictReader(io.StringIO(text.csv(*results.records(run)))):
+        assert float(line["best_accuracy"]) >= float(line["accuracy"])

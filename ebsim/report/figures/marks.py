@@ -6,13 +6,13 @@ survive a grey-scale print and every kind of colour blindness; the dark rim stan
 
 from __future__ import annotations
 
-import colorsys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ebsim.report.figures import style
 
 SHAPES = "os^DvPXp<>h*"
+LIGHTEST, DARKEST = 92.0, 40.0
 HUES = (*style.CYCLE, "#882255", "#332288")
 
 
@@ -44,9 +44,14 @@ def is_baseline(group: str) -> bool:
 
 
 def tint(colour: str, shade: float) -> str:
-    """The colour from very light (`shade` 0) to a little darker than itself (1)."""
-    red, green, blue = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
-    hue, light, saturation = colorsys.rgb_to_hls(red, green, blue)
-    target = 0.9 - (0.9 - 0.85 * light) * shade
-    mixed = colorsys.hls_to_rgb(hue, target, saturation)
-    return "#" + "".join(f"{round(255 * part):02x}" for part in mixed)
+    """The colour at a lightness (CIELAB L*) from `LIGHTEST` (shade 0) to `DARKEST` (1), mixed with white or black."""
+    lightness = LIGHTEST + (DARKEST - LIGHTEST) * shade
+    wanted = ((lightness + 16) / 116) ** 3  # relative luminance; both ends lie above the linear part of L*
+    own = style.linear_rgb(colour)
+    luminance = style.luminance(colour)
+    if wanted >= luminance:
+        white = (wanted - luminance) / (1 - luminance)
+        mixed = [part + white * (1 - part) for part in own]
+    else:
+        mixed = [part * wanted / luminance for part in own]
+    return "#" + "".join(f"{round(255 * style.gamma(part)):02x}" for part in mixed)

@@ -25,7 +25,7 @@ COMPONENTS = {
     "interconnect": ("#CC79A7", ""),
     "buffer": ("#E69F00", "\\\\\\\\"),
     "dram": ("#D55E00", ""),
-    "vector": ("#009E73", ""),
+    "vector": ("#009E73", "////"),
     "quantiser": ("#F0E442", ""),
     "static": ("#999999", "xxxx"),
 }

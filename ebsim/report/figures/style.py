@@ -164,12 +164,26 @@ def halo() -> list[Any]:
     return [withStroke(linewidth=2, foreground="white")]
 
 
-def text_on(colour: str) -> str:
-    """Black or white, whichever stands out more on a colour (relative luminance of WCAG 2)."""
+def linear_rgb(colour: str) -> list[float]:
+    """Linear red, green and blue in [0, 1] of a hex colour (IEC 61966-2-1)."""
     parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
-    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-    return "#000000" if (luminance + 0.05) ** 2 > 0.05 * 1.05 else "#fefefe"
+    return [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+
+
+def gamma(part: float) -> float:
+    """The inverse of `linear_rgb` for one part."""
+    return 12.92 * part if part <= 0.0031308 else 1.055 * part ** (1 / 2.4) - 0.055
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance (WCAG 2)."""
+    red, green, blue = linear_rgb(colour)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def text_on(colour: str) -> str:
+    """Black or white, whichever stands out more on a colour."""
+    return "#000000" if (luminance(colour) + 0.05) ** 2 > 0.05 * 1.05 else "#fefefe"
 
 
 def legend_above(figure: Figure, axes: Axes, width: float, columns: int = 8) -> None:

@@ -92,7 +92,7 @@ def summary(run: Run) -> Table:
         _column("p", rows, lambda row: row.ratio, lambda number: Value(number, f"{number:g}")),
         Column("Epoch drawn", tuple(map(_drawn, rows))),
         _column("Accuracy (%)", rows, lambda row: row.accuracy, _points),
-        _column("Best on test (%)", rows, lambda row: row.best_accuracy, _points, priority=4),
+        _column("Best on test (%)", rows, run.best_on_test, _points, priority=4),
         _scaled("Params", "", rows, lambda row: row.parameters, priority=1),
         _scaled("MACs", "", rows, lambda row: row.macs, priority=1),
         _scaled("Training", "FLOPs", rows, lambda row: row.train_flops, priority=2),
@@ -149,7 +149,7 @@ def _notes(run: Run) -> tuple[Cell, ...]:
             rest = f", … ({len(row.kept_floor)} in all)" if len(row.kept_floor) > 4 else ""
             notes.append((f"{name}: min_channels kept channels alive in {some}{rest}.",))
         if row.averaged:
-            notes.append((f"{name}: accuracy of the averaged weights (SWA).",))
+            notes.append((f"{name}: accuracy and best on test are of the averaged weights (SWA).",))
         notes += [(f"{name}: {plain(note).rstrip('.')}.",) for note in row.notes]
     return tuple(notes)
 
@@ -236,7 +236,7 @@ def records(run: Run) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
     )
     rows = [
         (
-            *(getattr(row, key) for key in RECORD),
+            *(run.best_on_test(row) if key == "best_accuracy" else getattr(row, key) for key in RECORD),
             " ".join(row.kept_floor),
             row.energy.joules,
             row.energy.low,
