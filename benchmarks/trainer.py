@@ -7,8 +7,8 @@ channel-selection module after each block's first BatchNorm even where nothing i
 back in every forward), contiguous NCHW, the L1 term added module by module, SGD parameter by parameter, two `.item()`
 a step, evaluation with the graph being built, and a mask drawn by walking the modules three times per ratio.
 
-Cases alternate within a round, times are CPU seconds of this process on one thread, and a figure is the median of the
-per-round ratios: on a shared machine only ratios of neighbours mean anything. `--save` writes
+Two cases at a time alternate in processes of their own, on one thread each; times are CPU seconds, and a figure is the
+median of the per-round ratios: on a shared machine only ratios of neighbors mean anything. `--save` writes
 benchmarks/results/trainer.json.
 """
 
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import platform
 import statistics
 import time
@@ -29,9 +30,11 @@ from torch import Tensor, nn
 
 from ebsim import models, tickets
 from ebsim.training import TrainStep, evaluate, make_optimizer, train_epoch
+from ebsim.training.allocator import keep_freed_memory
 
 RATIOS = (0.3, 0.5, 0.7)
 Case = Callable[[], object]
+Ratios = dict[str, dict[str, float]]
 
 
 class PlainSelection(nn.Module):
@@ -131,21 +134,56 @@ def our_evaluation(model: nn.Module, x: Tensor, y: Tensor, amp: str, batch: int)
     return lambda: evaluate(model, batches, amp=amp)
 
 
-def compare(cases: dict[str, Case], rounds: int) -> dict[str, dict[str, float]]:
-    """First case over each other one: median, smallest and largest ratio of CPU time over the rounds."""
-    for case in cases.values():
+class Child:
+    """A case in a process of its own, because how an allocator behaves is a property of a process: ours keeps what a
+    step frees (`ebsim.training.allocator`), the reference's is the system's. `run` returns CPU seconds.
+    """
+
+    def __init__(self, make: Callable[[], Case], ours: bool) -> None:
+        fork = multiprocessing.get_context("fork")
+        self._pipe, other = fork.Pipe()
+        self._process = fork.Process(target=_serve, args=(make, ours, other), daemon=True)
+        self._process.start()
+
+    def run(self) -> float:
+        self._pipe.send(None)
+        return float(self._pipe.recv())
+
+    def end(self) -> None:
+        self._process.kill()
+        self._process.join()
+
+
+def _serve(make: Callable[[], Case], ours: bool, pipe: Any) -> None:
+    torch.set_num_threads(1)
+    if ours:
+        keep_freed_memory()
+    case = make()
+    while True:
+        pipe.recv()
+        began = time.process_time()
         case()
-    times: dict[str, list[float]] = {name: [] for name in cases}
-    for _ in range(rounds):
-        for name, case in cases.items():
-            began = time.process_time()
-            case()
-            times[name].append(time.process_time() - began)
-    base, *others = cases
-    out = {}
-    for name in others:
-        ratios = sorted(a / b for a, b in zip(times[base], times[name], strict=True))
+        pipe.send(time.process_time() - began)
+
+
+def compare(base: Callable[[], Case], cases: dict[str, Callable[[], Case]], rounds: int, *, reference: bool) -> Ratios:
+    """CPU time of the base over that of each case: median, smallest and largest ratio over alternating rounds.
+
+    Each case runs against a base of its own, two processes at a time. reference: the base is the authors' loop, with
+    the system's allocator; otherwise it is ours, too.
+    """
+    out: Ratios = {}
+    for name, case in cases.items():
+        pair = Child(base, ours=not reference), Child(case, ours=True)
+        try:
+            times = [(pair[0].run(), pair[1].run()) for _ in range(rounds + 1)][1:]
+        finally:
+            for child in pair:
+                child.end()
+        ratios = sorted(first / second for first, second in times)
         out[name] = {"ratio": statistics.median(ratios), "low": ratios[0], "high": ratios[-1], "rounds": rounds}
+        out[name]["seconds"] = statistics.median(second for _, second in times)
+        print(f"    {name}: x{out[name]['ratio']:.2f}", flush=True)
     return out
 
 
@@ -157,64 +195,87 @@ def random_gammas(model: nn.Module) -> None:
             module.weight.data.copy_(torch.rand(module.num_features, generator=generator))
 
 
-def shrunk(name: str, depth: int, classes: int) -> tuple[nn.Module, float]:
-    """The p = 0.5 ticket of a network with random scales, and by how much its forward MACs are fewer."""
-    import hw_models
-
+def shrunk(name: str, depth: int, classes: int, ratio: float) -> nn.Module:
+    """The ticket of a network with random scales: every layer loses some channels, and widths are ragged."""
     dense = models.build(name, depth=depth, classes=classes, seed=0)
     random_gammas(dense)
-    small = tickets.compact(dense, tickets.channel_mask(dense, 0.5), torch.zeros(2, 3, 32, 32))
-    macs = [sum(layer.macs for layer in hw_models.trace(model, (3, 32, 32))) for model in (dense, small)]
-    return small, macs[0] / macs[1]
+    return tickets.compact(dense, tickets.channel_mask(dense, ratio), torch.zeros(2, 3, 32, 32))
 
 
-def network_cases(name: str, depth: int, classes: int, batch: int, rounds: int) -> dict[str, Any]:
-    """Step, evaluation, scaled epoch, masks and the shrunk step of one network."""
+def macs(model: nn.Module) -> int:
+    """Forward MACs of one image."""
+    import hw_models
+
+    return sum(layer.macs for layer in hw_models.trace(model, (3, 32, 32)))
+
+
+def network_cases(name: str, depth: int, classes: int, batch: int, rounds: int, reference: bool) -> dict[str, Any]:
+    """Steps, evaluation, tickets and masks of one network; reference: also against the authors' loop."""
     torch.manual_seed(0)
     x, y = torch.randn(2 * batch, 3, 32, 32), torch.randint(classes, (2 * batch,))
     one, labels = x[:batch], y[:batch]
-    plain, clean = plain_network(name, depth, classes), models.build(name, depth=depth, classes=classes, seed=0)
-    half = models.build(name, depth=depth, classes=classes, seed=0)
-    sgd, small_and_macs = sgd_of(plain), shrunk(name, depth, classes)
-    small, fewer = small_and_macs
+
+    def dense() -> nn.Module:
+        return models.build(name, depth=depth, classes=classes, seed=0)
+
+    def step(amp: str, ratio: float = 0.0) -> Callable[[], Case]:
+        return lambda: ours(shrunk(name, depth, classes, ratio) if ratio else dense(), one, labels, amp, batch)
+
+    def plain() -> Case:
+        model = plain_network(name, depth, classes)
+        sgd = sgd_of(model)
+        return lambda: plain_step(model, sgd, one, labels)
+
+    def plain_epoch() -> Case:
+        model = plain_network(name, depth, classes)
+        sgd = sgd_of(model)
+
+        def run() -> None:
+            for part, target in zip(x.split(batch), y.split(batch), strict=True):
+                plain_step(model, sgd, part, target)
+            plain_evaluation(model, one, labels, batch)
+
+        return run
+
+    def our_epoch(amp: str) -> Callable[[], Case]:
+        def make() -> Case:
+            model = dense()
+            train, test = ours(model, x, y, amp, batch), our_evaluation(model, one, labels, amp, batch)
+            return lambda: (train(), test())
+
+        return make
+
+    amps = {"fp32": "none", "bf16": "bf16"}
     out: dict[str, Any] = {}
-    out["step over the reference"] = compare(
-        {
-            "reference": lambda: plain_step(plain, sgd, one, labels),
-            "fp32": ours(clean, one, labels, "none", batch),
-            "bf16": ours(half, one, labels, "bf16", batch),
-            "fp32, ticket p=0.5": ours(small, one, labels, "none", batch),
-        },
-        rounds,
-    )
-    out["step over our own dense step"] = compare(
-        {"dense": ours(clean, one, labels, "none", batch), "ticket p=0.5": ours(small, one, labels, "none", batch)},
-        rounds,
-    ) | {"fewer MACs": fewer}
+    if reference:
+        print("  over the authors' loop: a step", flush=True)
+        steps = {key: step(amp) for key, amp in amps.items()} | {"fp32, ticket p=0.5": step("none", 0.5)}
+        out["step over the reference"] = compare(plain, steps, rounds, reference=True)
+        print("  over the authors' loop: two steps and an evaluation", flush=True)
+        epochs = {key: our_epoch(amp) for key, amp in amps.items()}
+        out["two steps and an evaluation over the reference"] = compare(plain_epoch, epochs, rounds, reference=True)
+    whole = macs(dense())
+    fewer = {f"ticket p={ratio:g}": whole / macs(shrunk(name, depth, classes, ratio)) for ratio in RATIOS}
+    for key, amp in amps.items():
+        print(f"  tickets over the dense step, {key}", flush=True)
+        found = compare(step(amp), {f"ticket p={r:g}": step(amp, r) for r in RATIOS}, rounds, reference=False)
+        out[f"tickets over our own dense step, {key}"] = found
+        for ticket, row in found.items():
+            row["fewer MACs"] = fewer[ticket]
+    if reference:
+        layers = tickets.bn_layers(dense())
 
-    def plain_epoch() -> None:
-        for part, target in zip(x.split(batch), y.split(batch), strict=True):
-            plain_step(plain, sgd, part, target)
-        plain_evaluation(plain, one, labels, batch)
+        def masks(ours: bool) -> Callable[[], Case]:
+            def make() -> Case:
+                model = dense()
+                random_gammas(model)
+                draw = (lambda: our_masks(model, layers)) if ours else (lambda: plain_masks(model))
+                return lambda: [draw() for _ in range(50)]
 
-    def our_epoch(model: nn.Module, amp: str) -> Case:
-        train = ours(model, x, y, amp, batch)
-        test = our_evaluation(model, one, labels, amp, batch)
-        return lambda: (train(), test())
+            return make
 
-    out["two steps and an evaluation over the reference"] = compare(
-        {"reference": plain_epoch, "fp32": our_epoch(clean, "none"), "bf16": our_epoch(half, "bf16")}, rounds
-    )
-    random_gammas(plain)
-    random_gammas(clean)
-    layers = tickets.bn_layers(clean)
-    out["masks of three ratios over the reference"] = compare(
-        {
-            "reference": lambda: [plain_masks(plain) for _ in range(50)],
-            "ours": lambda: [our_masks(clean, layers) for _ in range(50)],
-        },
-        max(rounds, 9),
-    )
+        found = compare(masks(False), {"ours": masks(True)}, max(rounds, 9), reference=True)
+        out["masks of three ratios over the reference"] = found
     return out
 
 
@@ -224,8 +285,10 @@ def main() -> None:
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/trainer.json")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    nets = [("preresnet", 11, 10), ("vgg", 11, 10)] if options.quick else [("preresnet", 101, 10), ("vgg", 16, 100)]
-    batch, rounds = (8, 3) if options.quick else (128, 3)
+    nets = [("preresnet", 101, 10, True), ("vgg", 16, 100, True), ("preresnet", 20, 10, False)]
+    if options.quick:
+        nets = [("preresnet", 11, 10, True), ("vgg", 11, 10, False)]
+    batch, rounds = (8, 2) if options.quick else (128, 3)
     results: dict[str, Any] = {
         "torch": torch.__version__,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
@@ -234,20 +297,14 @@ def main() -> None:
         "batch": batch,
         "cases": {},
     }
-    for name, depth, classes in nets:
+    for name, depth, classes, reference in nets:
         label = models.resolve(name, depth=depth, classes=classes).label
-        results["cases"][label] = found = network_cases(name, depth, classes, batch, rounds)
-        for group, rows in found.items():
-            print(f"{label}: {group}")
-            for case, row in rows.items():
-                whole = row if isinstance(row, float) else row["ratio"]
-                spread = "" if isinstance(row, float) else f" ({row['low']:.2f}..{row['high']:.2f})"
-                text = f"x{whole:.2f}{spread}"
-                print(f"  {case:24} {text}", flush=True)
-    if options.save:
-        path = Path(__file__).parent / "results" / "trainer.json"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps(results, indent=1) + "\n")
+        print(label, flush=True)
+        results["cases"][label] = network_cases(name, depth, classes, batch, rounds, reference)
+        if options.save:
+            path = Path(__file__).parent / "results" / "trainer.json"
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":
