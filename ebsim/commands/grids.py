@@ -41,12 +41,12 @@ def ablate(
     from ebsim import config, grid, stop
 
     against = grid.parse_baseline(baseline)
-    board = grid.open_grid(
+    grid_state = grid.open_grid(
         experiment, axes, config.parse_settings(settings), runs_dir=runs_dir, retry_failed=retry_failed
     )
     name_plugins()
-    plan = grid.draw_up(board, Path(runs_dir), probe_steps=probe_steps)
-    for line in grid.lines(plan, board.grid.axes, workers):
+    plan = grid.draw_up(grid_state, Path(runs_dir), probe_steps=probe_steps)
+    for line in grid.lines(plan, grid_state.grid.axes, workers):
         click.echo(line, err=True)
     if plan_only:
         if as_json:
@@ -55,12 +55,15 @@ def ablate(
     from ebsim.grid.progress import Lines
     from ebsim.report import print_table
 
-    table = grid.ablate(board, runs_dir=runs_dir, workers=workers, baseline=against, watch=Lines(), check=stop.check)
+    table = grid.ablate(
+        grid_state, runs_dir=runs_dir, workers=workers, baseline=against, watch=Lines(), check=stop.check
+    )
     if as_json:
-        print_json(grid.as_json(board, plan, runs_dir))
+        print_json(grid.as_json(grid_state, plan, runs_dir))
     elif table is not None:
         print_table(table)
         click.echo(
-            f"{grid.counted(board, runs_dir)}\nPage, table and figures: {board.folder / 'report.html'}", err=True
+            f"{grid.counted(grid_state, runs_dir)}\nPage, table and figures: {grid_state.folder / 'report.html'}",
+            err=True,
         )
-    grid.raise_if_failed(board)
+    grid.raise_if_failed(grid_state)

@@ -18,12 +18,11 @@ from ebsim.grid import results, scheduler
 from ebsim.grid.epoch_count import Count, count
 from ebsim.grid.expand import expand
 from ebsim.grid.plan import Plan, draw_up, lines
-from ebsim.grid.state import DONE, FAILED, Board, GridState, locate, look
+from ebsim.grid.state import DONE, FAILED, GridState, find_states, locate
 from ebsim.report import Table
 from ebsim.report.comparison.aggregate import Baseline, check_baseline
 
 __all__ = [
-    "Board",
     "Count",
     "GridState",
     "Plan",
@@ -52,11 +51,11 @@ def open_grid(
     axes: `["seed=0..4", "precision.search=fp32,fp8"]`, over the file's own `[grid]`. Raises `ConfigError`, `DataError`.
     """
     grid = expand(path, axes, overrides, pipeline.choices(), pipeline.RULES)
-    return look(locate(grid, Path(runs_dir)), retry_failed)
+    return find_states(locate(grid, Path(runs_dir)), retry_failed)
 
 
 def ablate(
-    board: GridState,
+    grid_state: GridState,
     *,
     runs_dir: str | Path = "runs",
     workers: int = 1,
@@ -66,29 +65,29 @@ def ablate(
 ) -> Table | None:
     """Run what is left of a grid and write its table and figures; returns the table (None if no cell is done).
 
-    Failed cells are on the board afterwards; `check` may raise, to stop (see `drive.drive`). Raises `ConfigError` for a
+    Failed cells are noted; `check` may raise, to stop (see `scheduler.run_cells`). Raises `ConfigError` for a
     baseline that is not in the grid, before anything runs.
     """
-    methods = (method for cell in board.grid.cells for method in cell.experiment.methods)
-    check_baseline(baseline, methods, {key: own for key, own in board.grid.axes.items() if key != results.SEED})
-    scheduler.drive(board, Path(runs_dir), workers=workers, watch=watch, check=check)
-    return results.finish(board, baseline)
+    methods = (method for cell in grid_state.grid.cells for method in cell.experiment.methods)
+    check_baseline(baseline, methods, {key: own for key, own in grid_state.grid.axes.items() if key != results.SEED})
+    scheduler.run_cells(grid_state, Path(runs_dir), workers=workers, watch=watch, check=check)
+    return results.finish(grid_state, baseline)
 
 
-def counted(board: GridState, runs_dir: str | Path = "runs") -> Count:
+def counted(grid_state: GridState, runs_dir: str | Path = "runs") -> Count:
     """Epochs really trained for the finished cells, against the distinct ones (see `count.count`)."""
-    return count((board.runs[cell.number] for cell in board.cells(DONE)), Path(runs_dir) / "stages")
+    return count((grid_state.runs[cell.number] for cell in grid_state.cells(DONE)), Path(runs_dir) / "stages")
 
 
-def as_json(board: GridState, plan: Plan, runs_dir: str | Path = "runs") -> dict[str, Any]:
+def as_json(grid_state: GridState, plan: Plan, runs_dir: str | Path = "runs") -> dict[str, Any]:
     """A finished grid as one object: where it is, its plan, cells, counted epochs and the lines of its table."""
-    table = board.folder / "table.json"
+    table = grid_state.folder / "table.json"
     return {
         "schema": 1,
-        "grid": str(board.folder),
+        "grid": str(grid_state.folder),
         "plan": plan.as_json(),
-        "cells": board.records(),
-        "epochs": asdict(counted(board, runs_dir)),
+        "cells": grid_state.records(),
+        "epochs": asdict(counted(grid_state, runs_dir)),
         "lines": read_json(table) if table.exists() else [],
     }
 
@@ -100,10 +99,13 @@ def parse_baseline(words: Sequence[str]) -> Baseline:
     return config.parse_settings(list(words)) if words else "dense"
 
 
-def raise_if_failed(board: GridState) -> None:
+def raise_if_failed(grid_state: GridState) -> None:
     """`CellsFailedError` that lists the failed cells."""
-    failed = board.cells(FAILED)
+    failed = grid_state.cells(FAILED)
     if failed:
-        told = [f"cell {cell.number} ({cell.label}): {board.errors[cell.number].splitlines()[0]}" for cell in failed]
-        what = f"{len(failed)} of {len(board.grid.cells)} cells failed; run the same command with --retry-failed to try"
+        told = [
+            f"cell {cell.number} ({cell.label}): {grid_state.errors[cell.number].splitlines()[0]}" for cell in failed
+        ]
+        cells = len(grid_state.grid.cells)
+        what = f"{len(failed)} of {cells} cells failed; run the same command with --retry-failed to try"
         raise CellsFailedError("\n".join([*told, f"{what} them again."]))

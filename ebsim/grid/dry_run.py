@@ -90,8 +90,8 @@ class StubTrajectory:
     def release(self) -> None: ...
 
 
-class Names(Store):
-    """Names stages as the store would, and makes no folder."""
+class StageNames(Store):
+    """Gives stages the names that the store would give them, and makes no folder."""
 
     def stage(self, kind: str, identity: Mapping[str, Any]) -> Stage:
         return self.name(kind, identity)
@@ -143,7 +143,7 @@ def dry_run(experiment: Experiment, data: Any, store: Path, shared: SharedNetwor
     import hw_models
 
     context = DryRunContext(
-        experiment, data, Names(store), torch.device("cpu"), make_trajectory=cast(Any, StubTrajectory),
+        experiment, data, StageNames(store), torch.device("cpu"), make_trajectory=cast(Any, StubTrajectory),
         networks=shared.networks, facts=shared.facts, shrunken=shared.shrunken,
     )  # fmt: skip
     chip = hw_models.load(experiment.hardware.profile)

@@ -19,7 +19,7 @@ from ebsim import pipeline
 from ebsim.config import Experiment
 from ebsim.files import canonical_json
 from ebsim.grid.expand import Axes
-from ebsim.grid.state import DONE, FAILED, PENDING, Board
+from ebsim.grid.state import DONE, FAILED, PENDING, GridState
 from ebsim.report.display.value import duration, quantity, significant
 
 
@@ -51,12 +51,12 @@ class Plan:
         return asdict(self)
 
 
-def draw_up(board: Board, runs_dir: Path, *, probe_steps: int = 3) -> Plan:
-    """Run the cells dry of a board that are to be run, and time `probe_steps` steps of each network and precision."""
+def draw_up(grid_state: GridState, runs_dir: Path, *, probe_steps: int = 3) -> Plan:
+    """Dry-run the pending cells of a grid, and time `probe_steps` steps of each network and precision."""
     from ebsim.grid.dry_run import DryRun, Epoch, SharedNetworks, dry_run
 
-    pending = board.cells(PENDING)
-    todo = [cell for cell in pending if cell.number not in board.stale]
+    pending = grid_state.cells(PENDING)
+    todo = [cell for cell in pending if cell.number not in grid_state.stale]
     shared: dict[str, SharedNetworks] = {}
     data: dict[str, Any] = {}
     families: dict[str, DryRun] = {}
@@ -87,21 +87,21 @@ def draw_up(board: Board, runs_dir: Path, *, probe_steps: int = 3) -> Plan:
             used[own.seed, epoch] = seconds * (found.steps + found.tests / own.train.batch_size / 3)
     stages = {(seed, stage) for seed, (stage, _) in used}
     return Plan(
-        cells=len(board.grid.cells),
-        done=len(board.cells(DONE)),
-        failed=len(board.cells(FAILED)),
+        cells=len(grid_state.grid.cells),
+        done=len(grid_state.cells(DONE)),
+        failed=len(grid_state.cells(FAILED)),
         to_run=len(pending),
         trainings=len(stages),
         dense=sum(stage.startswith("dense-") for _, stage in stages),
         epochs=len(used),
         asked=asked,
         joules=joules,
-        hardware=tuple(dict.fromkeys(cell.experiment.hardware.profile for cell in board.grid.cells)),
-        threads=board.grid.cells[0].experiment.train.threads or 1,
+        hardware=tuple(dict.fromkeys(cell.experiment.hardware.profile for cell in grid_state.grid.cells)),
+        threads=grid_state.grid.cells[0].experiment.train.threads or 1,
         step_seconds={key: sum(own) / len(own) for key, own in times.items()} if probe_steps else {},
         seconds=sum(used.values()) if probe_steps else None,
         unknown=unknown,
-        stale=len(board.stale),
+        stale=len(grid_state.stale),
     )
 
 
@@ -126,7 +126,7 @@ def probe(experiment: Experiment, precision: str, runs_dir: Path, steps: int) ->
 
     from ebsim import precision as precisions
     from ebsim.experiment.context import ExperimentContext
-    from ebsim.grid.dry_run import Names
+    from ebsim.grid.dry_run import StageNames
     from ebsim.training import TrainStep, make_optimizer, train_epoch
     from ebsim.training.compilation import compiled
 
@@ -135,7 +135,7 @@ def probe(experiment: Experiment, precision: str, runs_dir: Path, steps: int) ->
     device = pipeline.pick_device(train.device)
     try:
         torch.set_num_threads(train.threads or 1)
-        context = ExperimentContext(experiment, pipeline.load_data(experiment, device), Names(runs_dir), device)
+        context = ExperimentContext(experiment, pipeline.load_data(experiment, device), StageNames(runs_dir), device)
         model = context.dense_network().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         optimizer = make_optimizer(model, lr=train.lr, momentum=train.momentum, weight_decay=train.weight_decay)
         placement = precisions.apply(model, context.backend(precision), steps=steps + 1)

@@ -24,9 +24,9 @@ class Lines:
         self._at: dict[int, str] = {}
         self._status = self.console.status("") if self.console.is_terminal else None
 
-    def started(self, cell: Cell, board: GridState) -> None:
+    def started(self, cell: Cell, grid_state: GridState) -> None:
         self._starts[cell.number] = time.monotonic()
-        self._say(f"cell {cell.number}/{len(board.grid.cells)}  {cell.label}  started")
+        self._say(f"cell {cell.number}/{len(grid_state.grid.cells)}  {cell.label}  started")
         if self._status is not None:
             self._status.start()
 
@@ -38,19 +38,19 @@ class Lines:
             if self._status is not None:
                 self._status.update(plain("   ".join(self._at.values())))
 
-    def ended(self, cell: Cell, board: GridState) -> None:
+    def ended(self, cell: Cell, grid_state: GridState) -> None:
         self._ended += 1
         self._at.pop(cell.number, None)
         now = time.monotonic()
-        left = len(board.cells(PENDING))
-        counts = f"{len(board.cells(DONE))} done, {len(board.cells(FAILED))} failed, {left} to go"
+        left = len(grid_state.cells(PENDING))
+        counts = f"{len(grid_state.cells(DONE))} done, {len(grid_state.cells(FAILED))} failed, {left} to go"
         remaining = f", about {duration((now - self._began) / self._ended * left)}" if left else ""
         took = duration(now - self._starts[cell.number])
-        failed = board.states[cell.number] == FAILED
+        failed = grid_state.states[cell.number] == FAILED
         how = f"FAILED after {took}" if failed else f"done in {took}"
-        self._say(f"cell {cell.number}/{len(board.grid.cells)}  {cell.label}  {how}  [{counts}{remaining}]")
+        self._say(f"cell {cell.number}/{len(grid_state.grid.cells)}  {cell.label}  {how}  [{counts}{remaining}]")
         if failed:
-            for line in board.errors[cell.number].splitlines():
+            for line in grid_state.errors[cell.number].splitlines():
                 self._say(f"    {line}")
         if not left and self._status is not None:
             self._status.stop()

@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import quote
 
 from ebsim.files import write_atomic
-from ebsim.grid.state import DONE, FAILED, Board
+from ebsim.grid.state import DONE, FAILED, GridState
 from ebsim.report import Table, load_run, to_markdown
 from ebsim.report.comparison import lines_page, table
 from ebsim.report.comparison.aggregate import Baseline, Member, lines
@@ -25,35 +25,35 @@ from ebsim.report.display.text import as_typed, csv, markdown
 SEED = "seed"
 
 
-def members(board: Board) -> list[Member]:
+def members(grid_state: GridState) -> list[Member]:
     """The finished cells of a grid, in its order. Raises `DamagedError` for a run that does not hold."""
     out = []
-    for cell in board.cells(DONE):
+    for cell in grid_state.cells(DONE):
         settings = {key: value for key, value in cell.settings.items() if key != SEED}
-        out.append(Member(settings, cell.experiment.seed, load_run(board.runs[cell.number])))
+        out.append(Member(settings, cell.experiment.seed, load_run(grid_state.runs[cell.number])))
     return out
 
 
-def finish(board: Board, baseline: Baseline = "dense") -> Table | None:
+def finish(grid_state: GridState, baseline: Baseline = "dense") -> Table | None:
     """Write the table and the figures into the grid's folder; None where no cell is done."""
-    found = members(board)
+    found = members(grid_state)
     if not found:
         return None
     every = lines(found)
     entries = table.entries(every, baseline)
-    final = table.table(entries, table.caption([member.run for member in found]), baseline, notes(board, found))
-    cells = _cells(board, found)
+    final = table.table(entries, table.caption([member.run for member in found]), baseline, notes(grid_state, found))
+    cells = _cells(grid_state, found)
     page = lines_page.build(
-        board.grid.name,
-        f"Grid of {len(board.grid.cells)} cells: {_axes(board)}",
+        grid_state.grid.name,
+        f"Grid of {len(grid_state.grid.cells)} cells: {_axes(grid_state)}",
         f"MODELLED on {', '.join(dict.fromkeys(member.run.hardware for member in found))}, not measured",
         entries,
-        {key: values for key, values in board.grid.axes.items() if key != SEED},
+        {key: values for key, values in grid_state.grid.axes.items() if key != SEED},
         final,
-        _links(board),
+        _links(grid_state),
     )
     contents: dict[str, bytes | str] = {
-        "table.md": _page(board, final, sorted(name for name in page if name.endswith(".svg"))),
+        "table.md": _page(grid_state, final, sorted(name for name in page if name.endswith(".svg"))),
         "table.csv": csv(*table.records(entries)),
         **latex_files([final]),
         "table.json": json.dumps(table.as_json(entries), indent=1, allow_nan=False) + "\n",
@@ -61,51 +61,52 @@ def finish(board: Board, baseline: Baseline = "dense") -> Table | None:
         **page,
     }
     for name, content in contents.items():
-        write_atomic(board.folder / name, content)
+        write_atomic(grid_state.folder / name, content)
     return final
 
 
-def notes(board: Board, found: Sequence[Member]) -> list[str]:
+def notes(grid_state: GridState, found: Sequence[Member]) -> list[str]:
     """What a reader must know beyond the lines: cells that are missing, and cells that were run differently."""
     out = []
-    failed = board.cells(FAILED)
+    failed = grid_state.cells(FAILED)
     if failed:
-        out.append(f"{len(failed)} of {len(board.grid.cells)} cells failed and are left out: "
+        out.append(f"{len(failed)} of {len(grid_state.grid.cells)} cells failed and are left out: "
                    + "; ".join(cell.label for cell in failed) + ".")  # fmt: skip
-    if missing := len(board.grid.cells) - len(found) - len(failed):
-        out.append(f"{missing} of {len(board.grid.cells)} cells have not been run.")
+    if missing := len(grid_state.grid.cells) - len(found) - len(failed):
+        out.append(f"{missing} of {len(grid_state.grid.cells)} cells have not been run.")
     return out + table.made_differently([member.run for member in found])
 
 
-def _axes(board: Board) -> str:
-    return "; ".join(f"{key} = {', '.join(map(as_typed, values))}" for key, values in board.grid.axes.items())
+def _axes(grid_state: GridState) -> str:
+    return "; ".join(f"{key} = {', '.join(map(as_typed, values))}" for key, values in grid_state.grid.axes.items())
 
 
-def _links(board: Board) -> Shown:
+def _links(grid_state: GridState) -> Shown:
     """The cells with their settings and where each stands; a finished one leads to its own page."""
-    cells = board.grid.cells
-    keys = list(board.grid.axes)
+    cells = grid_state.grid.cells
+    keys = list(grid_state.grid.axes)
     columns = [
         Column("Cell", tuple((str(cell.number),) for cell in cells)),
         *(Column(key, tuple((as_typed(cell.settings[key]),) for cell in cells), numeric=False) for key in keys),
-        Column("State", tuple((board.states[cell.number],) for cell in cells), numeric=False),
+        Column("State", tuple((grid_state.states[cell.number],) for cell in cells), numeric=False),
     ]
-    done = {cell.number for cell in board.cells(DONE)}
+    done = {cell.number for cell in grid_state.cells(DONE)}
     links = tuple(
-        f"../../{quote(board.runs[cell.number].name)}/report.html" if cell.number in done else "" for cell in cells
+        f"../../{quote(grid_state.runs[cell.number].name)}/report.html" if cell.number in done else "" for cell in cells
     )
     return Shown(Table("cells", "The cells of the grid", tuple(columns)), links, folded=len(cells) > 40)
 
 
-def _page(board: Board, final: Table, drawn: Sequence[str]) -> str:
+def _page(grid_state: GridState, final: Table, drawn: Sequence[str]) -> str:
     figure_lines = "".join(f"\n![{Path(name).stem}]({name})\n" for name in drawn)
-    head = f"# {markdown(board.grid.name)}\n\n{markdown(final.caption)}\n\nGrid of {len(board.grid.cells)} cells: "
-    return f"{head}{markdown(_axes(board))}\n\n{to_markdown(final)}{figure_lines}"
+    grid = grid_state.grid
+    head = f"# {markdown(grid.name)}\n\n{markdown(final.caption)}\n\nGrid of {len(grid.cells)} cells: "
+    return f"{head}{markdown(_axes(grid_state))}\n\n{to_markdown(final)}{figure_lines}"
 
 
-def _cells(board: Board, found: Sequence[Member]) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
+def _cells(grid_state: GridState, found: Sequence[Member]) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
     """Every row of every cell as it is, for plots of one's own."""
-    axes = [key for key in board.grid.axes if key != SEED]
+    axes = [key for key in grid_state.grid.axes if key != SEED]
     fields = ("method", "label", "ratio", "search_precision", "retrain_precision", "epoch_drawn", "accuracy",
               "best_accuracy", "parameters", "macs", "train_flops", "saving_vs_dense")  # fmt: skip
     header = ("run", SEED, *(f"axis {key}" for key in axes), *fields, "joules")

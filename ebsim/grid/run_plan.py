@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from ebsim import pipeline, precision
 from ebsim.config import Experiment
-from ebsim.grid.dry_run import DryRunContext, Names, StubTrajectory
+from ebsim.grid.dry_run import DryRunContext, StageNames, StubTrajectory
 from ebsim.methods import METHODS
 from ebsim.runs.store import Stage
 
@@ -137,7 +137,7 @@ def plan_run(experiment: Experiment, runs_dir: Path, *, probe_steps: int = 3, em
     data = pipeline.load_data(experiment, device)
     prune, hardware = experiment.prune, experiment.hardware
     make = partial(Planned, emergence=emergence, window=prune.window, rule=prune.rule)
-    context = DryRunContext(experiment, data, Names(runs_dir / "stages"), device, make_trajectory=cast(Any, make))
+    context = DryRunContext(experiment, data, StageNames(runs_dir / "stages"), device, make_trajectory=cast(Any, make))
     rows = [row for name in experiment.methods for row in METHODS[name].results(context)]
     chip = profile.read(hardware.profile).chip
     # A stub's accuracy stands for "finished": without one a row has no saving.

@@ -31,57 +31,57 @@ BUSY_PAUSE = 2.0  # seconds until a run that somebody else holds is tried again
 class Watch(Protocol):
     """Told how a grid goes; implementations only show."""
 
-    def started(self, cell: Cell, board: GridState) -> None: ...
+    def started(self, cell: Cell, grid_state: GridState) -> None: ...
 
     def heard(self, cell: Cell, message: Message) -> None: ...
 
-    def ended(self, cell: Cell, board: GridState) -> None: ...
+    def ended(self, cell: Cell, grid_state: GridState) -> None: ...
 
 
 class Quiet:
     """Shows nothing."""
 
-    def started(self, cell: Cell, board: GridState) -> None: ...
+    def started(self, cell: Cell, grid_state: GridState) -> None: ...
 
     def heard(self, cell: Cell, message: Message) -> None: ...
 
-    def ended(self, cell: Cell, board: GridState) -> None: ...
+    def ended(self, cell: Cell, grid_state: GridState) -> None: ...
 
 
-def drive(
-    board: GridState,
+def run_cells(
+    grid_state: GridState,
     runs_dir: Path,
     *,
     workers: int = 1,
     watch: Watch | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> GridState:
-    """Run every pending cell of a board (see `board.look`); failures are noted on it and do not stop the others.
+    """Run every pending cell of a grid (see `state.find_states`); a failure is noted and stops no other cell.
 
     `check` is called about twice a second and may raise, to stop. `BusyError` if another driver runs this grid.
     """
     watch = watch or Quiet()
-    threads = board.grid.cells[0].experiment.train.threads or 1
-    companions = shared(board.grid)
-    with exclusive(board.folder), Pool(workers, threads, runs_dir, board.folder / "logs") as pool:
-        board.open()
-        waiting = board.cells(PENDING)
+    threads = grid_state.grid.cells[0].experiment.train.threads or 1
+    companions = shared(grid_state.grid)
+    with exclusive(grid_state.folder), Pool(workers, threads, runs_dir, grid_state.folder / "logs") as pool:
+        grid_state.open()
+        waiting = grid_state.cells(PENDING)
         paused: dict[int, float] = {}  # cell number -> not before this moment
         while waiting or pool.running:
             while not pool.full and (cell := _next(waiting, pool.running, paused)) is not None:
                 waiting.remove(cell)
                 pool.start(cell, prepared(cell.experiment, companions, threads))
-                watch.started(cell, board)
+                watch.started(cell, grid_state)
             check()
             try:
                 worker, message = pool.messages.get(timeout=POLL)
             except queue.Empty:
                 continue
-            cell_back = _hear(worker, message, board, pool, watch)
+            cell_back = _hear(worker, message, grid_state, pool, watch)
             if cell_back is not None:
                 waiting.append(cell_back)
                 paused[cell_back.number] = time.monotonic() + BUSY_PAUSE
-    return board
+    return grid_state
 
 
 def shared(grid: Grid) -> tuple[Companion, ...]:
@@ -101,7 +101,7 @@ def prepared(experiment: Experiment, companions: tuple[Companion, ...], threads:
     return experiment.model_copy(update={"train": train, "companions": companions})
 
 
-def _hear(worker: Worker, message: Message, board: GridState, pool: Pool, watch: Watch) -> Cell | None:
+def _hear(worker: Worker, message: Message, grid_state: GridState, pool: Pool, watch: Watch) -> Cell | None:
     """Act on a worker's message; returns its cell if that has to be started again later."""
     cell, kind = worker.cell, message["kind"]
     if cell is None:  # an idle worker has ended
@@ -114,8 +114,8 @@ def _hear(worker: Worker, message: Message, board: GridState, pool: Pool, watch:
     if message.get("exit") == BusyError.exit_code:
         watch.heard(cell, {"kind": "note", "text": message["message"]})
         return cell
-    board.set(cell, DONE if kind == "done" else FAILED, "" if kind == "done" else _reason(message, worker))
-    watch.ended(cell, board)
+    grid_state.set(cell, DONE if kind == "done" else FAILED, "" if kind == "done" else _reason(message, worker))
+    watch.ended(cell, grid_state)
     return None
 
 

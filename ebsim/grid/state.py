@@ -76,7 +76,7 @@ class GridState:
         return line | ({"error": self.errors[cell.number]} if cell.number in self.errors else {})
 
 
-Board = GridState
+GridState = GridState
 """Its name until 0.1."""
 
 
@@ -93,34 +93,34 @@ def locate(grid: Grid, runs_dir: Path) -> GridState:
     return GridState(grid, runs_dir / "grids" / f"{grid.name}-{own}", runs)
 
 
-def look(board: GridState, retry_failed: bool = False) -> GridState:
+def find_states(grid_state: GridState, retry_failed: bool = False) -> GridState:
     """Find every cell's state. A finished run that was changed since counts as failed, one that was priced on another
     version of its accelerator profile as still to run.
 
     With `retry_failed`, what failed is to run again; the files of a changed run are then made anew from the store.
     """
-    before = _remembered(board.folder / "cells.jsonl")
-    profiles = {cell.experiment.hardware.profile for cell in board.grid.cells}
+    before = _remembered(grid_state.folder / "cells.jsonl")
+    profiles = {cell.experiment.hardware.profile for cell in grid_state.grid.cells}
     digests = {name: profile.read(name).digest for name in profiles}
-    for cell in board.grid.cells:
-        run, number = board.runs[cell.number], cell.number
-        board.states[number] = PENDING
+    for cell in grid_state.grid.cells:
+        run, number = grid_state.runs[cell.number], cell.number
+        grid_state.states[number] = PENDING
         folder = RunFolder(run)
         if folder.is_done:
             try:
                 folder.verify()
                 if reprice.stored_pricing_key(folder) == reprice.pricing_key(digests[cell.experiment.hardware.profile]):
-                    board.states[number] = DONE
+                    grid_state.states[number] = DONE
                 else:
-                    board.stale.add(number)
+                    grid_state.stale.add(number)
             except DamagedError as error:
                 if retry_failed:
-                    board.changed.append(run)
+                    grid_state.changed.append(run)
                 else:
-                    board.states[number], board.errors[number] = FAILED, str(error)
+                    grid_state.states[number], grid_state.errors[number] = FAILED, str(error)
         elif run.name in before and not retry_failed:
-            board.states[number], board.errors[number] = FAILED, before[run.name]
-    return board
+            grid_state.states[number], grid_state.errors[number] = FAILED, before[run.name]
+    return grid_state
 
 
 def _remembered(path: Path) -> Mapping[str, str]:

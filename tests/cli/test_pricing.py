@@ -182,11 +182,11 @@ def test_a_grid_sees_cells_that_are_only_to_be_priced_again(place: Place) -> Non
     assert grid.open_grid("exp/tiny.toml", axes, runs_dir=runs).states == {1: DONE, 2: PENDING}
     place.own.write_text(EDITED)
     try:
-        board = grid.open_grid("exp/tiny.toml", axes, runs_dir=runs)
-        plan = grid.draw_up(board, runs, probe_steps=0)
+        grid_state = grid.open_grid("exp/tiny.toml", axes, runs_dir=runs)
+        plan = grid.draw_up(grid_state, runs, probe_steps=0)
     finally:
         place.own.write_text(OWN)
-    assert board.states == {1: PENDING, 2: PENDING} and board.stale == {1}
+    assert grid_state.states == {1: PENDING, 2: PENDING} and grid_state.stale == {1}
     assert (plan.to_run, plan.stale, plan.dense) == (2, 1, 1)
     assert "1 of them only priced again, because their accelerator profile has changed" in grid.lines(plan, {}, 1)
 
@@ -220,14 +220,14 @@ def test_what_a_method_says_it_works_in_is_what_it_is_priced_in(tmp_path: Path, 
     import torch
 
     from ebsim.experiment.context import ExperimentContext
-    from ebsim.grid.dry_run import Names, StubTrajectory
+    from ebsim.grid.dry_run import StageNames, StubTrajectory
 
     (tmp_path / "x.toml").write_text(TINY.replace("own.toml", "h100"))
     settings = {"methods": method, "precision.search": "fp8", "precision.retrain": "int8", "precision.low": "bfp8"}
     experiment = pipeline.load(tmp_path / "x.toml", {**settings, "prune.draw_epochs": [2]})
     make: Any = StubTrajectory
     context = ExperimentContext(
-        experiment, pipeline.load_data(experiment), Names(tmp_path), torch.device("cpu"), make_trajectory=make
+        experiment, pipeline.load_data(experiment), StageNames(tmp_path), torch.device("cpu"), make_trajectory=make
     )
     rows = METHODS[method].results(context)
     used = {entry["precision"]["name"] for row in rows for entry in row.ledger}

@@ -18,7 +18,7 @@ import scipy.stats
 from ebsim import grid, pipeline
 from ebsim.errors import BusyError, CellsFailedError, StoppedError
 from ebsim.files import read_json
-from ebsim.grid.scheduler import drive
+from ebsim.grid.scheduler import run_cells
 from ebsim.grid.state import DONE, FAILED, PENDING
 from ebsim.runs.store import Stage, exclusive
 
@@ -49,7 +49,7 @@ def experiment(folder: Path, methods: list[str]) -> Path:
     return path
 
 
-def opened(folder: Path, axes: tuple[str, ...] = AXES, methods: list[str] = METHODS, **options: bool) -> grid.Board:
+def opened(folder: Path, axes: tuple[str, ...] = AXES, methods: list[str] = METHODS, **options: bool) -> grid.GridState:
     return grid.open_grid(experiment(folder, methods), axes, runs_dir=folder / "runs", **options)
 
 
@@ -67,17 +67,17 @@ def trained(runs: Path) -> list[tuple[str, int]]:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, grid.Plan]:
     """2 precisions x 3 ratios x 2 seeds with two workers, undisturbed."""
     folder = tmp_path_factory.mktemp("whole")
-    board = opened(folder)
-    plan = grid.draw_up(board, folder / "runs", probe_steps=1)
-    assert grid.ablate(board, runs_dir=folder / "runs", workers=2) is not None
-    assert board.states == dict.fromkeys(range(1, 13), DONE), board.errors
+    grid_state = opened(folder)
+    plan = grid.draw_up(grid_state, folder / "runs", probe_steps=1)
+    assert grid.ablate(grid_state, runs_dir=folder / "runs", workers=2) is not None
+    assert grid_state.states == dict.fromkeys(range(1, 13), DONE), grid_state.errors
     return folder, plan
 
 
 def test_nothing_is_trained_twice(whole: tuple[Path, grid.Plan]) -> None:
     folder, _ = whole
-    board = opened(folder)
-    count = grid.counted(board, folder / "runs")
+    grid_state = opened(folder)
+    count = grid.counted(grid_state, folder / "runs")
     epochs = trained(folder / "runs")
     assert count.trained == count.distinct == len(epochs) == len(set(epochs))
     # By hand. Dense: fp32 and fp8, 2 seeds, 4 epochs. Emergence is at epoch 3, the first with two distances between
@@ -99,8 +99,8 @@ def test_the_plan_knew(whole: tuple[Path, grid.Plan]) -> None:
 
 def test_the_table_is_that_of_the_runs(whole: tuple[Path, grid.Plan]) -> None:
     folder, _ = whole
-    board = opened(folder)
-    lines = json.loads((board.folder / "table.json").read_text())
+    grid_state = opened(folder)
+    lines = json.loads((grid_state.folder / "table.json").read_text())
     assert len(lines) == 1 + 2 * 3 * 3
     [line] = [
         one for one in lines
@@ -108,9 +108,9 @@ def test_the_table_is_that_of_the_runs(whole: tuple[Path, grid.Plan]) -> None:
     ]  # fmt: skip
     rows = [
         row
-        for cell in board.grid.cells
+        for cell in grid_state.grid.cells
         if (cell.settings["precision.search"], cell.settings["prune.ratio"]) == ("fp8", 0.5)
-        for row in json.loads((board.runs[cell.number] / "results.json").read_text())["rows"]
+        for row in json.loads((grid_state.runs[cell.number] / "results.json").read_text())["rows"]
         if row["method"] == "eb-train"
     ]
     values = [row["accuracy"] for row in rows]
@@ -130,15 +130,15 @@ def test_a_cell_is_an_ordinary_run(whole: tuple[Path, grid.Plan]) -> None:
 WINDOWS = ("prune.window=2,3",)  # tickets at epochs 3 and 4 of one dense training
 
 
-def windows(folder: Path) -> grid.Board:
+def windows(folder: Path) -> grid.GridState:
     overrides = {"train.epochs": 5}
     return grid.open_grid(experiment(folder, ["dense", "eb-train"]), WINDOWS, overrides, runs_dir=folder / "runs")
 
 
 def test_states_that_another_cell_will_ask_for_are_kept(tmp_path: Path) -> None:
-    board = windows(tmp_path)
-    grid.ablate(board, runs_dir=tmp_path / "runs")
-    drawn = [row["epoch_drawn"] for run in board.runs.values() for row in read_json(run / "results.json")["rows"]]
+    grid_state = windows(tmp_path)
+    grid.ablate(grid_state, runs_dir=tmp_path / "runs")
+    drawn = [row["epoch_drawn"] for run in grid_state.runs.values() for row in read_json(run / "results.json")["rows"]]
     assert drawn == [None, 3, None, 4]
     epochs = trained(tmp_path / "runs")
     assert len(epochs) == len(set(epochs)) == 5 + 2 + 1
@@ -165,12 +165,12 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, byte
 
 def final(folder: Path, axes: tuple[str, ...], methods: list[str]) -> dict[str, bytes]:
     """Run what is left and return everything that the grid ends in."""
-    board = opened(folder, axes, methods)
-    grid.ablate(board, runs_dir=folder / "runs", workers=2)
-    assert board.cells(DONE) == board.grid.cells, board.errors
-    files = [path.relative_to(board.folder) for path in board.folder.rglob("*") if path.is_file()]
+    grid_state = opened(folder, axes, methods)
+    grid.ablate(grid_state, runs_dir=folder / "runs", workers=2)
+    assert grid_state.cells(DONE) == grid_state.grid.cells, grid_state.errors
+    files = [path.relative_to(grid_state.folder) for path in grid_state.folder.rglob("*") if path.is_file()]
     kept = [path for path in files if path.parts[0] != "logs" and not path.name.startswith(".")]
-    return {path.as_posix(): (board.folder / path).read_bytes() for path in kept}
+    return {path.as_posix(): (grid_state.folder / path).read_bytes() for path in kept}
 
 
 def test_a_second_time_everything_is_found(pair: tuple[Path, dict[str, bytes]]) -> None:
@@ -184,9 +184,9 @@ def test_a_second_time_everything_is_found(pair: tuple[Path, dict[str, bytes]]) 
 
 def test_grid_toml_is_the_grid(pair: tuple[Path, dict[str, bytes]]) -> None:
     folder, _ = pair
-    board = opened(folder, PAIR, ["dense"])
-    again = grid.open_grid(board.folder / "grid.toml", runs_dir=folder / "runs")
-    assert (again.folder, again.runs, again.grid.axes) == (board.folder, board.runs, board.grid.axes)
+    grid_state = opened(folder, PAIR, ["dense"])
+    again = grid.open_grid(grid_state.folder / "grid.toml", runs_dir=folder / "runs")
+    assert (again.folder, again.runs, again.grid.axes) == (grid_state.folder, grid_state.runs, grid_state.grid.axes)
 
 
 def test_a_changed_run_is_noticed_and_made_anew_on_request(pair: tuple[Path, dict[str, bytes]]) -> None:
@@ -218,63 +218,63 @@ class Holder:
         self._held = contextlib.ExitStack()
         self._held.enter_context(exclusive(run))
 
-    def started(self, cell: object, board: grid.Board) -> None: ...
+    def started(self, cell: object, grid_state: grid.GridState) -> None: ...
 
     def heard(self, cell: object, message: dict) -> None:
         if message["kind"] == "note":
             self.notes.append(message["text"])
             self._held.close()
 
-    def ended(self, cell: object, board: grid.Board) -> None: ...
+    def ended(self, cell: object, grid_state: grid.GridState) -> None: ...
 
 
 @pytest.fixture(scope="module")
-def failing(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, grid.Board, Holder]:
+def failing(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, grid.GridState, Holder]:
     """One cell diverges; the other is held by another process for a while."""
     folder = tmp_path_factory.mktemp("failing")
-    board = opened(folder, FAILING, ["dense"])
-    holder = Holder(board.runs[2])
-    drive(board, folder / "runs", watch=holder)
-    return folder, board, holder
+    grid_state = opened(folder, FAILING, ["dense"])
+    holder = Holder(grid_state.runs[2])
+    run_cells(grid_state, folder / "runs", watch=holder)
+    return folder, grid_state, holder
 
 
-def test_a_failing_cell_spoils_no_other(failing: tuple[Path, grid.Board, Holder]) -> None:
-    folder, board, _ = failing
-    assert board.states == {1: FAILED, 2: DONE}
-    assert board.errors[1].startswith("DivergedError") and "train.lr" in board.errors[1]
-    assert [json.loads(line)["state"] for line in (board.folder / "cells.jsonl").read_text().splitlines()] == [
+def test_a_failing_cell_spoils_no_other(failing: tuple[Path, grid.GridState, Holder]) -> None:
+    folder, grid_state, _ = failing
+    assert grid_state.states == {1: FAILED, 2: DONE}
+    assert grid_state.errors[1].startswith("DivergedError") and "train.lr" in grid_state.errors[1]
+    assert [json.loads(line)["state"] for line in (grid_state.folder / "cells.jsonl").read_text().splitlines()] == [
         FAILED, DONE,
     ]  # fmt: skip
     assert opened(folder, FAILING, ["dense"]).states == {1: FAILED, 2: DONE}  # remembered, and not tried unasked
     assert opened(folder, FAILING, ["dense"], retry_failed=True).states == {1: PENDING, 2: DONE}
 
 
-def test_a_run_somebody_else_holds_is_waited_for(failing: tuple[Path, grid.Board, Holder]) -> None:
-    _, board, holder = failing
+def test_a_run_somebody_else_holds_is_waited_for(failing: tuple[Path, grid.GridState, Holder]) -> None:
+    _, grid_state, holder = failing
     assert len(holder.notes) == 1 and f"held by process {os.getpid()}" in holder.notes[0]
-    assert board.states[2] == DONE
+    assert grid_state.states[2] == DONE
 
 
 def test_one_driver_per_grid(tmp_path: Path) -> None:
-    board = opened(tmp_path, methods=["dense"])
-    with exclusive(board.folder), pytest.raises(BusyError):
-        drive(board, tmp_path / "runs")
+    grid_state = opened(tmp_path, methods=["dense"])
+    with exclusive(grid_state.folder), pytest.raises(BusyError):
+        run_cells(grid_state, tmp_path / "runs")
 
 
 def test_stop_is_asked_for_between_messages(tmp_path: Path) -> None:
-    board = opened(tmp_path, PAIR, ["dense"])
+    grid_state = opened(tmp_path, PAIR, ["dense"])
 
     def check() -> None:
         raise StoppedError("stop")
 
     with pytest.raises(StoppedError):
-        drive(board, tmp_path / "runs", check=check)
+        run_cells(grid_state, tmp_path / "runs", check=check)
     assert opened(tmp_path, PAIR, ["dense"]).states == {1: PENDING, 2: PENDING}
 
 
-def test_the_command_line(failing: tuple[Path, grid.Board, Holder]) -> None:
+def test_the_command_line(failing: tuple[Path, grid.GridState, Holder]) -> None:
     """stdout is the result, stderr the talk; exit 7 tells of failed cells, exit 2 of a bad grid."""
-    folder, board, _ = failing
+    folder, grid_state, _ = failing
 
     def ablate(*words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(command(folder, *words), cwd=ROOT, capture_output=True, text=True)
@@ -282,7 +282,7 @@ def test_the_command_line(failing: tuple[Path, grid.Board, Holder]) -> None:
     done = ablate("--grid", FAILING[0], "--json")
     answer = json.loads(done.stdout)
     assert done.returncode == 7 and "DivergedError" in done.stderr and "--retry-failed" in done.stderr
-    assert answer["grid"] == str(board.folder) and [cell["state"] for cell in answer["cells"]] == [FAILED, DONE]
+    assert answer["grid"] == str(grid_state.folder) and [cell["state"] for cell in answer["cells"]] == [FAILED, DONE]
     assert answer["epochs"] == {"trained": 4, "distinct": 4, "asked": 4, "stages": 1}
     plan = ablate("--grid", "seed=5..7", "--plan-only", "--json")
     assert plan.returncode == 0 and json.loads(plan.stdout)["epochs"] == 12

@@ -48,7 +48,7 @@ def test_a_method_that_cannot_be_run_dry_stops_no_grid(tmp_path: Path, monkeypat
 
     monkeypatch.setattr("ebsim.grid.dry_run.dry_run", fail)
     (tmp_path / "x.toml").write_text(BASE)
-    board = grid.open_grid(tmp_path / "x.toml", ["seed=1..2"], runs_dir=tmp_path / "runs")
-    plan = grid.draw_up(board, tmp_path / "runs", probe_steps=0)
+    grid_state = grid.open_grid(tmp_path / "x.toml", ["seed=1..2"], runs_dir=tmp_path / "runs")
+    plan = grid.draw_up(grid_state, tmp_path / "runs", probe_steps=0)
     assert (plan.to_run, plan.epochs, len(plan.unknown)) == (2, 0, 2)
-    assert "ZeroDivisionError: stub scores" in "\n".join(grid.lines(plan, board.grid.axes, 1))
+    assert "ZeroDivisionError: stub scores" in "\n".join(grid.lines(plan, grid_state.grid.axes, 1))
