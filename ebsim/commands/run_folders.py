@@ -19,67 +19,31 @@ def runs() -> None:
     """
 
 
-def _described(entry: Any) -> dict[str, Any]:
-    """A run in plain values, for tables and --json."""
-    rows = entry.results.get("rows", [])
-    accuracies = [row["accuracy"] for row in rows if row["accuracy"] is not None]
-    savings = [
-        row["saving_vs_dense"] for row in rows if row["saving_vs_dense"] is not None and row["method"] != "dense"
-    ]
-    return {
-        "run": entry.name,
-        "state": entry.state,
-        "network": entry.results.get("network", {}).get("label"),
-        "dataset": entry.results.get("dataset", {}).get("label"),
-        "rows": len(rows),
-        "best_accuracy": max(accuracies, default=None),
-        "best_saving": max(savings, default=None),
-        "finished": entry.finished,
-        "bytes": entry.size,
-        "pid": entry.pid,
-    }
-
-
 @runs.command("list")
 @runs_dir_option
 @click.option("--check", is_flag=True, help="Also compare every file with its digest.")
 @json_option
 def runs_list(runs_dir: str, check: bool, as_json: bool) -> None:
     """List the runs of a folder and where each stands."""
+    from ebsim.report import print_table, runs_index
     from ebsim.runs import inventory
 
     found = inventory.take(Path(runs_dir), check=check)
-    described = [_described(entry) for entry in found.runs]
     if as_json:
-        print_json({"runs": described, "stages": found.stages, "unused_stages": found.orphans})
-        return
-    from ebsim.report import Table, print_table
-    from ebsim.report.display.table import Column
+        listed = [runs_index.described(entry) for entry in found.runs]
+        print_json({"runs": listed, "stages": found.stages, "unused_stages": found.orphans})
+    else:
+        print_table(runs_index.table(found))
 
-    def percent(value: float | None) -> str:
-        return "–" if value is None else f"{100 * value:.1f}"
 
-    shown = [
-        ("Run", False, 0, [item["run"] for item in described]),
-        ("State", False, 0, [item["state"] for item in described]),
-        ("Network", False, 3, [item["network"] or "–" for item in described]),
-        ("Dataset", False, 4, [item["dataset"] or "–" for item in described]),
-        ("Rows", True, 5, [str(item["rows"] or "–") for item in described]),
-        ("Best accuracy (%)", True, 1, [percent(item["best_accuracy"]) for item in described]),
-        ("Most energy saved (%)", True, 1, [percent(item["best_saving"]) for item in described]),
-        ("Finished (UTC)", False, 2, [(item["finished"] or "–")[:16].replace("T", " ") for item in described]),
-        ("MB", True, 2, [f"{item['bytes'] / 1e6:.1f}" for item in described]),
-    ]
-    columns = tuple(
-        Column(heading, tuple((cell,) for cell in cells), numeric=numeric, priority=priority)
-        for heading, numeric, priority, cells in shown
-    )
-    held = sum(found.stages.values()) / 1e6
-    caption = f"{len(found.runs)} runs in {runs_dir}; {len(found.stages)} training stages, {held:.0f} MB"
-    print_table(Table("", caption, columns))
-    for entry in found.runs:
-        if entry.problem:
-            click.echo(f"{entry.name}: {entry.problem}", err=True)
+@runs.command("index")
+@runs_dir_option
+def runs_index_page(runs_dir: str) -> None:
+    """Write a page of all runs with links to their reports."""
+    from ebsim.report.runs_index import write_index
+    from ebsim.runs import inventory
+
+    click.echo(write_index(inventory.take(Path(runs_dir))))
 
 
 @runs.command("show")
@@ -88,6 +52,7 @@ def runs_list(runs_dir: str, check: bool, as_json: bool) -> None:
 @json_option
 def runs_show(run: str, runs_dir: str, as_json: bool) -> None:
     """Show one run: state, settings, size, and which stages it shares with whom."""
+    from ebsim.report.runs_index import described
     from ebsim.runs import inventory
 
     found = inventory.take(Path(runs_dir))
@@ -96,7 +61,7 @@ def runs_show(run: str, runs_dir: str, as_json: bool) -> None:
         stage: {"bytes": found.stages.get(stage), "also_of": [n for n in found.needed_by(stage) if n != entry.name]}
         for stage in entry.stages
     }
-    told = {**_described(entry), "grids": list(found.grids.get(entry.name, ())), "stages": stages}
+    told = {**described(entry), "grids": list(found.grids.get(entry.name, ())), "stages": stages}
     if as_json:
         print_json(told)
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -124,3 +125,20 @@ def test_list_show_and_verify(root: Path) -> None:
     done = invoke(root, "verify", "b-2")
     assert done.exit_code == 4 and "b-2  damaged" in done.stdout and "curves.json was changed" in done.stderr
     assert invoke(root, "verify", "a-1").exit_code == 0
+
+
+def test_the_index_page_links_to_reports_and_shows_text_as_text(root: Path) -> None:
+    evil = made(root, "d-4", ["dense-1"])
+    results = json.loads((evil / "results.json").read_text())
+    results["network"]["label"] = "<script>alert(1)</script>"
+    (evil / "results.json").write_text(json.dumps(results))
+    made(root, "c-3", [], done=False)
+    assert invoke(root, "index").exit_code == 0
+    page = (root / "index.html").read_text()
+    assert '<a href="a-1/report.html">a-1</a>' in page and "c-3/report.html" not in page
+    assert "<script>alert" not in page and "&lt;script&gt;alert(1)" in page
+    assert '<data value="0.25">25.0</data>' in page and "default-src 'none'" in page
+    sheet = (root / "index.csv").read_text()
+    for raw in re.findall(r'<data value="([^"]+)">', page):
+        assert re.search(rf"(^|,){re.escape(raw)}(,|$)", sheet, re.MULTILINE), raw
+    assert invoke(root, "list").exit_code == 0  # the page is no run
