@@ -23,7 +23,7 @@ from hw_models.analysis.design_sweep import price_variants
 from hw_models.errors import HardwareError
 from hw_models.precision.formats import FORMATS, Precision, parse_precision
 from hw_models.units import BITS_PER_KIB
-from hw_models.workload.layer import Layer
+from hw_models.workload.layer import CONTRACTIONS, KINDS, Layer
 from hw_models.workload.shapes import Array, Shapes, shapes
 
 OBJECTIVES = {"energy": "J", "latency": "s", "area": "mm2", "edp": "J s"}
@@ -104,14 +104,16 @@ def explore(space: Space, layers: Sequence[Layer], batch: int | None = None, net
     batch = space.batch if batch is None else batch
     energy, latency, area = np.zeros((3, len(space.variants)))
     for chip, precision, members in _groups(space):
-        table, times, own = _distinct(shapes(layers), precision)
+        table, times = _distinct(shapes(layers), precision)
         values = {
             key: np.array([space.variants[i][j] for i in members], dtype=float)
             for j, key in enumerate(space.keys)
             if key not in ("array.dims", "format") and not key.startswith("registers.")
         }
         values = {**_memory_energies(chip, values), **values}
-        energy[members], latency[members] = price_variants(table, chip, values, own, float(batch), times, unused=True)
+        energy[members], latency[members] = price_variants(
+            table, chip, values, precision, float(batch), times, unused=True
+        )
         area[members] = _areas(space, chip, precision, layers, members)
     return Explored(space, network, batch, energy, latency, area)
 
@@ -134,16 +136,27 @@ def _groups(space: Space) -> list[tuple[Accelerator, Precision, NDArray[np.int64
     return out
 
 
-def _distinct(table: Shapes, precision: Precision) -> tuple[Shapes, Array, Precision]:
-    """The table with equal rows once, how often each occurs, and the precision with its rules on those rows."""
-    products = [n for n, kind in zip(table.names, table.kind, strict=True) if kind < 2]  # with weights of their own
-    own = precision.on(products)
-    rules = [id(own.rule(name)) for name in table.names]
-    keys = np.vstack([table.columns, np.unique(rules, return_inverse=True)[1]])
-    _, first, times = np.unique(keys, axis=1, return_index=True, return_counts=True)
+def _distinct(table: Shapes, precision: Precision) -> tuple[Shapes, Array]:
+    """The table with equal rows once, and how often each occurs.
+
+    A row's quantizers depend on the widths that its neighbors hand on; where those differ every row stays.
+    """
+    handed = {_handed(precision, name, KINDS[kind]) for name, kind in zip(table.names, table.kind, strict=True)}
+    if not precision.uniform or len(handed) > 1:
+        return table, np.ones(len(table.names))
+    _, first, times = np.unique(table.columns, axis=1, return_index=True, return_counts=True)
     order = np.argsort(first)
     first, often = first[order], times[order].astype(np.float64)
-    return Shapes(tuple(table.names[i] for i in first), table.kind[first], table.columns[:, first]), often, own
+    return Shapes(tuple(table.names[i] for i in first), table.kind[first], table.columns[:, first]), often
+
+
+def _handed(precision: Precision, name: str, kind: str) -> tuple[float, float]:
+    """Bits of an element that a row hands on and back."""
+    if kind in CONTRACTIONS:
+        rule = precision.rule(name, kind)
+        return rule.output.bits, rule.activation_gradient.bits
+    row = precision.pointwise_row(name, kind)
+    return row.forward.bits, row.backward.bits
 
 
 def _memory_energies(chip: Accelerator, values: dict[str, Array]) -> dict[str, Array]:
