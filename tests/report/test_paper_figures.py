@@ -1,4 +1,4 @@
-"""Figures for a paper: both widths, embedded fonts, PGF that compiles, looks that survive grey and colour blindness."""
+"""Figures for a paper: both widths, embedded fonts, PGF that compiles, looks that survive grey and color blindness."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ METHODS = [f"method {number}" for number in range(8)]
 RATIOS = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 
-def linear(colour: str) -> np.ndarray:
-    """Linear RGB of a hex colour (IEC 61966-2-1)."""
-    parts = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+def linear(color: str) -> np.ndarray:
+    """Linear RGB of a hex color (IEC 61966-2-1)."""
+    parts = np.array([int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)])
     return np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
 
 
-def lightness(colour: str) -> float:
+def lightness(color: str) -> float:
     """L* of CIELAB, what a grey-scale print keeps."""
-    y = float(linear(colour) @ (0.2126, 0.7152, 0.0722))
+    y = float(linear(color) @ (0.2126, 0.7152, 0.0722))
     return 116 * (y ** (1 / 3) if y > 0.008856 else 7.787 * y + 16 / 116) - 16
 
 
 def test_no_two_points_look_the_same() -> None:
     pairs = [(method, ratio) for method in METHODS for ratio in RATIOS]
     looks = marks.marks(pairs)
-    assert len({(look.colour, look.shape) for look in looks}) == 40
+    assert len({(look.color, look.shape) for look in looks}) == 40
     for method in METHODS:  # in grey the shade alone tells the ratios of a method, the shape the methods
         own = [look for look, (name, _) in zip(looks, pairs, strict=True) if name == method]
-        levels = [lightness(look.colour) for look in own]
+        levels = [lightness(look.color) for look in own]
         assert len({look.shape for look in own}) == 1
         assert all(a - b > 6 for a, b in itertools.pairwise(levels)), levels
     assert len({look.shape for look in looks}) == 8
-    assert marks.marks([("Dense", None)])[0].colour == style.FAINT
+    assert marks.marks([("Dense", None)])[0].color == style.FAINT
 
 
 # Vienot, Brettel and Mollon 1999: linear RGB as a protanope and a deuteranope see it.
@@ -54,24 +54,24 @@ BLIND = {
 
 
 @pytest.mark.parametrize("kind", BLIND)
-def test_hues_stay_apart_for_the_colour_blind(kind: str) -> None:
+def test_hues_stay_apart_for_the_color_blind(kind: str) -> None:
     """Of the first six, every pair in linear light; shapes tell the others apart as well."""
-    seen = [BLIND[kind] @ linear(colour) for colour in style.CYCLE]
+    seen = [BLIND[kind] @ linear(color) for color in style.CYCLE]
     assert min(float(np.linalg.norm(a - b)) for a, b in itertools.combinations(seen, 2)) > 0.08
 
 
-def test_neighbours_in_a_bar_differ_in_grey_or_by_hatching() -> None:
+def test_neighbors_in_a_bar_differ_in_grey_or_by_hatching() -> None:
     for looks in (split_bars.STAGES, split_bars.COMPONENTS):
         for (one, hatch), (other, other_hatch) in itertools.pairwise(looks.values()):
             assert hatch != other_hatch or abs(lightness(one) - lightness(other)) > 5
 
 
-def test_text_on_a_colour_is_readable() -> None:
+def test_text_on_a_color_is_readable() -> None:
     """At least 4.5 : 1, the AA level of WCAG 2 for text."""
-    for colour in [*(c for c, _ in split_bars.COMPONENTS.values()), *(c for c, _ in split_bars.STAGES.values())]:
-        ink = style.text_on(colour)
-        y = sorted(float(linear(c) @ (0.2126, 0.7152, 0.0722)) for c in (ink, colour))
-        assert (y[1] + 0.05) / (y[0] + 0.05) >= 4.5, colour
+    for color in [*(c for c, _ in split_bars.COMPONENTS.values()), *(c for c, _ in split_bars.STAGES.values())]:
+        ink = style.text_on(color)
+        y = sorted(float(linear(c) @ (0.2126, 0.7152, 0.0722)) for c in (ink, color))
+        assert (y[1] + 0.05) / (y[0] + 0.05) >= 4.5, color
 
 
 def test_both_widths_as_pdf_and_pgf_with_the_same_bytes_each_time(run: Run) -> None:

@@ -113,7 +113,7 @@ def test_latex_has_every_number_and_every_row_in_each_panel(run: Run) -> None:
     assert all(number in out for number in numbers)
 
 
-def test_print_summary_into_a_pipe_has_no_colour(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_print_summary_into_a_pipe_has_no_color(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     print_summary(run)
     out = capsys.readouterr().out
     assert "EB Train" in out and "\x1b" not in out

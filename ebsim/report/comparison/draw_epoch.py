@@ -45,7 +45,7 @@ def data(every: Sequence[Line]) -> tuple[tuple[str, ...], list[tuple[object, ...
 def draw(every: Sequence[Line], width: float) -> Figure:
     """Accuracy over the epoch of the draw."""
     groups = curves(every)
-    paint = style.colours(list(groups))
+    paint = style.colors(list(groups))
     figure, grid = style.canvas(width, 3.2)
     axes = grid[0][0]
     epochs = [_mean(line, "epoch_drawn") for lines in groups.values() for line in lines]

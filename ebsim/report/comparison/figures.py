@@ -157,15 +157,15 @@ def _chart(them: Sequence[Line], key: str, values: Sequence[Any], width: float) 
     lines = -(-len(panels) // columns)
     figure, grid = style.canvas(width, 2.6 * lines + 0.4, 2 * lines, columns, sharex=True, sharey="row")
     own = scale((_pair(line, "joules")[0] for line in them), "J")
-    paint = style.colours(list(own_groups))
+    paint = style.colors(list(own_groups))
     for number, panel in enumerate(panels):
         pair = (grid[2 * (number // columns)][number % columns], grid[2 * (number // columns) + 1][number % columns])
         for axes, metric, factor in zip(pair, ("accuracy", "joules"), (0.01, own.factor), strict=True):
             for label, found in {**flat, **panel}.items():
-                colour, dash = paint.get(label, (style.FAINT, "-"))
+                color, dash = paint.get(label, (style.FAINT, "-"))
                 shape = SHAPES[list(own_groups).index(label) % len(SHAPES)] if label in own_groups else "none"
                 _curve(
-                    axes, found, metric, factor, {"color": colour, "linestyle": dash, "marker": shape, "label": label}
+                    axes, found, metric, factor, {"color": color, "linestyle": dash, "marker": shape, "label": label}
                 )
             axes.grid()
         if not single:

@@ -172,13 +172,13 @@ def _savings(priced: Sequence[Run], width: float) -> Figure:
     for number, (name, run) in enumerate(zip(names, priced, strict=True)):
         found = dict(zip(row_labels.short(run.rows), run.rows, strict=True))
         shift = (number - (len(priced) - 1) / 2) * 0.7 / max(1, len(priced))
-        colour, drawn = HUES[number % len(HUES)], False
+        color, drawn = HUES[number % len(HUES)], False
         for place, label in enumerate(labels):
             saving = found[label].energy.saving
             if saving is None:
                 continue
-            axes.plot([100 * saving.low, 100 * saving.high], [place + shift] * 2, color=colour, linewidth=1.0)
-            axes.plot([100 * saving.value], [place + shift], SHAPES[number % len(SHAPES)], color=colour, markersize=4.5,
+            axes.plot([100 * saving.low, 100 * saving.high], [place + shift] * 2, color=color, linewidth=1.0)
+            axes.plot([100 * saving.value], [place + shift], SHAPES[number % len(SHAPES)], color=color, markersize=4.5,
                       markeredgecolor=style.INK, markeredgewidth=0.4, label=None if drawn else clip(name))  # fmt: skip
             drawn = True
     axes.axvline(0, color=style.INK, linewidth=0.7)
@@ -220,8 +220,8 @@ def _components(priced: Sequence[Run], width: float) -> Figure:
         style.bars(axes, lefts, sizes, 0.74, *looks[key], clip(key))
         for place, (left, size) in enumerate(zip(lefts, sizes, strict=True)):
             if size > 12:
-                text, colour = str(percent(size / 100, 0)), style.text_on(looks[key][0])
-                axes.annotate(text, (left + size / 2, place), ha="center", va="center", fontsize=6, color=colour)
+                text, color = str(percent(size / 100, 0)), style.text_on(looks[key][0])
+                axes.annotate(text, (left + size / 2, place), ha="center", va="center", fontsize=6, color=color)
         lefts = [left + size for left, size in zip(lefts, sizes, strict=True)]
     for place, (_, row) in enumerate(bars):
         own = scale([row.energy.joules], "J")

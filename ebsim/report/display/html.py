@@ -1,4 +1,4 @@
-"""Pages from templates: all text escaped, figures inline in the colours of the theme, one script named by its hash."""
+"""Pages from templates: all text escaped, figures inline in the colors of the theme, one script named by its hash."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from ebsim.report.display import text
 
 _TEMPLATES = files("ebsim.report") / "templates"
-# Colours of the figures' style that depend on the theme -> the page's names of them.
+# Colors of the figures' style that depend on the theme -> the page's names of them.
 _THEME = {
     "#262626": "ink",
     "#737373": "faint",
@@ -64,7 +64,7 @@ def _template(name: str) -> str:
 
 
 def inline_svg(name: str, data: bytes, label: str, details: Mapping[str, str] | None = None) -> str:
-    """A figure's SVG ready to stand inside HTML: own ids, no fixed size, theme colours, a label for readers."""
+    """A figure's SVG ready to stand inside HTML: own ids, no fixed size, theme colors, a label for readers."""
     from markupsafe import escape
 
     svg = data.decode()
@@ -73,8 +73,8 @@ def inline_svg(name: str, data: bytes, label: str, details: Mapping[str, str] | 
     svg = re.sub(r"<!--.*?-->\s*", "", svg, flags=re.DOTALL)
     svg = re.sub(r'\bid="', f'id="{name}-', svg)
     svg = re.sub(r'(href="|url\()#', rf"\g<1>#{name}-", svg)
-    for colour, role in _THEME.items():
-        svg = svg.replace(colour, f"var(--{role})")
+    for color, role in _THEME.items():
+        svg = svg.replace(color, f"var(--{role})")
     head, body = svg.split(">", 1)
     head = re.sub(r'\s(width|height)="[^"]*"', "", head)
     for group, said in (details or {}).items():

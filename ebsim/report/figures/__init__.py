@@ -120,7 +120,7 @@ PLOTS = (
         "mask_map",
         "Mask distance between any two epochs",
         "Epoch 0 is the untrained network. Dashed red: the epoch at which the ticket was identified; the red mark "
-        "on the colour bar is the threshold.",
+        "on the color bar is the threshold.",
         masks.map_data,
         masks.draw_map,
         _has_masks,

@@ -42,12 +42,12 @@ def draw(run: Run, width: float) -> Figure:
     ratios = sorted({line.ratio for line in every if line.ratio is not None})
     if len(every) <= _MANY or len(ratios) < 2:
         parts = {"": [(line, line.name) for line in every]}
-    else:  # one pair of panels per ratio, one colour per method in all of them
+    else:  # one pair of panels per ratio, one color per method in all of them
         parts = {
             f", p = {ratio:g}": [(line, line.group) for line in every if line.ratio in (None, ratio)]
             for ratio in ratios
         }
-    paint = style.colours(list(dict.fromkeys(name for part in parts.values() for _, name in part)))
+    paint = style.colors(list(dict.fromkeys(name for part in parts.values() for _, name in part)))
     tallest = max(map(len, parts.values()))
     each = max(2.3, 0.3 + 0.145 * tallest)
     side_by_side = width > 1.5 * style.COLUMN
@@ -71,25 +71,25 @@ def _panel(axes: Axes, part: Sequence[tuple[TrainingLine, str]], paint: dict[str
     factor = 100.0 if key == "test_accuracy" else 1.0
     ends = []
     for line, name in part:
-        colour, dash = paint[name]
+        color, dash = paint[name]
         shown = [line.start, *line.points] if line.start else line.points
         points = [(p.epoch, factor * value) for p in shown if (value := getattr(p, key)) is not None]
         if not points:
             continue
         xs, ys = zip(*points, strict=True)
-        axes.plot(xs, ys, color=colour, linestyle=dash, zorder=2 if line.drawn is None else 3)
+        axes.plot(xs, ys, color=color, linestyle=dash, zorder=2 if line.drawn is None else 3)
         if line.start is not None and getattr(line.start, key) is not None:
             axes.plot(
                 xs[:1],
                 ys[:1],
                 "o",
-                color=colour,
+                color=color,
                 markersize=4.5,
                 markeredgecolor="white",
                 markeredgewidth=0.7,
                 zorder=4,
             )
-        ends.append((ys[-1], name, colour))
+        ends.append((ys[-1], name, color))
     last = run.record.train.epochs
     axes.set_xlim(0, last)
     _limits(

@@ -73,21 +73,21 @@ def data(run: Run) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
 
 def draw(run: Run, width: float) -> Figure:
     every = series(run)
-    paint = style.colours([one.name for one in every])
+    paint = style.colors([one.name for one in every])
     figure, grid = style.canvas(width, 2.8)
     axes = grid[0][0]
     ours = [row.epoch_drawn or 0 for one in every for row in one.drawn]
     last = max([*ours, *(epoch for one in every for epoch, _ in theirs(run, one))])
     for one in every:
-        colour, dash = paint[one.name]
+        color, dash = paint[one.name]
         points = [(row.epoch_drawn, 100 * row.accuracy) for row in one.drawn if row.accuracy is not None]
-        axes.plot(*zip(*points, strict=True), "o", linestyle=dash, color=colour, markersize=3.5, label=one.name)
+        axes.plot(*zip(*points, strict=True), "o", linestyle=dash, color=color, markersize=3.5, label=one.name)
         if one.best is not None and one.best.accuracy is not None:
-            axes.plot([1.08 * last], [100 * one.best.accuracy], "*", color=colour, markersize=8)
+            axes.plot([1.08 * last], [100 * one.best.accuracy], "*", color=color, markersize=8)
         if known := theirs(run, one):
             faint = [(epoch, 100 * accuracy) for epoch, accuracy in known]
             axes.plot(
-                *zip(*faint, strict=True), "o", linestyle=":", color=colour, markersize=3.5, mfc="none", linewidth=0.8
+                *zip(*faint, strict=True), "o", linestyle=":", color=color, markersize=3.5, mfc="none", linewidth=0.8
             )
     if run.dense is not None and run.dense.accuracy is not None:
         axes.axhline(100 * run.dense.accuracy, color=style.INK, linestyle=(0, (5, 2)), linewidth=0.9, label="unpruned")

@@ -25,15 +25,15 @@ LEAST = 0.01
 
 
 def keys(run: Run) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    """(name, colour) of the components and of the passes."""
+    """(name, color) of the components and of the passes."""
     every = [cost for network in per_layer(run).values() for cost in network.layers]
     components = paint(part_names(cost.components for cost in every), COMPONENTS)
     passes = paint(list(dict.fromkeys(key for cost in every for key in cost.passes)), PASSES)
-    return _colours(components), _colours(passes)
+    return _colors(components), _colors(passes)
 
 
-def _colours(looks: Mapping[str, tuple[str, str]]) -> list[tuple[str, str]]:
-    return [(plain(name).replace("_", " "), colour) for name, (colour, _) in looks.items()]
+def _colors(looks: Mapping[str, tuple[str, str]]) -> list[tuple[str, str]]:
+    return [(plain(name).replace("_", " "), color) for name, (color, _) in looks.items()]
 
 
 def networks(run: Run) -> list[dict[str, Any]]:
@@ -68,7 +68,7 @@ def _parts(parts: Mapping[str, float], looks: Mapping[str, tuple[str, str]]) -> 
     return [
         {
             "flex": f"{parts[key] / total:.3f}",
-            "colour": looks[key][0],
+            "color": looks[key][0],
             "title": f"{plain(key).replace('_', ' ')}: {quantity(parts[key], 'J')} ({100 * parts[key] / total:.0f} %)",
         }
         for key in looks

@@ -87,8 +87,8 @@ def _panel(
     lefts = [0.0] * len(names)
     for key in keys:
         sizes = [stack.get(name, {}).get(key, 0.0) / own.factor for name in names]
-        colour, hatch = looks[key]
-        style.bars(axes, lefts, sizes, 0.8, colour, hatch, clip(key))
+        color, hatch = looks[key]
+        style.bars(axes, lefts, sizes, 0.8, color, hatch, clip(key))
         lefts = [left + size for left, size in zip(lefts, sizes, strict=True)]
     for place, (name, end) in enumerate(zip(names, lefts, strict=True)):
         if name in stack:

@@ -1,7 +1,7 @@
-"""How a point looks that stands for a method at a prune ratio: no two look the same, in colour or in grey.
+"""How a point looks that stands for a method at a prune ratio: no two look the same, in color or in grey.
 
 The method is the marker's shape and hue, the ratio its shade, from light (little is pruned) to dark. Shape and shade
-survive a grey-scale print and every kind of colour blindness; the dark rim stands out from white and from dark paper.
+survive a grey-scale print and every kind of color blindness; the dark rim stands out from white and from dark paper.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ HUES = (*style.CYCLE, "#882255", "#332288")
 
 @dataclass(frozen=True)
 class Mark:
-    colour: str
+    color: str
     shape: str
     hollow: bool = False
 
@@ -43,12 +43,12 @@ def is_baseline(group: str) -> bool:
     return group.lower().startswith("dense")
 
 
-def tint(colour: str, shade: float) -> str:
-    """The colour at a lightness (CIELAB L*) from `LIGHTEST` (shade 0) to `DARKEST` (1), mixed with white or black."""
+def tint(color: str, shade: float) -> str:
+    """The color at a lightness (CIELAB L*) from `LIGHTEST` (shade 0) to `DARKEST` (1), mixed with white or black."""
     lightness = LIGHTEST + (DARKEST - LIGHTEST) * shade
     wanted = ((lightness + 16) / 116) ** 3  # relative luminance; both ends lie above the linear part of L*
-    own = style.linear_rgb(colour)
-    luminance = style.luminance(colour)
+    own = style.linear_rgb(color)
+    luminance = style.luminance(color)
     if wanted >= luminance:
         white = (wanted - luminance) / (1 - luminance)
         mixed = [part + white * (1 - part) for part in own]

@@ -56,9 +56,9 @@ def draw(points: Sequence[Point], width: float) -> Figure:
         _join(axes, points, places)
     for number, (point, (x, y), look, good) in enumerate(zip(points, places, looks, kept, strict=True)):
         if few or good:
-            _bands(axes, point, x, y, own.factor, look.colour)
-        face = "none" if look.hollow else look.colour
-        axes.plot([x], [y], look.shape, color=look.colour, markerfacecolor=face, markeredgecolor=style.INK,
+            _bands(axes, point, x, y, own.factor, look.color)
+        face = "none" if look.hollow else look.color
+        axes.plot([x], [y], look.shape, color=look.color, markerfacecolor=face, markeredgecolor=style.INK,
                   markeredgewidth=0.5, markersize=5.5, zorder=4, gid=f"point-{number}")  # fmt: skip
     axes.set_xlabel(f"modelled training energy [{own.unit}]")
     axes.set_ylabel("test accuracy, last epoch [%]")
@@ -90,7 +90,7 @@ def _join(axes: Axes, points: Sequence[Point], places: Sequence[tuple[float, flo
         axes.plot(xs, ys, color=HUES[turn % len(HUES)], linewidth=0.5, alpha=0.6, zorder=2)
 
 
-def _bands(axes: Axes, point: Point, x: float, y: float, factor: float, colour: str) -> None:
+def _bands(axes: Axes, point: Point, x: float, y: float, factor: float, color: str) -> None:
     look: dict[str, Any] = {"color": style.FAINT, "linewidth": 0.7, "zorder": 3}
     if point.joules_band:
         low, high = (end / factor for end in point.joules_band)
@@ -108,8 +108,8 @@ def _legend(figure: Figure, points: Sequence[Point], width: float) -> None:
     groups = list(dict.fromkeys(point.group for point in points))
     shown = marks([(group, None) for group in groups])
     handles = [
-        Line2D([], [], marker=mark.shape, color=mark.colour,
-               markerfacecolor="none" if mark.hollow else mark.colour, label=clip(group, 28), **look)
+        Line2D([], [], marker=mark.shape, color=mark.color,
+               markerfacecolor="none" if mark.hollow else mark.color, label=clip(group, 28), **look)
         for group, mark in zip(groups, shown, strict=True)
     ]  # fmt: skip
     ratios = sorted({point.ratio for point in points if point.ratio is not None})

@@ -47,10 +47,10 @@ def draw(run: Run, width: float) -> Figure:
     ends = (min(p.macs / p.bytes for p in every) / 1.5, max(p.macs / p.bytes for p in every) * 1.5)
     rates = [p.macs / p.seconds / own.factor for p in every]
     for axes, (name, points) in zip(axes_list, networks.items(), strict=False):
-        for phase, (shape, colour) in PASSES.items():
+        for phase, (shape, color) in PASSES.items():
             own_points = [(p.macs / p.bytes, p.macs / p.seconds / own.factor) for p in points if p.phase == phase]
             if own_points:
-                axes.plot(*zip(*own_points, strict=True), shape, color=colour, markersize=3, markeredgewidth=0,
+                axes.plot(*zip(*own_points, strict=True), shape, color=color, markersize=3, markeredgewidth=0,
                           label=phase.replace("_", " "))  # fmt: skip
         axes.plot(ends, [end * slope for end in ends], color=style.INK, linewidth=0.9, zorder=1)
         axes.set(xscale="log", yscale="log", xlim=ends, ylim=(min(rates) / 2, 2 * max(rates)))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# part -> colour and hatch; neighbours differ in lightness too, so that a grey-scale print keeps them apart
+# part -> color and hatch; neighbors differ in lightness too, so that a grey-scale print keeps them apart
 STAGES = {"search": ("#E69F00", ""), "retrain": ("#0072B2", ""), "dense": ("#b3b3b3", "")}
 COMPONENTS = {
     "mac": ("#0072B2", ""),
@@ -42,7 +42,7 @@ NAMED = 0.14
 
 
 def paint(keys: Sequence[str], known: Mapping[str, tuple[str, str]]) -> dict[str, tuple[str, str]]:
-    """Colour and hatch of each part; parts that are not known take what is left, in order."""
+    """Color and hatch of each part; parts that are not known take what is left, in order."""
     taken = {known[key] for key in keys if key in known}
     spare = iter([look for look in SPARE if look not in taken] * 4)
     return {key: known.get(key) or next(spare) for key in keys}
@@ -72,9 +72,9 @@ def draw(run: Run, kind: str, width: float) -> Figure:
     lefts = [0.0] * len(rows)
     for key in keys:
         sizes = [part.get(key, 0.0) / own.factor for part in parts]
-        colour, hatch = looks[key]
-        style.bars(axes, lefts, sizes, 0.74, colour, hatch, clip(key))
-        _shares(axes, rows, sizes, lefts, own.factor, longest, colour)
+        color, hatch = looks[key]
+        style.bars(axes, lefts, sizes, 0.74, color, hatch, clip(key))
+        _shares(axes, rows, sizes, lefts, own.factor, longest, color)
         lefts = [left + size for left, size in zip(lefts, sizes, strict=True)]
     size = 7 if len(rows) < 12 else 5.5
     for place, row in enumerate(rows):
@@ -94,14 +94,14 @@ def draw(run: Run, kind: str, width: float) -> Figure:
 
 def _shares(
     axes: Axes, rows: Sequence[Row], sizes: Sequence[float], lefts: Sequence[float], factor: float, longest: float,
-    colour: str,
+    color: str,
 ) -> None:  # fmt: skip
     """The share of a part inside it, where there is room for it."""
     for place, (row, size, left) in enumerate(zip(rows, sizes, lefts, strict=True)):
         if size > NAMED * longest and len(rows) <= 12:
             share = percent(size * factor / row.energy.joules, 0)
             axes.annotate(str(share), (left + size / 2, place), ha="center", va="center", fontsize=6,
-                          color=style.text_on(colour))  # fmt: skip
+                          color=style.text_on(color))  # fmt: skip
 
 
 def _end(row: Row, energy: str, kind: str) -> str:

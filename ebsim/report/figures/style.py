@@ -1,7 +1,7 @@
 """How every figure looks, and how it is written with the same bytes each time.
 
 matplotlib's own defaults are the base whatever the user's matplotlibrc says; ids come from a fixed salt and no
-date or version is stored. Colours are Okabe and Ito's, which stay apart for the colour-blind; ink, grid and paper
+date or version is stored. Colors are Okabe and Ito's, which stay apart for the color-blind; ink, grid and paper
 have fixed values so that the HTML page can exchange them for the dark theme.
 """
 
@@ -141,7 +141,7 @@ def _top(centre: float, members: list[int], gap: float) -> float:
 
 
 def bars(
-    axes: Axes, lefts: Sequence[float], sizes: Sequence[float], height: float, colour: str, hatch: str, label: str
+    axes: Axes, lefts: Sequence[float], sizes: Sequence[float], height: float, color: str, hatch: str, label: str
 ) -> None:
     """Horizontal bars of one look at 0, 1, 2, ... as one path: a tenth of the file and of the time of single ones."""
     from matplotlib.patches import PathPatch
@@ -153,7 +153,7 @@ def bars(
             low, high = place - height / 2, place + height / 2
             corners += [(left, low), (left, high), (left + size, high), (left + size, low), (left, low)]
             codes += [Path.MOVETO, Path.LINETO, Path.LINETO, Path.LINETO, Path.CLOSEPOLY]
-    look: dict[str, Any] = {"facecolor": colour, "hatch": hatch, "edgecolor": "white", "linewidth": 0.4, "label": label}
+    look: dict[str, Any] = {"facecolor": color, "hatch": hatch, "edgecolor": "white", "linewidth": 0.4, "label": label}
     axes.add_patch(PathPatch(Path(corners or [(0, 0)], codes or None), **look))
 
 
@@ -164,9 +164,9 @@ def halo() -> list[Any]:
     return [withStroke(linewidth=2, foreground="white")]
 
 
-def linear_rgb(colour: str) -> list[float]:
-    """Linear red, green and blue in [0, 1] of a hex colour (IEC 61966-2-1)."""
-    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+def linear_rgb(color: str) -> list[float]:
+    """Linear red, green and blue in [0, 1] of a hex color (IEC 61966-2-1)."""
+    parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     return [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
 
 
@@ -175,15 +175,15 @@ def gamma(part: float) -> float:
     return 12.92 * part if part <= 0.0031308 else 1.055 * part ** (1 / 2.4) - 0.055
 
 
-def luminance(colour: str) -> float:
+def luminance(color: str) -> float:
     """Relative luminance (WCAG 2)."""
-    red, green, blue = linear_rgb(colour)
+    red, green, blue = linear_rgb(color)
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
-def text_on(colour: str) -> str:
-    """Black or white, whichever stands out more on a colour."""
-    return "#000000" if (luminance(colour) + 0.05) ** 2 > 0.05 * 1.05 else "#fefefe"
+def text_on(color: str) -> str:
+    """Black or white, whichever stands out more on a color."""
+    return "#000000" if (luminance(color) + 0.05) ** 2 > 0.05 * 1.05 else "#fefefe"
 
 
 def legend_above(figure: Figure, axes: Axes, width: float, columns: int = 8) -> None:
@@ -195,9 +195,9 @@ def legend_above(figure: Figure, axes: Axes, width: float, columns: int = 8) -> 
 
 
 def end_labels(axes: Axes, ends: Sequence[tuple[float, str, str]], x: float) -> None:
-    """Direct labels (height, text, colour) to the right of lines that end at `x`, moved apart where they touch.
+    """Direct labels (height, text, color) to the right of lines that end at `x`, moved apart where they touch.
 
-    A thin line in the colour leads from the end to its label; the label itself is ink, which everyone can read.
+    A thin line in the color leads from the end to its label; the label itself is ink, which everyone can read.
     """
     low, high = axes.get_ylim()
     inches = axes.figure.get_size_inches()[1] * axes.get_position().height  # type: ignore[union-attr]
@@ -207,8 +207,8 @@ def end_labels(axes: Axes, ends: Sequence[tuple[float, str, str]], x: float) -> 
     down = max(0.0, max(moved, default=low) - high)
     left, right = axes.get_xlim()
     aside = x + 0.035 * (right - left)
-    for (_, text, colour), own, height in zip(ends, heights, (place - down for place in moved), strict=True):
-        axes.plot([x, aside], [own, height], color=colour, linewidth=0.7, clip_on=False, scalex=False, scaley=False)
+    for (_, text, color), own, height in zip(ends, heights, (place - down for place in moved), strict=True):
+        axes.plot([x, aside], [own, height], color=color, linewidth=0.7, clip_on=False, scalex=False, scaley=False)
         axes.annotate(
             clip(text, 30),
             (aside, height),
@@ -221,14 +221,14 @@ def end_labels(axes: Axes, ends: Sequence[tuple[float, str, str]], x: float) -> 
 
 
 def point_labels(axes: Axes, points: Sequence[tuple[float, float, str, str]]) -> None:
-    """Labels (x, y, text, colour) beside points, each in the first corner where it covers nothing else."""
+    """Labels (x, y, text, color) beside points, each in the first corner where it covers nothing else."""
     axes.figure.draw_without_rendering()  # type: ignore[union-attr]
     dot = axes.figure.dpi / 72  # type: ignore[union-attr]
     frame = axes.get_window_extent()
-    points = [(x, y, clip(text), colour) for x, y, text, colour in points]
+    points = [(x, y, clip(text), color) for x, y, text, color in points]
     places = [axes.transData.transform((x, y)) for x, y, _, _ in points]
     taken = [(x - 3 * dot, y - 3 * dot, x + 3 * dot, y + 3 * dot) for x, y in places]
-    for (left, low), (x, y, text, colour) in zip(places, points, strict=True):
+    for (left, low), (x, y, text, color) in zip(places, points, strict=True):
         width, height = 4.4 * dot * len(text), 8 * dot
         best: tuple[int, tuple[int, int], tuple[float, float, float, float]] | None = None
         for side, up in ((-1, 5), (1, -5), (1, 5), (-1, -5), (-1, 13), (1, -13)):
@@ -247,7 +247,7 @@ def point_labels(axes: Axes, points: Sequence[tuple[float, float, str, str]]) ->
             (x, y),
             xytext=(4 * side, up),
             textcoords="offset points",
-            color=colour,
+            color=color,
             fontsize=7,
             ha="left" if side > 0 else "right",
             va="center",
@@ -260,8 +260,8 @@ def _overlap(one: Sequence[float], other: Sequence[float]) -> bool:
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
-def colours(names: Sequence[str]) -> dict[str, tuple[str, Any]]:
-    """Colour and dash of each name; grey is kept for what is compared against (name begins with "dense")."""
+def colors(names: Sequence[str]) -> dict[str, tuple[str, Any]]:
+    """Color and dash of each name; grey is kept for what is compared against (name begins with "dense")."""
     out: dict[str, tuple[str, Any]] = {}
     turn = 0
     for name in names:

@@ -42,8 +42,8 @@ def draw(run: Run, width: float) -> Figure:
             if constant not in by_constant:
                 continue
             swing = by_constant[constant]
-            for end, colour, hatch in ((swing.low, style.CYCLE[5], ""), (swing.high, style.CYCLE[0], "////")):
-                axes.barh(place, 100 * (end - swing.saving), left=100 * swing.saving, height=0.7, color=colour,
+            for end, color, hatch in ((swing.low, style.CYCLE[5], ""), (swing.high, style.CYCLE[0], "////")):
+                axes.barh(place, 100 * (end - swing.saving), left=100 * swing.saving, height=0.7, color=color,
                           hatch=hatch, edgecolor="white", linewidth=0.4)  # fmt: skip
         axes.axvline(100 * own[0].saving, color=style.INK, linewidth=0.8)
         axes.set_yticks(range(len(order)), map(clip, order))

@@ -58,10 +58,10 @@ def _panel(axes: Axes, one: Steps, names: Sequence[str], own: Scale) -> None:
         after = level + step.joules / own.factor
         if step.name in names:
             place += 1
-            colour = style.SAVED if step.joules <= 0 else style.SPENT
+            color = style.SAVED if step.joules <= 0 else style.SPENT
             sign = "+" if step.joules > 0 else "−" if step.joules < 0 else ""
             text = f"{sign}{own.value(abs(step.joules))}"
-            _bar(axes, place, level, after, colour, text, hatch="" if step.joules <= 0 else "////")
+            _bar(axes, place, level, after, color, text, hatch="" if step.joules <= 0 else "////")
         level = after
     _bar(axes, len(names) + 1, 0.0, one.end / own.factor, style.CYCLE[0], f"{own.value(one.end)}")
     labels = ["dense baseline", *names, "this row"]
@@ -73,9 +73,9 @@ def _panel(axes: Axes, one: Steps, names: Sequence[str], own: Scale) -> None:
     axes.set_xlim(0, 1.28 * max(one.start, one.end) / own.factor or 1.0)
 
 
-def _bar(axes: Axes, place: int, begin: float, end: float, colour: str, text: str, hatch: str = "") -> None:
+def _bar(axes: Axes, place: int, begin: float, end: float, color: str, text: str, hatch: str = "") -> None:
     left, right = min(begin, end), max(begin, end)
-    axes.barh(place, right - left, left=left, height=0.7, color=colour, hatch=hatch, edgecolor="white", linewidth=0.4)
+    axes.barh(place, right - left, left=left, height=0.7, color=color, hatch=hatch, edgecolor="white", linewidth=0.4)
     axes.annotate(
         text, (right, place), xytext=(3, 0), textcoords="offset points", va="center", fontsize=6, annotation_clip=False
     )
