@@ -40,7 +40,7 @@ def test_replicates_have_a_spread_and_the_others_a_delta(tmp_path: Path) -> None
 
 
 def test_runs_alike_in_everything_stay_apart(tmp_path: Path) -> None:
-    paths = [write(tmp_path / name, 1, [row("dense", 0.9, 10.0)]) for name in ("a", "b")]
+    paths = [write(tmp_path / name, 1, [row("dense", 0.9, 10.0, curve=f"dense-{name}")]) for name in ("a", "b")]
     found = comparison.compare(paths)
     assert found.differing == {} and len(found.entries) == 1  # the same stage and figures: one finding
     other = write(tmp_path / "c", 1, [row("dense", 0.8, 10.0, curve="dense-11")])
@@ -94,3 +94,19 @@ def test_refused(tmp_path: Path) -> None:
         comparison.compare([paths[0], tmp_path / "nothing"])
     with pytest.raises(ConfigError, match="--baseline"):
         comparison.compare(paths, "snip")
+
+
+def test_runs_that_differ_in_many_keys_are_called_by_their_names(tmp_path: Path) -> None:
+    """Five keys differ: they stand in the table of settings, and the lines have one column for the run."""
+    folders = [write(tmp_path / name, 1, [row("dense", 0.9, 10.0, curve=f"dense-{name}")]) for name in ("a", "b")]
+    text = (folders[1] / "experiment.toml").read_text()
+    changed = text.replace("epochs = 40", "epochs = 50\nlr = 0.5\nbatch_size = 32\nmomentum = 0.5\nweight_decay = 0.0")
+    (folders[1] / "experiment.toml").write_text(changed)
+    (folders[1] / "MANIFEST.json").unlink()
+    found = comparison.compare(folders)
+    assert len(found.differing) == 5
+    headings = [column.heading for column in found.table().columns]
+    assert headings[:2] == ["Method", "run"] and not any("." in heading for heading in headings)
+    assert [line.line.settings for line in found.entries] == [{"run": "a"}, {"run": "b"}]
+    assert found.entries[1].base is found.entries[0].line
+    assert len(found.settings_table().columns) == 6

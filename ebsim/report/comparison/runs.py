@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from ebsim import config
 from ebsim.errors import CellsFailedError, ConfigError
 from ebsim.files import digest
 from ebsim.report.comparison import lines_page, table
-from ebsim.report.comparison.aggregate import Baseline, Member, check_baseline, lines
+from ebsim.report.comparison.aggregate import CARRIED, Baseline, Member, check_baseline, lines
 from ebsim.report.comparison.page import Shown
 from ebsim.report.display.latex_table import latex_files
 from ebsim.report.display.table import Column, Table
@@ -26,6 +27,8 @@ from ebsim.report.display.text import as_typed, csv, plain
 from ebsim.runs.load import Run, load_run
 
 SEED = "seed"
+TELLING = 2
+"""Differing keys that get a column each."""
 TIMES = ("seconds", "epochs_trained", "epochs_reused")
 """What results.json says of when and beside what a run was made; everything else follows from its experiment."""
 
@@ -63,7 +66,7 @@ class Comparison:
             final.caption,
             f"MODELLED on {', '.join(dict.fromkeys(run.hardware for run in self.runs))}, not measured",
             self.entries,
-            {key: _distinct(values) for key, values in self.differing.items() if key not in (SEED, "name")},
+            {key: _distinct(values) for key, values in self.differing.items() if key in self.entries[0].line.under[0]},
             final,
             Shown(Table("runs", "The runs", (names,)), links),
             differing=settings,
@@ -102,11 +105,32 @@ def compare(folders: Sequence[str | Path], baseline: Baseline | None = None) -> 
     columns = {key: [own.get(key) for own in flat] for key in keys}
     differing = {key: values for key, values in columns.items() if any(value != values[0] for value in values)}
     settings = _settings(runs, differing)
+    if not isinstance(baseline, Mapping):
+        settings = _named(runs, settings)
     every = lines(Member(own, run.record.seed, run) for own, run in zip(settings, runs, strict=True))
     chosen: Baseline = baseline if baseline is not None else (settings[0] or "dense")
     axes = {key: [own[key] for own in settings] for key in settings[0]}
     check_baseline(chosen, (line.method for line in every), axes)
     return Comparison(runs, differing, table.entries(every, chosen), chosen)
+
+
+def _named(runs: Sequence[Run], settings: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Settings that differ in more than `TELLING` keys, by the name of the first run that has them.
+
+    What tells such runs apart stands in the table of settings; a column for each key would say it again in every line.
+    """
+    own = {key for one in settings for key in one if key not in CARRIED}
+    if len(own) <= TELLING:
+        return settings
+    first: dict[str, str] = {}
+    for run, one in zip(runs, settings, strict=True):
+        first.setdefault(repr(one), run.path.resolve().name)
+    counts = Counter(map(repr, settings))
+    out = []
+    for one in settings:
+        more = counts[repr(one)] - 1
+        out.append({"run": first[repr(one)] + (f" and {more} more" if more else "")})
+    return out
 
 
 def _distinct(values: Sequence[Any]) -> list[Any]:

@@ -73,7 +73,8 @@ def _least(column: Column) -> int:
     words = [word for cell in cells for word in cell.split() if not column.numeric]
     whole = [cell for cell in cells if column.numeric] + plain(column.heading).split()
     numbers = [word for word in words if _is_number(word)]
-    return max([*map(_cells, [*whole, *numbers]), *(min(_cells(word), _WORD) for word in words)], default=0)
+    short = [min(_cells(cell), _WORD) for cell in cells]  # a short name stays on one line
+    return max([*map(_cells, [*whole, *numbers]), *short, *(min(_cells(word), _WORD) for word in words)], default=0)
 
 
 def _is_number(word: str) -> bool:
@@ -121,7 +122,7 @@ def _blocks(table: Table, width: int) -> list[str]:
     label = max((min(_cells(plain(column.heading)), width // 2) for column in others), default=0)
     out: list[str] = []
     for number, head in enumerate(first.cells):
-        out += ["", *_fold(f"{plain(first.heading)}: {plain(flat(head))}", width)]
+        out += [*([""] if out else []), *_fold(f"{plain(first.heading)}: {plain(flat(head))}", width)]
         for column in others:
             names = _fold(column.heading, label)
             values = _fold(flat(column.cells[number]), width - label - 2 * _GAP)
