@@ -12,9 +12,9 @@ that the backward pass needs, on their way out. Chains are cut into stacks so th
 
 Limits. Only the forward pass is fused: a backward pass needs tensors from both ends. In training a BatchNorm ends a
 stack, for its statistics are of the whole batch; in inference it is a scale. Strides, groups and pools are taken as
-they are, residual sums and concatenations end a stack. Traffic on the chip, and compute, are those without fusion;
-padding costs nothing. No halo is computed twice: the rows that windows share stay in the line buffer, which is what is
-charged.
+they are, residual sums, concatenations and transposed convolutions end a stack. Traffic on the chip, and compute, are
+those without fusion; padding costs nothing. No halo is computed twice: the rows that windows share stay in the line
+buffer, which is what is charged.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from hw_models.cost.step_cost import Cost
 from hw_models.cost.training_step import training_cost
 from hw_models.errors import HardwareError
 from hw_models.precision.formats import FORMATS, Bits, Precision, parse_precision
-from hw_models.workload.layer import Layer
+from hw_models.workload.layer import CONTRACTIONS, Layer
 from hw_models.workload.reference_networks import network
 from hw_models.workload.shapes import shapes
 from hw_models.workload.training_passes import passes
@@ -96,7 +96,8 @@ def _chains(rows: Sequence[Layer], training: bool) -> list[list[int]]:
     chains: list[list[int]] = []
     for i, row in enumerate(rows):
         fits = row.kind in POINTWISE or (row.kind in WINDOWED and not row.adaptive and row.op not in MEANS)
-        if not fits or len(row.sources) != 1 or (row.kind == "scale" and training):
+        grows = row.out[0] > row.size[0] or row.out[1] > row.size[1]  # a transposed convolution
+        if not fits or grows or len(row.sources) != 1 or (row.kind == "scale" and training):
             continue
         last = rows[chains[-1][-1]] if chains else None
         if last is not None and row.sources[0] == last.name and readers[last.name] == 1:
@@ -113,22 +114,10 @@ class _Work:
         self, rows: list[Layer], chip: Accelerator, precision: Precision, batch: float, plain: Cost, training: bool
     ) -> None:
         self.rows, self.batch = rows, batch
-        products = [row.name for row in rows if row.kind in ("conv", "linear")]
-        own = precision.on(products)
-        rules = [own.rule(row.name) for row in rows]
-        self.out_bits = [rule.output.bits for rule in rules]
-        self.in_bits = [
-            rule.operands[0][0].bits if row.macs else rule.output.bits for row, rule in zip(rows, rules, strict=True)
-        ]
-        self.weight_bits = [
-            row.channels[1] * row.channels[0] // row.groups * row.kernel[0] * row.kernel[1] * rule.operands[0][1].bits
-            if row.kind == "conv"
-            else 0.0
-            for row, rule in zip(rows, rules, strict=True)
-        ]
-        self.sum_bits = [
-            rule.accumulator.bits if row.macs else rule.output.bits for row, rule in zip(rows, rules, strict=True)
-        ]
+        own = precision.on([row.name for row in rows if row.kind in ("conv", "linear")])
+        self.in_bits, self.out_bits, self.sum_bits, self.weight_bits = (
+            list(column) for column in zip(*(_bits(row, own) for row in rows), strict=True)
+        )
         table = shapes(rows)
         p = passes(table, batch, chip.zero_skip)
         touched = dict(zip(p.index.tolist(), p.x[0].tolist(), strict=True))  # strided 1 x 1 windows skip pixels
@@ -153,7 +142,7 @@ class _Work:
         lines = 0.0
         for i in rows:
             row = self.rows[i]
-            high = min(row.kernel[0], row.size[0]) if row.kind in WINDOWED else 1
+            high = min((row.kernel[0] - 1) * row.dilation[0] + 1, row.size[0]) if row.kind in WINDOWED else 1
             lines += high * row.size[1] * row.channels[0] * self.in_bits[i]
         last = self.rows[rows[-1]]
         lines += last.out[1] * last.channels[1] * self.sum_bits[rows[-1]]
@@ -202,6 +191,17 @@ class _Work:
                 out.append((stack, list(zip(rows, after, strict=True))))
             end = choice[end]
         return out[::-1]
+
+
+def _bits(row: Layer, precision: Precision) -> tuple[float, float, float, float]:
+    """Bits of an element read, written and summed by a row, and of all its weights."""
+    if row.kind not in CONTRACTIONS:
+        bits = precision.pointwise_row(row.name, row.kind).forward.bits
+        return bits, bits, bits, 0.0
+    rule = precision.rule(row.name, row.kind)
+    x, y = rule.operands[0]
+    weights = row.channels[1] * row.channels[0] // row.groups * row.kernel[0] * row.kernel[1]
+    return x.bits, rule.output.bits, rule.accumulator.bits, weights * y.bits if row.kind == "conv" else 0.0
 
 
 def _with(plain: Cost, work: _Work, stacks: Sequence[tuple[Stack, list[tuple[int, float]]]]) -> Cost:
