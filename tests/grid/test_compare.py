@@ -40,7 +40,7 @@ def test_replicates_have_a_spread_and_the_others_a_delta(tmp_path: Path) -> None
 
 
 def test_runs_alike_in_everything_stay_apart(tmp_path: Path) -> None:
-    paths = [write(tmp_path / name, 1, [row("dense", 0.9, 10.0, curve=f"dense-{name}")]) for name in ("a", "b")]
+    paths = [write(tmp_path / name, 1, [row("dense", 0.9, 10.0)]) for name in ("a", "b")]
     found = comparison.compare(paths)
     assert found.differing == {} and len(found.entries) == 1  # the same stage and figures: one finding
     other = write(tmp_path / "c", 1, [row("dense", 0.8, 10.0, curve="dense-11")])
