@@ -56,9 +56,26 @@ runs_dir_option = click.option(
     help="Where run folders live."
 )  # fmt: skip
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout instead of a table.")
+
+
+def _complete_keys(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    from ebsim.config import all_keys
+
+    return [f"{key}=" for key in all_keys() if key.startswith(incomplete)]
+
+
+def complete_runs(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Names of the runs in the folder that --runs-dir says, for the shell."""
+    from ebsim.runs.inventory import run_names
+
+    names = run_names(Path(ctx.params.get("runs_dir") or "runs"))
+    return [name for name in names if name.startswith(incomplete)]
+
+
 set_option = click.option(
-    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a key, for example train.epochs=40."
-)
+    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a key, for example train.epochs=40.",
+    shell_complete=_complete_keys,
+)  # fmt: skip
 
 strict_option = click.option(
     "--strict", is_flag=True, help="Refuse stages that were trained by other code, another torch or thread count."

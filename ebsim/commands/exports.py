@@ -7,11 +7,11 @@ from pathlib import Path
 
 import click
 
-from ebsim.commands.app import main, runs_dir_option
+from ebsim.commands.app import complete_runs, main, runs_dir_option
 
 
 @main.command()
-@click.argument("run")
+@click.argument("run", shell_complete=complete_runs)
 @click.option(
     "--to", "tool", required=True, type=click.Choice(["tensorboard", "wandb", "mlflow", "jsonl"]), help="Which format."
 )

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from ebsim.commands.app import json_option, main, print_json, runs_dir_option, show_facts
+from ebsim.commands.app import complete_runs, json_option, main, print_json, runs_dir_option, show_facts
 
 
 @main.group()
@@ -47,7 +47,7 @@ def runs_index_page(runs_dir: str) -> None:
 
 
 @runs.command("show")
-@click.argument("run")
+@click.argument("run", shell_complete=complete_runs)
 @runs_dir_option
 @json_option
 def runs_show(run: str, runs_dir: str, as_json: bool) -> None:
@@ -78,7 +78,7 @@ def runs_show(run: str, runs_dir: str, as_json: bool) -> None:
 
 
 @runs.command("verify")
-@click.argument("names", nargs=-1, metavar="[RUN]...")
+@click.argument("names", nargs=-1, metavar="[RUN]...", shell_complete=complete_runs)
 @runs_dir_option
 def runs_verify(names: tuple[str, ...], runs_dir: str) -> None:
     """Compare every file of finished runs with its digest. Exit code 4 if one differs."""
@@ -94,7 +94,7 @@ def runs_verify(names: tuple[str, ...], runs_dir: str) -> None:
 
 
 @runs.command("rm")
-@click.argument("names", nargs=-1, required=True, metavar="RUN...")
+@click.argument("names", nargs=-1, required=True, metavar="RUN...", shell_complete=complete_runs)
 @runs_dir_option
 @click.option("--stages", is_flag=True, help="Also the training stages that no other run needs.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
@@ -118,7 +118,7 @@ def runs_rm(names: tuple[str, ...], runs_dir: str, stages: bool, yes: bool) -> N
 
 
 @runs.command("watch")
-@click.argument("run", required=False)
+@click.argument("run", required=False, shell_complete=complete_runs)
 @runs_dir_option
 @click.option("--once", is_flag=True, help="Show what there is and end.")
 def runs_watch(run: str | None, runs_dir: str, once: bool) -> None:

@@ -96,9 +96,14 @@ def size_of(folder: Path) -> int:
     return sum(seen.values())
 
 
+def run_names(root: Path) -> list[str]:
+    """Names of the run folders below `root`; a missing folder holds none."""
+    return sorted(path.name for path in root.glob("*") if _is_run(path)) if root.is_dir() else []
+
+
 def take(root: Path, *, check: bool = False) -> Inventory:
-    """Look at every run below `root` (a missing folder holds none); `check` compares every file with its digest."""
-    folders = sorted(path for path in root.glob("*") if _is_run(path)) if root.is_dir() else []
+    """Look at every run below `root`; `check` compares every file with its digest."""
+    folders = [root / name for name in run_names(root)]
     stages = {path.name: size_of(path) for path in sorted(root.glob("stages/*")) if path.is_dir()}
     return Inventory(root, tuple(look(path, check=check) for path in folders), stages, _grids(root))
 

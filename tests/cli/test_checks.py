@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import resource
 import shutil
@@ -189,3 +190,30 @@ def test_doctor_tells_versions_and_what_would_fail(tmp_path: Path, monkeypatch: 
     assert done.exit_code == 2
     assert "no-such-package is not installed: pip install no-such-package" in done.stderr
     assert f"less than 1 GB is free at {tmp_path}" in done.stderr
+
+
+def completions(*words: str, cwd: Path) -> list[str]:
+    """What bash would be offered for the last of these words, by a process that must load neither torch nor numpy."""
+    code = (
+        "import sys, os, atexit\n"
+        "atexit.register(lambda: print(sorted({'torch', 'numpy'} & set(sys.modules)), file=sys.stderr))\n"
+        "from ebsim.commands import main\n"
+        "main(prog_name='ebsim')"
+    )
+    environment = {
+        **os.environ, "PYTHONPATH": str(ROOT), "_EBSIM_COMPLETE": "bash_complete",
+        "COMP_WORDS": " ".join(("ebsim", *words)), "COMP_CWORD": str(len(words)),
+    }  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", code], cwd=cwd, env=environment, capture_output=True, text=True)
+    assert done.stderr.strip().endswith("[]"), done.stderr
+    return [line.partition(",")[2] for line in done.stdout.split()]
+
+
+def test_the_shell_completes_commands_keys_and_runs(tmp_path: Path) -> None:
+    for name in ("a-1", "b-2"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "experiment.toml").write_text("")
+    assert completions("ru", cwd=tmp_path) == ["run", "runs"]
+    assert completions("run", "x.toml", "--set", "train.mo", cwd=tmp_path) == ["train.momentum="]
+    assert completions("runs", "show", "b", cwd=tmp_path) == ["b-2"]
+    assert completions("export", "", cwd=tmp_path) == ["a-1", "b-2"]
