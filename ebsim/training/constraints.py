@@ -1,5 +1,6 @@
-"""What some methods hold a network to while it trains. Both are functions of the weights alone, so resuming needs
-nothing more than the checkpoint has.
+"""Constraints on the weights, applied after every step or epoch of a training: fixed zeros, soft filter pruning.
+
+Both are functions of the weights alone, so a checkpoint needs nothing more to resume under them.
 """
 
 from __future__ import annotations
@@ -27,23 +28,23 @@ class ZeroWeights:
     @torch.no_grad()
     def apply(self, model: nn.Module) -> None:
         """Zero the pruned weights of a network, in place."""
-        self._look_at(model)
+        self._prepare(model)
         torch._foreach_mul_(self._weights, self._keep)
 
     @torch.no_grad()
     def after_step(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """Weight decay and momentum cannot bring a weight back: both see zeros only."""
+        """Zero the pruned weights and their momentum, so that neither momentum nor weight decay brings one back."""
         self.apply(model)
-        for weight, keep in zip(self._weights, self._keep, strict=True):
-            momentum = optimizer.state[weight].get("momentum_buffer")
-            if momentum is not None:
-                momentum.mul_(keep)
+        buffers = [optimizer.state[weight].get("momentum_buffer") for weight in self._weights]
+        known = [(buffer, keep) for buffer, keep in zip(buffers, self._keep, strict=True) if buffer is not None]
+        if known:
+            torch._foreach_mul_(*map(list, zip(*known, strict=True)))
 
     def after_epoch(self, model: nn.Module, epoch: int) -> None:
-        """Nothing is left to do."""
+        """No-op: the mask holds after every step."""
 
-    def _look_at(self, model: nn.Module) -> None:
-        """The masks as factors, in each weight's own type, place and memory layout; made once per network."""
+    def _prepare(self, model: nn.Module) -> None:
+        """Find the weights and make the masks factors of their type, device and memory layout; once per network."""
         if self._of is not model:
             self._of = model
             self._weights = [model.get_parameter(name) for name in self.mask.layers]
@@ -68,7 +69,7 @@ class SoftFilters:
         self.last = last
 
     def after_step(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """Between two epochs everything may grow again."""
+        """No-op: within an epoch every filter may grow again."""
 
     @torch.no_grad()
     def after_epoch(self, model: nn.Module, epoch: int) -> None:
