@@ -102,6 +102,10 @@ def _steps(found: dict[str, Any]) -> list[str]:
             figures = [f"{row['step_ms']:.3f}", f"{row['images_per_s']:,.0f}", _speedup(row, found)]
             figures += [_giga(row["peak_bytes"]), _figure(row["measured_joules_per_step"])]
             lines.append(f"| {name} | {' | '.join(figures)} |")
+        elif name == "ceilings":
+            lines.insert(
+                3, f"Best of this machine: {', '.join(f'{key} {value:,.1f}' for key, value in row.items())}.\n"
+            )
         elif name != "calibration":
             lines.append(f"| {name} | {_cell(row.get('error', row.get('skipped', '')))} | | | | |")
     if "calibration" in found:

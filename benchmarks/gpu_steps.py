@@ -78,6 +78,36 @@ def cases(quick: bool) -> list[Case]:
     return [*found, Case(**main, arithmetic="bf16", mode="compiled")]
 
 
+def case_of(row: dict[str, Any]) -> Case:
+    """The case of a result row."""
+    return Case(**{field.name: row[field.name] for field in fields(Case)})
+
+
+def ceilings(device: torch.device, size: int = 8192) -> dict[str, float]:
+    """What the machine reaches at its best: bytes read and written by a copy, FLOP/s of a matrix product."""
+    wait = (lambda: torch.cuda.synchronize(device)) if device.type == "cuda" else (lambda: None)
+
+    def fastest(work: Callable[[], object], rounds: int = 8) -> float:
+        times = []
+        for _ in range(rounds):
+            wait()
+            start = time.perf_counter()
+            work()
+            wait()
+            times.append(time.perf_counter() - start)
+        return min(times)
+
+    source = torch.empty(size * size * 8, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    found = {"copy_gbytes_per_s": 2 * source.numel() / fastest(lambda: target.copy_(source)) / 1e9}
+    kinds = (("fp32", torch.float32, False), ("tf32", torch.float32, True), ("bf16", torch.bfloat16, False))
+    for name, dtype, tf32 in kinds:
+        torch.backends.cuda.matmul.allow_tf32 = tf32
+        a = torch.randn(size, size, device=device).to(dtype)
+        found[f"{name}_tflops"] = 2 * size**3 / fastest(lambda a=a: a @ a) / 1e12
+    return found
+
+
 def build(case: Case) -> nn.Module:
     """The network of a case, with scales as after a training and shrunk to its ticket."""
     shape = (3, case.side, case.side)
@@ -194,6 +224,7 @@ def run_all(
     def sensor(work: Callable[[], None]) -> Any:
         return window(work, repeat=True)
 
+    write("ceilings", ceilings(device, 256 if quick else 8192))
     for case in cases(quick)[first:]:
         if left() < 0:
             write(case.name, {**asdict(case), "name": case.name, "skipped": "no time left"})
@@ -214,7 +245,7 @@ def calibration_rows(results: dict[str, Any]) -> tuple[dict[str, Any], list[dict
     for row in results.values():
         if row.get("measured_joules_per_step") is None or row["mode"] != "graph":
             continue
-        case = Case(**{field.name: row[field.name] for field in fields(Case)})
+        case = case_of(row)
         name = f"{case.network}{case.depth}" + (f" p={case.ratio:g}" if case.ratio else "")
         if name not in networks:
             networks[name] = hw_models.trace(build(case), (3, case.side, case.side))

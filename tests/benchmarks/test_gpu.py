@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from torch import nn
 
+import hw_models
 from ebsim import pipeline
 from ebsim.grid.expand import expand
 
@@ -20,6 +22,7 @@ import gpu  # noqa: E402
 import gpu_checks  # noqa: E402
 import gpu_steps  # noqa: E402
 import gpu_trainings  # noqa: E402
+import roofline  # noqa: E402
 
 RESULTS = sorted((ROOT / "experiments" / "results").glob("*.toml"))
 
@@ -90,3 +93,27 @@ def test_all_phases_run_on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         assert any(name.endswith("results.json") for name in packed.getnames())
     gpu_trainings.unpack(out / "stages.tar.xz", tmp_path / "elsewhere")
     assert list((tmp_path / "elsewhere" / "stages").glob("*/last.safetensors"))
+
+
+def test_the_fewest_bytes_of_a_small_network_by_hand() -> None:
+    """conv (3 -> 2 channels, 4x4) - bn - relu - conv (2 -> 2): 16 positions a channel."""
+    layers = hw_models.trace(
+        nn.Sequential(nn.Conv2d(3, 2, 1, bias=False), nn.BatchNorm2d(2), nn.ReLU(), nn.Conv2d(2, 2, 1, bias=False)),
+        (3, 4, 4),
+    )
+    image, inner = 3 * 16, 2 * 16
+    first, second = 2 * (image + inner), 3 * (inner + inner)  # no gradient for the image
+    norm = 3 * inner + 5 * inner  # the ReLU comes for nothing
+    assert roofline.least_elements(layers) == first + second + norm
+    weights = 6 + 4 + 4
+    assert roofline.least_bytes(layers, 10, "bf16") == 20 * (first + second + norm) + 24 * weights
+    assert roofline.flops(layers, 10) == 10 * 2 * (2 * 16 * 6 + 3 * 16 * 4)
+
+
+def test_a_step_is_held_against_the_limit_that_binds() -> None:
+    layers = hw_models.trace(nn.Sequential(nn.Conv2d(3, 2, 1, bias=False), nn.BatchNorm2d(2)), (3, 4, 4))
+    row = {"name": "one", "step_ms": 2.0, "arithmetic": "fp32", "batch": 5}
+    moved = roofline.least_bytes(layers, 5, "fp32")
+    found = roofline.bound(row, layers, {"copy_gbytes_per_s": 2 * moved / 2e-3 / 1e9, "fp32_tflops": 1.0})
+    assert found["bound_by"] == "bytes"
+    assert found["share_of_copy"] == found["share_of_bound"] == pytest.approx(0.5)
