@@ -158,7 +158,7 @@ def calibrate(results: dict[str, Any], out: Path) -> dict[str, Any]:
     fitted = calibration.fit(steps, "h100")
     return {
         "steps": len(rows),
-        "fit": fitted.__dict__,
+        "fit": fitted.to_dict(),
         "doubts": fitted.doubts,
         "held_out_error": fitted.held_out_error,
     }

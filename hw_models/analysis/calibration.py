@@ -18,8 +18,9 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -27,11 +28,11 @@ from hw_models.accelerator.description import Accelerator
 from hw_models.accelerator.loader import load
 from hw_models.analysis.calibrated_profile import Constants, constants_text
 from hw_models.analysis.calibration_fit import choose_time_constants, fit_constants
-from hw_models.analysis.measured_steps import Step, read_steps
+from hw_models.analysis.measured_steps import COLUMNS, Step, read_steps
 from hw_models.cost.training_step import training_cost
 from hw_models.errors import HardwareError, ProfileError
 
-__all__ = ["Constants", "Fit", "fit", "profile_text", "read_steps", "score"]
+__all__ = ["COLUMNS", "Constants", "Fit", "fit", "profile_text", "read_steps", "score"]
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,10 @@ class Fit:
         ]:
             found.append(f"{', '.join(zero)} came out as zero: these steps cannot tell the constants apart")
         return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready: constants, errors on left-out groups and on the fitted steps."""
+        return asdict(self)
 
     @property
     def held_out_error(self) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +87,7 @@ def test_the_constants_of_a_known_device_come_back(tmp_path: Path) -> None:
     assert (c.static_w, c.pj_per_bit) == pytest.approx((120, 6), rel=0.02)
     assert c.pj_per_flop == pytest.approx({"fp32": 9.0, "bf16": 0.8}, rel=0.02)
     assert set(found.held_out) == set(found.held_out_seconds) == set(NETWORKS) and found.left_out == "network"
+    assert json.loads(json.dumps(found.to_dict()))["constants"]["half_batch"] == c.half_batch
     assert found.held_out_error < 5e-3 and max(found.held_out_seconds.values()) < 5e-3
 
 
