@@ -10,18 +10,20 @@ from ebsim.grid.expand import Cell
 from ebsim.grid.pool import Message
 from ebsim.grid.state import DONE, FAILED, PENDING, GridState
 from ebsim.report.display.text import plain
-from ebsim.report.display.value import duration
+from ebsim.report.display.value import duration, quantity
 
 
 class Lines:
-    """A `drive.Watch`: plain lines, and on a terminal a last one that tells which epochs are being trained."""
+    """A `scheduler.Watch`: plain lines, and on a terminal a last one that tells what is being trained in each cell."""
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True, highlight=False)
         self._began = time.monotonic()
         self._starts: dict[int, float] = {}
         self._ended = 0
+        self._rows: dict[int, str] = {}  # cell -> the row of its results that it is at
         self._at: dict[int, str] = {}
+        self._joules = 0.0
         self._status = self.console.status("") if self.console.is_terminal else None
 
     def started(self, cell: Cell, grid_state: GridState) -> None:
@@ -33,8 +35,14 @@ class Lines:
     def heard(self, cell: Cell, message: Message) -> None:
         if message["kind"] == "note":
             self._say(f"cell {cell.number}: {message['text']}")
+        elif message["kind"] == "task":
+            ratio = "" if message["ratio"] is None else f" p = {message['ratio']:g}"
+            self._rows[cell.number] = f"[{message['number']}/{message['total']}] {message['method']}{ratio}"
+        elif message["kind"] == "result":
+            self._joules += message["joules"]
         elif message["kind"] == "epoch":
-            self._at[cell.number] = f"cell {cell.number}: {message['stage']} epoch {message['epoch']}"
+            row = self._rows.get(cell.number, message["stage"])
+            self._at[cell.number] = f"cell {cell.number}: {row}, epoch {message['epoch']}"
             if self._status is not None:
                 self._status.update(plain("   ".join(self._at.values())))
 
@@ -45,6 +53,8 @@ class Lines:
         left = len(grid_state.cells(PENDING))
         counts = f"{len(grid_state.cells(DONE))} done, {len(grid_state.cells(FAILED))} failed, {left} to go"
         remaining = f", about {duration((now - self._began) / self._ended * left)}" if left else ""
+        if self._joules:
+            remaining += f"; {quantity(self._joules, 'J')} modelled so far"
         took = duration(now - self._starts[cell.number])
         failed = grid_state.states[cell.number] == FAILED
         how = f"FAILED after {took}" if failed else f"done in {took}"

@@ -142,3 +142,16 @@ def test_the_index_page_links_to_reports_and_shows_text_as_text(root: Path) -> N
     for raw in re.findall(r'<data value="([^"]+)">', page):
         assert re.search(rf"(^|,){re.escape(raw)}(,|$)", sheet, re.MULTILINE), raw
     assert invoke(root, "list").exit_code == 0  # the page is no run
+
+
+def test_watching_shows_what_a_run_has_told(root: Path) -> None:
+    run = made(root, "c-3", [], done=False)
+    (run / ".progress.jsonl").write_text(
+        '{"kind":"task","method":"eb-train","ratio":0.5,"number":2,"total":3}\n'
+        '{"kind":"mask","ratio":0.5,"epoch":9,"distance":0.05,"largest":0.09,"threshold":0.1,"emerged":true}\n'
+        '{"kind":"unheard-of"}\n{"torn'
+    )
+    done = invoke(root, "watch", "c-3", "--once")
+    assert done.stdout.splitlines() == ["[2/3] eb-train p = 0.5", "  ticket p = 0.5 emerged at epoch 9"]
+    assert "c-3: interrupted" in done.stderr
+    assert invoke(root, "watch", "--once").output == ""  # nothing is going on
