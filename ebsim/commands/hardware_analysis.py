@@ -39,6 +39,9 @@ def hw_anchors(devices: tuple[str, ...], as_json: bool) -> None:
 @bits_option
 @batch_option
 @click.option("--checkpoints", is_flag=True, help="Also: ways to checkpoint, with what recomputing costs on PROFILE.")
+@click.option(
+    "--within", type=click.FloatRange(1e-6, 1e6), metavar="GIB", help="Also: the largest batch in so many GiB."
+)
 @click.option("--figure", type=click.Path(), help="Draw the memory over time into this new file (.png, .pdf, .svg).")
 @json_option
 def hw_memory(
@@ -47,6 +50,7 @@ def hw_memory(
     bits: str | None,
     batch: int,
     checkpoints: bool,
+    within: float | None,
     figure: str | None,
     as_json: bool,
 ) -> None:
@@ -56,7 +60,8 @@ def hw_memory(
     """
     from hw_models.analysis.checkpointing import memory_report
 
-    report = memory_report(profile, network, bits, batch, checkpoints=checkpoints)
+    room = None if within is None else within * 2**30
+    report = memory_report(profile, network, bits, batch, checkpoints=checkpoints, room=room)
     if figure is not None:
         from hw_models.analysis.memory_figure import write_memory_figure
 
@@ -74,6 +79,8 @@ def hw_memory(
          [f"peak ({report['worst_row']}, {report['worst_phase']})", f"{report['peak'] / MIB:,.1f}"],
          *([f"  {name}", f"{size / MIB:,.1f}"] for name, size in list(report["kept"].items())[:8])],
     )  # fmt: skip
+    if within is not None:
+        click.echo(f"largest batch within {within:g} GiB: {report['largest_batch']:,}")
     if checkpoints:
         print_table(
             f"Checkpoints: memory against recomputing, energies modelled on {report['accelerator']}",

@@ -8,7 +8,7 @@ from typing import Any
 
 from hw_models.accelerator.description import Accelerator
 from hw_models.accelerator.loader import load
-from hw_models.analysis.memory import Footprint, StepMemory, footprint
+from hw_models.analysis.memory import Footprint, StepMemory, footprint, largest_batch
 from hw_models.cost.step_cost import Cost
 from hw_models.cost.training_step import training_cost
 from hw_models.precision.formats import FORMATS, Bits, parse_precision
@@ -73,11 +73,18 @@ def _cuts(layers: Sequence[Layer], bits: Bits, batch: float, whole: float) -> li
 
 
 def memory_report(
-    profile: str | Accelerator, name: str, bits: Bits = None, batch: int = 256, *, checkpoints: bool = False
+    profile: str | Accelerator,
+    name: str,
+    bits: Bits = None,
+    batch: int = 256,
+    *,
+    checkpoints: bool = False,
+    room: float | None = None,
 ) -> dict[str, Any]:
     """The memory of a training step of a network (a name or a file), and ways to checkpoint it, as plain data in bytes.
 
-    `bits`: None is the widest format that the accelerator has. Raises the errors of `network` and `load`.
+    `bits`: None is the widest format that the accelerator has. `room`: also the largest batch within so many bytes.
+    Raises the errors of `network` and `load`.
     """
     chip, layers = load(profile), network(name)
     precision = parse_precision(FORMATS[chip.widest] if bits is None else bits)
@@ -95,6 +102,8 @@ def memory_report(
         "kept": dict(sorted(found.kept.items(), key=lambda item: -item[1])),
         "timeline": _moments(found),
     }
+    if room is not None:
+        report["largest_batch"] = largest_batch(layers, room, precision)
     if checkpoints:
         cost = training_cost(layers, chip, precision, batch, hypothetical=True)
         report["plans"] = [

@@ -43,6 +43,7 @@ READS_INPUT = (
     "Mish",
     "Swish",
 )  # activations whose derivative is of their input
+MOST_IMAGES = 2**24  # of a batch that is looked for
 MEANS = ("mean", "sum", "ReduceMean", "ReduceSum", "GlobalAveragePool")  # averages whose gradient needs sizes only
 
 
@@ -119,6 +120,22 @@ def footprint(
             timeline += step.forward(rows, "recompute", flowing, keeps=True, until=rows[-1])
         timeline += step.backward(rows, held)
     return Footprint(float(batch), tuple(timeline), kept, step.parameters, tuple(again), len(segments))
+
+
+def largest_batch(layers: Sequence[Layer], room: float, bits: Bits = None) -> int:
+    """The largest batch whose step, without checkpoints, stays within `room` bytes; 0 if one image does not."""
+    if footprint(layers, bits, 1).peak > room:
+        return 0
+    fits, over = 1, 2
+    while over <= MOST_IMAGES and footprint(layers, bits, over).peak <= room:
+        fits, over = over, 2 * over
+    while over - fits > 1:
+        middle = (fits + over) // 2
+        if footprint(layers, bits, middle).peak <= room:
+            fits = middle
+        else:
+            over = middle
+    return fits
 
 
 def kept_tensors(layers: Sequence[Layer], precision: Precision, batch: float) -> set[str]:

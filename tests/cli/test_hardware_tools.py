@@ -64,8 +64,13 @@ def test_memory_shows_its_peak_and_ways_to_checkpoint() -> None:
     found = json.loads(done.stdout)
     assert found["peak"] > found["activations"] > 0 and found["plans"][0]["segments"] == 1
     assert found["peak"] == max(m["bytes"] for m in found["timeline"]) + found["parameters"]
-    table = _run("memory", "horowitz-45nm", "--network", "resnet18", "--batch", "8", "--checkpoints")
-    assert table.exit_code == 0 and "kept for the backward pass" in table.stdout and "Segments" in table.stdout
+    table = _run("memory", "horowitz-45nm", "--network", "resnet18", "--batch", "8", "--checkpoints", "--within", "2")
+    assert (
+        table.exit_code == 0
+        and "largest batch within 2 GiB" in table.stdout
+        and "kept for the backward pass" in table.stdout
+        and "Segments" in table.stdout
+    )
 
 
 def test_memory_over_time_is_drawn(tmp_path: Path) -> None:

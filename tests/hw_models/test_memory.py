@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 import ebsim
 from hw_models import reference, trace, training_cost
 from hw_models.analysis.checkpointing import plans
-from hw_models.analysis.memory import footprint
+from hw_models.analysis.memory import footprint, largest_batch
 from tests.hw_models.nets import Mixed
 
 
@@ -125,6 +125,14 @@ def test_plans_trade_memory_for_energy_and_nothing_for_nothing() -> None:
             if row["pass"] == "forward" and row["layer"] in set(plan.memory.recomputed)
         )
         assert plan.joules == pytest.approx(cost.total + again) and plan.again < 0.34
+
+
+def test_the_largest_batch_fits_and_one_more_does_not() -> None:
+    rows = reference.resnet18()
+    for room in (3e8, 2e9, 16 * 2**30):
+        batch = largest_batch(rows, room, "bf16")
+        assert footprint(rows, "bf16", batch).peak <= room < footprint(rows, "bf16", batch + 1).peak
+    assert largest_batch(rows, 1e6) == 0
 
 
 def test_every_row_runs_forward_and_backward_once() -> None:
