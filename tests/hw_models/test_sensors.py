@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from hw_models import nvml
-from hw_models import sensors as m
 from hw_models.cost.step_cost import COMPONENTS
+from hw_models.sensors import energy_meter as m
+from hw_models.sensors import nvml
 
 LONG = 10.0  # seconds of work that every counter resolves
 

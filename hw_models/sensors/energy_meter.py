@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from hw_models.nvml import Nvml, NvmlError
+from hw_models.sensors.nvml import Nvml, NvmlError
 
 WINDOW = "ebsim"
 CURE = (
