@@ -53,6 +53,7 @@ class StepGraphs:
         self.replayed = 0
         self._step, self._baked, self._record, self._failed = step, baked, record, failed
         self._graphs: dict[Hashable, _Recorded] = {}
+        self._outdated: dict[Hashable, _Recorded] = {}  # until the next is recorded: a pool without graphs is gone
         self._numbers: Hashable = None
         self._seen: Counter[Hashable] = Counter()
         self._off = False
@@ -62,7 +63,7 @@ class StepGraphs:
             return self._step(inputs, labels)
         if (numbers := self._baked()) != self._numbers:
             self._numbers = numbers
-            self._graphs.clear()
+            self._outdated, self._graphs = self._graphs, {}
         shape = (inputs.shape, inputs.stride(), inputs.dtype, labels.shape, labels.dtype)
         graph = self._graphs.get(shape)
         if graph is None:
@@ -71,6 +72,7 @@ class StepGraphs:
             if graph is None:
                 return self._step(inputs, labels)
             self._graphs[shape] = graph
+            self._outdated = {}
         graph.inputs.copy_(inputs)
         graph.labels.copy_(labels)
         graph.replay()

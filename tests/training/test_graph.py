@@ -182,3 +182,33 @@ def test_the_blocks_that_are_compiled_one_by_one() -> None:
     assert names == [f"layer{stage}.{block}" for stage in (1, 2, 3) for block in (0, 1)]
     ticket = tickets.compact(model, tickets.channel_mask(model, 0.5), torch.zeros(2, 3, 32, 32))
     assert blocks(ticket) == [ticket]  # its parts have no forward of their own
+
+
+def test_graphs_of_old_numbers_live_until_the_next_one_is_recorded() -> None:
+    """Graphs share a pool of memory, and CUDA gives a pool up with its last graph."""
+    seen: dict[str, float] = {"lr": 0.1}
+    alive: set[int] = set()
+    at_recording: list[int] = []
+
+    class Replay:
+        def __init__(self, work: Callable[[], None]) -> None:
+            self.work = work
+            alive.add(id(self))
+
+        def __call__(self) -> None:
+            self.work()
+
+        def __del__(self) -> None:
+            alive.discard(id(self))
+
+    def record(work: Callable[[], None]) -> Callable[[], None]:
+        at_recording.append(len(alive))
+        return Replay(work)
+
+    graphs = StepGraphs(lambda images, labels: None, lambda: seen["lr"], record)
+    images, labels = torch.zeros(4, 3), torch.zeros(4)
+    for rate in (0.1,) * (WARM_UP + 2) + (0.01,) * 2 + (0.001,) * 2:
+        seen["lr"] = rate
+        graphs(images, labels)
+    assert at_recording == [0, 1, 1]
+    assert len(alive) == 1
