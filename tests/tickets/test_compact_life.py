@@ -262,3 +262,33 @@ def test_what_the_copy_lacks_is_named():
     model[0].register_forward_hook(lambda m, i, o: o + 1)
     with pytest.warns(UserWarning, match="0 has a hook, which was followed once"):
         compact(model, channel_mask(model, 0.5), images())
+
+
+class Frozen(Wired):
+    """Functional dropout goes by the mode of a module that is no layer."""
+
+    def parts(self):
+        self.block = Dropping()
+
+    def between(self, a, b):
+        return self.block(b)
+
+
+class Dropping(nn.Module):
+    def forward(self, x):
+        return nn.functional.dropout(x, 0.5, self.training)
+
+
+def test_modules_in_different_modes():
+    model = randomise(Frozen()).train()
+    model.a[1].eval()  # a layer keeps its mode
+    mask = channel_mask(model, 0.5)
+    small, expected = compact(model, mask, images()), copied(model)
+    apply_mask(expected, mask)
+    torch.manual_seed(0)
+    found = small(images())
+    torch.manual_seed(0)
+    torch.testing.assert_close(found, expected(images()), rtol=1e-10, atol=1e-12)
+    model.block.eval()  # a graph has the mode of the whole network
+    with pytest.raises(CompactError, match=r"mixture of modes.*train\(\) or eval\(\)"):
+        compact(model, mask, images())
