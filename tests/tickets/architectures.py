@@ -164,7 +164,7 @@ class PointNet(nn.Module):
         self.c, self.cn, self.d = nn.Conv1d(17, 10, 1), nn.BatchNorm1d(10), nn.Conv1d(10, 4, 1)
 
     def forward(self, x):
-        n, k, points = x.size()
+        n, _, points = x.size()
         g = F.relu(self.bn(self.b(F.relu(self.an(self.a(x))))))
         g = torch.max(g, 2, keepdim=True)[0].view(-1, 12)
         t = self.t(F.relu(self.fn(self.fc(g)))).view(-1, 5, 5) + torch.eye(5, dtype=x.dtype)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ebsim.tickets import ChannelMask, bn_layers
 from tests.oracle.masked import assert_same, randomise
+from tests.tickets.hostile import ActNorm, SamePad
 
 # what a step does to a value x [N, width, 6, 6], to a second one y of the same width, with a layer of its own
 STEPS = {
@@ -32,7 +33,40 @@ STEPS = {
     "shift": lambda x, y, layer: (x - 0.5) / 2,
     "pad": lambda x, y, layer: F.pad(x, (0, 0, 0, 0, 2, 1)),
     "no rule": lambda x, y, layer: torch.softmax(x, 1),
+    "softmax over space": lambda x, y, layer: torch.softmax(x.flatten(2), -1).view(x.shape),
+    "hook": lambda x, y, layer: layer(x),
+    "norm with activation": lambda x, y, layer: layer(x),
+    "own padding": lambda x, y, layer: layer(x),
+    "gain": lambda x, y, layer: layer(x),
+    "linear": lambda x, y, layer: layer(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2),
+    "tokens": lambda x, y, layer: layer(x.flatten(2).transpose(1, 2)).transpose(1, 2).reshape(x.shape[0], -1, 6, 6),
+    "flip": lambda x, y, layer: x.flip(1).roll(1, 3).flip(2),
+    "stack": lambda x, y, layer: torch.stack([x, y], 1).amax(1),
+    "item": lambda x, y, layer: x * torch.tanh(x[:, layer])[:, None] + x[:, :, 0, :1].mean(2)[:, :, None, None],
+    "gate halves": lambda x, y, layer: F.glu(x, 1),
+    "pixels": lambda x, y, layer: F.pixel_unshuffle(F.pixel_shuffle(x, 2).tanh(), 2),
+    "assign": lambda x, y, layer: assign(x, y, layer),
+    "unbind": lambda x, y, layer: torch.cat([part[:, None] for part in x.unbind(1)][::-1], 1),
+    "split": lambda x, y, layer: torch.cat([p * (i + 1) for i, p in enumerate(x.split(max(1, layer), 1))], 1),
+    "branch by size": lambda x, y, layer: F.relu(x) if x.shape[-1] > 4 and x.size(1) > 3 else -x,
+    "second input": None,
 }
+
+
+def assign(x: Tensor, y: Tensor, half: int) -> Tensor:
+    out = torch.zeros_like(x)
+    out[:, half:] = x[:, half:]
+    out[:, :half] += y[:, :half]
+    return out
+
+
+class Gain(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.wide, self.one = nn.Parameter(torch.ones(width, 1, 1)), nn.Parameter(torch.ones(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.wide + self.one * x
 
 
 class Drawn(nn.Module):
@@ -46,7 +80,9 @@ class Drawn(nn.Module):
         for kind, x, y, size in steps:
             x %= len(widths)
             width = widths[x]
-            if kind in ("shuffle", "swap halves") and width % 2:
+            if kind in ("shuffle", "swap halves", "gate halves") and width % 2:
+                continue
+            if kind == "pixels" and width % 4:
                 continue
             fits = [i for i, w in enumerate(widths) if w == width]
             layer, new = self.layer(kind, width, size)
@@ -68,17 +104,34 @@ class Drawn(nn.Module):
             return nn.Conv2d(width, out, 3, padding=1, groups=width, bias=bias), out
         if kind == "grouped":
             return nn.Conv2d(width, groups * (1 + size), 1, groups=groups, bias=bias), groups * (1 + size)
+        if kind == "norm with activation":
+            return ActNorm(width), width
+        if kind == "own padding":
+            return SamePad(width, 2 + size, 3, bias=bias), 2 + size
+        if kind == "hook":
+            layer: nn.Module = nn.ReLU()
+            layer.register_forward_hook(lambda m, i, o: o + 0.5)
+            return layer, width
+        if kind == "gain":
+            return Gain(width), width
+        if kind in ("linear", "tokens"):
+            return nn.Linear(width, 2 + size, bias=bias), 2 + size
+        if kind == "gate halves":
+            return None, width // 2
         if kind.startswith("norm"):
             return nn.BatchNorm2d(width), width
         if kind == "excite":
             return nn.Conv2d(width, width, 1), width
         return None, width * 2 if kind == "concatenate" else width + 3 if kind == "pad" else width
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, z: Tensor) -> Tensor:
         values = [x]
         for number, (kind, a, b, half) in enumerate(self.program):
             layer = self.layers[str(number)] if str(number) in self.layers else half  # noqa: SIM401
-            values.append(STEPS[kind](values[a], values[b], layer))
+            if kind == "second input":
+                values.append(values[a] * torch.sigmoid(z) + values[b])
+            else:
+                values.append(STEPS[kind](values[a], values[b], layer))
         return self.head(torch.flatten(F.adaptive_avg_pool2d(values[-1], 2), 1))
 
 
@@ -104,7 +157,8 @@ def check(program: list, seed: int, density: float) -> None:
     for part in bits:
         part[int(torch.randint(len(part), ()))] = True
     mask = ChannelMask(torch.cat(bits), layers)
-    assert_same(model, mask, torch.randn(4, 4, 6, 6, dtype=torch.float64))
+    x, z = torch.randn(4, 4, 6, 6, dtype=torch.float64), torch.randn(4, 1, 6, 6, dtype=torch.float64)
+    assert_same(model, mask, x, z)
 
 
 @settings(max_examples=25, deadline=None)
@@ -114,7 +168,7 @@ def test_any_program_computes_what_its_masked_network_computes(program, seed, de
 
 
 @pytest.mark.slow
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=10_000, deadline=None)
 @PROGRAMS
-def test_a_thousand_programs(program, seed, density):
+def test_ten_thousand_programs(program, seed, density):
     check(program, seed, density)

@@ -308,8 +308,9 @@ class Move(Rule):
             return out.graph.call_function(torch.reshape, (flat, (-1, count, *ones))) if ones else flat
         if isinstance(sizes, fx.Node):
             whole = out.raw[sizes]
-            sizes = list(whole) if isinstance(whole, tuple) else [whole]
-        filled = [out.raw[s] if isinstance(s, fx.Node) else s for s in sizes]
+            filled = list(whole) if isinstance(whole, tuple) else [whole]
+        else:
+            filled = [out.raw[s] if isinstance(s, fx.Node) else s for s in sizes]
         filled[dim] = filled[dim] if filled[dim] == -1 else count
         return out.graph.call_function(torch.reshape, (base, tuple(filled)))
 
