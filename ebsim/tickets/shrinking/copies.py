@@ -7,6 +7,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
+_ROOM = "ebsim.precision"  # whose hooks go with the precision
 _PLAIN, _ROUNDING = "_plain", "_precision"  # of a layer with a precision: its class without, and what does the rounding
 
 
@@ -31,6 +32,12 @@ def plain_copy(model: nn.Module) -> nn.Module:
         if (plain := getattr(type(module), _PLAIN, None)) is not None:
             module.__class__ = plain
             del vars(module)[_ROUNDING]
+            for key in [
+                k
+                for k, hook in module._forward_pre_hooks.items()
+                if str(getattr(hook, "__module__", "")).startswith(_ROOM)
+            ]:
+                del module._forward_pre_hooks[key]
     return root
 
 
