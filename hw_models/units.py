@@ -23,3 +23,9 @@ def show_joules(joules: float, low: float | None = None, high: float | None = No
     if low is not None and high is not None:
         text += f" [{float(f'{low / scale:.2g}'):g}, {float(f'{high / scale:.2g}'):g}]"
     return text
+
+
+def unit(key: str) -> str:
+    """The unit of a constant of an accelerator, by its key."""
+    first = key.partition(".")[0]
+    return {"mac": "pJ per MAC", "op": "pJ per operation", "static": "W"}.get(first, "pJ per bit")

@@ -18,7 +18,7 @@ from hw_models.analysis.breakdown import breakdown, compare, parts
 from hw_models.analysis.calibration import Fit, fit, profile_text, read_steps
 from hw_models.analysis.sanity_checks import check
 from hw_models.errors import ProfileError, nearest
-from hw_models.units import BITS_PER_KIB
+from hw_models.units import BITS_PER_KIB, unit
 
 __all__ = ["breakdown", "calibrate", "check", "compare", "describe", "list_profiles", "new", "parts", "show", "unit"]
 
@@ -142,12 +142,6 @@ def describe(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("measured rails", facts["rails"]),
     ]
     return [(what, value) for what, value in lines if value]
-
-
-def unit(key: str) -> str:
-    """The unit of a constant."""
-    first = key.partition(".")[0]
-    return {"mac": "pJ per MAC", "op": "pJ per operation", "static": "W"}.get(first, "pJ per bit")
 
 
 def new(path: str | Path, start: str = "horowitz-45nm", *, sram_law: str | None = None) -> Path:

@@ -15,7 +15,7 @@ from ebsim import report
 from ebsim.errors import ConfigError
 from ebsim.report import to_markdown
 from ebsim.report.comparison import figures, table
-from ebsim.report.comparison.aggregate import Baseline, Line, Member, baseline_of, check_baseline, lines
+from ebsim.report.comparison.aggregate import Baseline, Member, Replicates, baseline_of, check_baseline, lines
 from ebsim.report.display.text import csv
 from tests.grid.made_up import row, write
 
@@ -45,7 +45,7 @@ def members(folder: Path) -> list[Member]:
     return out
 
 
-def find(every: list[Line], method: str, ratio: float | None = None, search: str = "fp32") -> Line:
+def find(every: list[Replicates], method: str, ratio: float | None = None, search: str = "fp32") -> Replicates:
     [line] = [one for one in every if (one.method, one.ratio, one.search_precision) == (method, ratio, search)]
     return line
 

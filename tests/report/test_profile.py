@@ -72,7 +72,7 @@ def test_the_assumptions_hold_what_the_law_gave(tmp_path: Path) -> None:
     listed = {one.key: one for one in assumptions.read(priced).constants}
     assert listed.keys() > hw_models.load("eyeriss-like-65nm").constants.keys()
     one = listed["mac.fp32"]
-    assert one.derived and one.source == "by the law (float a m^2 + b (m + e)) from int16" and one.unit == "pJ/MAC"
+    assert one.derived and one.source == "by the law (float a m^2 + b (m + e)) from int16" and one.unit == "pJ per MAC"
     assert one.value > listed["mac.int16"].value
     for row in priced.record.rows:
         assert row.energy.saving is None or row.energy.saving.sensitivity.keys() <= listed.keys()

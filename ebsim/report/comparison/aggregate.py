@@ -44,8 +44,8 @@ class Member:
 
 
 @dataclass
-class Line:
-    """Rows of several seeds that are replicates of each other."""
+class Replicates:
+    """One line of a comparison: the rows of several seeds that differ in nothing else."""
 
     method: str
     label: str
@@ -80,32 +80,32 @@ class Line:
         known = [float(value) for value in values if value is not None]
         return stats.sample(known) if known else None
 
-    def against(self, other: Line, metric: str) -> Paired | None:
+    def against(self, other: Replicates, metric: str) -> Paired | None:
         """This minus the other, seed by seed; None without a common seed."""
         pairs = [(METRICS[metric](row), METRICS[metric](other.finished[seed]))
                  for seed, row in self.finished.items() if seed in other.finished]  # fmt: skip
         known = [(x, y) for x, y in pairs if x is not None and y is not None]
         return stats.paired([x for x, _ in known], [y for _, y in known]) if known else None
 
-    def saving(self, other: Line) -> Sample | None:
+    def saving(self, other: Replicates) -> Sample | None:
         """1 - E / E of the other, seed by seed; None without a common seed."""
         shares = [1 - row.energy.joules / other.finished[seed].energy.joules
                   for seed, row in self.finished.items() if seed in other.finished]  # fmt: skip
         return stats.sample(shares) if shares else None
 
 
-def lines(members: Iterable[Member]) -> list[Line]:
+def lines(members: Iterable[Member]) -> list[Replicates]:
     """All lines of some runs, in the order in which their first rows appear."""
-    groups: dict[tuple[Any, ...], Line] = {}
+    groups: dict[tuple[Any, ...], Replicates] = {}
     for member in members:
         seen: dict[tuple[Any, ...], int] = {}
         for row in member.run.rows:
             kind = (row.method, row.label, row.ratio, row.search_precision, row.retrain_precision)
             place = seen[kind] = seen.get(kind, -1) + 1
             key = (*kind, place, repr(sorted(member.settings.items())))
-            line = groups.setdefault(key, Line(row.method, row.label, place, *kind[2:], [member.settings]))
+            line = groups.setdefault(key, Replicates(row.method, row.label, place, *kind[2:], [member.settings]))
             line.rows[member.seed] = row
-    out: list[Line] = []
+    out: list[Replicates] = []
     for line in groups.values():
         twin = next((other for other in out if _same(line, other)), None)
         if twin is None:
@@ -116,7 +116,7 @@ def lines(members: Iterable[Member]) -> list[Line]:
     return out
 
 
-def _same(one: Line, other: Line) -> bool:
+def _same(one: Replicates, other: Replicates) -> bool:
     """Whether two lines are one result, found under settings that it does not depend on."""
     if one.identity != other.identity:
         return False
@@ -132,7 +132,7 @@ def _finding(row: Row) -> tuple[Any, ...]:
     return row.trajectory, row.curve, row.epoch_drawn, row.accuracy, row.energy.joules, row.parameters
 
 
-def baseline_of(line: Line, every: Sequence[Line], baseline: Baseline) -> Line | None:
+def baseline_of(line: Replicates, every: Sequence[Replicates], baseline: Baseline) -> Replicates | None:
     """The line that `line` is compared against; None where there is none (or it is that line itself)."""
     if isinstance(baseline, str):
         found = [

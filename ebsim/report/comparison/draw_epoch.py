@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ebsim.report.comparison.aggregate import Line
+from ebsim.report.comparison.aggregate import Replicates
 from ebsim.report.comparison.stats import Sample
 from ebsim.report.comparison.table import precision, shown_axes
 from ebsim.report.display.text import as_typed, plain
@@ -21,20 +21,20 @@ if TYPE_CHECKING:
 AT_EPOCH, RULE, DENSE = "-at-epoch", "eb-train", "dense"
 
 
-def drawn(every: Sequence[Line]) -> list[Line]:
+def drawn(every: Sequence[Replicates]) -> list[Replicates]:
     """The lines of tickets that were drawn at given epochs."""
     return [line for line in every if AT_EPOCH in line.method and line.finished]
 
 
-def curves(every: Sequence[Line]) -> dict[str, list[Line]]:
+def curves(every: Sequence[Replicates]) -> dict[str, list[Replicates]]:
     """Draws by what they have in common, in order of their epochs."""
-    found: dict[str, list[Line]] = {}
+    found: dict[str, list[Replicates]] = {}
     for line in drawn(every):
         found.setdefault(_name(line, every), []).append(line)
     return {name: sorted(lines, key=lambda line: _mean(line, "epoch_drawn")) for name, lines in found.items()}
 
 
-def data(every: Sequence[Line]) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
+def data(every: Sequence[Replicates]) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
     """One row per point, fractions; the rule's own tickets and the dense network with them."""
     header = ("curve", "epoch_drawn", "n", "accuracy", "accuracy_sd", "accuracy_half")
     rows = [_point(name, line) for name, lines in curves(every).items() for line in lines]
@@ -42,7 +42,7 @@ def data(every: Sequence[Line]) -> tuple[tuple[str, ...], list[tuple[object, ...
     return header, [*rows, *(_point(f"{line.method}, {_name(line, every)}", line) for line in others)]
 
 
-def draw(every: Sequence[Line], width: float) -> Figure:
+def draw(every: Sequence[Replicates], width: float) -> Figure:
     """Accuracy over the epoch of the draw."""
     groups = curves(every)
     paint = style.colors(list(groups))
@@ -73,7 +73,7 @@ def draw(every: Sequence[Line], width: float) -> Figure:
     return figure
 
 
-def _name(line: Line, every: Sequence[Line]) -> str:
+def _name(line: Replicates, every: Sequence[Replicates]) -> str:
     """What tells curves apart: ratio, how the channels were chosen, precision, and the axes."""
     parts = [] if line.ratio is None else [f"p = {line.ratio:g}"]
     kind = line.method.replace("prune" + AT_EPOCH, "").replace(AT_EPOCH, " channels").strip("-")
@@ -86,21 +86,21 @@ def _name(line: Line, every: Sequence[Line]) -> str:
     return plain(", ".join(parts)) or "all"
 
 
-def _sample(line: Line, metric: str) -> Sample:
+def _sample(line: Replicates, metric: str) -> Sample:
     sample = line.sample(metric)
     assert sample is not None  # finished lines only
     return sample
 
 
-def _mean(line: Line, metric: str) -> float:
+def _mean(line: Replicates, metric: str) -> float:
     return _sample(line, metric).mean
 
 
-def _percent(line: Line) -> tuple[float, float]:
+def _percent(line: Replicates) -> tuple[float, float]:
     found = _sample(line, "accuracy")
     return 100 * found.mean, 100 * (found.half or 0.0)
 
 
-def _point(name: str, line: Line) -> tuple[Any, ...]:
+def _point(name: str, line: Replicates) -> tuple[Any, ...]:
     found, at = _sample(line, "accuracy"), line.sample("epoch_drawn")
     return name, None if at is None else at.mean, len(line.finished), found.mean, found.sd, found.half

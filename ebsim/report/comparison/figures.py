@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ebsim.report.comparison import draw_epoch
-from ebsim.report.comparison.aggregate import Line
+from ebsim.report.comparison.aggregate import Replicates
 from ebsim.report.comparison.page import Drawing
 from ebsim.report.comparison.table import Entry, name
 from ebsim.report.display.text import as_typed, csv, plain
@@ -96,14 +96,14 @@ def drawing(
     return Drawing(name, title, caption, made, details or {}, wide)
 
 
-def _pair(line: Line, metric: str) -> tuple[float, float]:
+def _pair(line: Replicates, metric: str) -> tuple[float, float]:
     """Mean and half-width of the interval, 0 where there is no spread."""
     sample = line.sample(metric)
     assert sample is not None
     return sample.mean, sample.half or 0.0
 
 
-def points(them: Sequence[Line]) -> list[Point]:
+def points(them: Sequence[Replicates]) -> list[Point]:
     """The lines with an accuracy. An energy's band is that of its ratio to the dense row of its first run."""
     out = []
     for line in them:
@@ -119,7 +119,7 @@ def points(them: Sequence[Line]) -> list[Point]:
     return out
 
 
-def _plane_data(them: Sequence[Line], shown: Sequence[Point]) -> Sheet:
+def _plane_data(them: Sequence[Replicates], shown: Sequence[Point]) -> Sheet:
     header = ("line", "n", "joules", "low_against_dense", "high_against_dense", "accuracy", "accuracy_half", "on_front")
     return header, [
         (p.name, len(line.finished), p.joules, *(p.joules_band or (None, None)), *_pair(line, "accuracy"), kept)
@@ -127,9 +127,9 @@ def _plane_data(them: Sequence[Line], shown: Sequence[Point]) -> Sheet:
     ]
 
 
-def _curves(them: Sequence[Line], key: str, values: Sequence[Any]) -> dict[str, list[tuple[int, Line]]]:
+def _curves(them: Sequence[Replicates], key: str, values: Sequence[Any]) -> dict[str, list[tuple[int, Replicates]]]:
     """What is joined to one curve, by name: (place on the axis, line); what does not depend on the axis is flat."""
-    groups: dict[str, list[tuple[int, Line]]] = {}
+    groups: dict[str, list[tuple[int, Replicates]]] = {}
     for line in them:
         for place, value in enumerate(values):
             if any(own.get(key) == value for own in line.under):
@@ -137,7 +137,7 @@ def _curves(them: Sequence[Line], key: str, values: Sequence[Any]) -> dict[str, 
     return groups
 
 
-def _chart_data(them: Sequence[Line], key: str, values: Sequence[Any]) -> Sheet:
+def _chart_data(them: Sequence[Replicates], key: str, values: Sequence[Any]) -> Sheet:
     header = ("line", key, "n", "accuracy", "accuracy_half", "joules", "joules_half")
     return header, [
         (label, as_typed(values[place]), len(line.finished), *_pair(line, "accuracy"), *_pair(line, "joules"))
@@ -146,7 +146,7 @@ def _chart_data(them: Sequence[Line], key: str, values: Sequence[Any]) -> Sheet:
     ]
 
 
-def _chart(them: Sequence[Line], key: str, values: Sequence[Any], width: float) -> Figure:
+def _chart(them: Sequence[Replicates], key: str, values: Sequence[Any], width: float) -> Figure:
     """Small multiples: a column per line, accuracy above, modelled energy below; flat lines are grey in all."""
     groups = _curves(them, key, values)
     flat = {label: found for label, found in groups.items() if is_baseline(label)}
@@ -184,7 +184,9 @@ def _chart(them: Sequence[Line], key: str, values: Sequence[Any], width: float) 
     return figure
 
 
-def _curve(axes: Any, found: Sequence[tuple[int, Line]], metric: str, factor: float, look: dict[str, Any]) -> None:
+def _curve(
+    axes: Any, found: Sequence[tuple[int, Replicates]], metric: str, factor: float, look: dict[str, Any]
+) -> None:
     """One line over the values of the axis; an interval ends where an accuracy can (0 and 100 %)."""
     found = sorted(found, key=lambda pair: pair[0])
     places = [place for place, _ in found]

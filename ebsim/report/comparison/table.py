@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ebsim.report.comparison.aggregate import CARRIED, METRICS, Baseline, Line, baseline_of
+from ebsim.report.comparison.aggregate import CARRIED, METRICS, Baseline, Replicates, baseline_of
 from ebsim.report.comparison.stats import Paired, Sample
 from ebsim.report.display.table import NONE, Cell, Column, Table
 from ebsim.report.display.text import as_typed, plain
@@ -21,8 +21,8 @@ Show = Callable[[float], Value]
 class Entry:
     """A line, and what it is held against (None for the baseline itself)."""
 
-    line: Line
-    base: Line | None
+    line: Replicates
+    base: Replicates | None
 
     @property
     def accuracy(self) -> Paired | None:
@@ -37,11 +37,11 @@ class Entry:
         return None if self.base is None else self.line.saving(self.base)
 
 
-def entries(every: Sequence[Line], baseline: Baseline) -> list[Entry]:
+def entries(every: Sequence[Replicates], baseline: Baseline) -> list[Entry]:
     return [Entry(line, baseline_of(line, every, baseline)) for line in every]
 
 
-def shown_axes(every: Sequence[Line]) -> list[str]:
+def shown_axes(every: Sequence[Replicates]) -> list[str]:
     """Axes that get a column: those that rows do not carry themselves, unless two lines would look the same."""
     axes = list(dict.fromkeys(key for line in every for own in line.under for key in own))
     own = [key for key in axes if key not in CARRIED]
@@ -49,14 +49,14 @@ def shown_axes(every: Sequence[Line]) -> list[str]:
     return axes if len(set(looks)) < len(looks) else own
 
 
-def precision(line: Line, without: str = "") -> str:
+def precision(line: Replicates, without: str = "") -> str:
     """`fp32`, or search and retrain apart where they differ: `fp8 → fp32`; the axis `without` is left out."""
     stages = {"precision.search": line.search_precision, "precision.retrain": line.retrain_precision}
     kept = [name for axis, name in stages.items() if name and without not in (axis, "precision.low")]
     return " → ".join(dict.fromkeys(map(plain, kept)))
 
 
-def name(line: Line, every: Sequence[Line], without: str = "") -> str:
+def name(line: Replicates, every: Sequence[Replicates], without: str = "") -> str:
     """A line in one phrase: only what tells lines apart, the axis `without` aside."""
     parts = [plain(line.label)] if line.ratio is None or len({other.label for other in every}) > 1 else []
     if line.ratio is not None and without != "prune.ratio":
@@ -140,7 +140,7 @@ def _text(heading: str, cells: Sequence[str]) -> Column:
     return Column(heading, tuple((cell,) for cell in cells), numeric=False)
 
 
-def _axis(key: str, every: Sequence[Line]) -> Column:
+def _axis(key: str, every: Sequence[Replicates]) -> Column:
     return _text(key, [plain(as_typed(line.settings[key])) if key in line.settings else "any" for line in every])
 
 
@@ -156,7 +156,7 @@ def _epoch(value: float) -> Value:
     return Value(value, f"{value:.1f}" if value % 1 else f"{value:.0f}")
 
 
-def _scaled(heading: str, unit: str, every: Sequence[Line], metric: str, priority: int = 0) -> Column:
+def _scaled(heading: str, unit: str, every: Sequence[Replicates], metric: str, priority: int = 0) -> Column:
     """One unit for the whole column."""
     samples = [line.sample(metric) for line in every]
     own = scale((sample.mean for sample in samples if sample), unit)

@@ -21,16 +21,6 @@ from hw_models.workload.layer import CONTRACTIONS
 if TYPE_CHECKING:
     from hw_models.accelerator.constant import Number
 
-_UNITS = {
-    "mac": "pJ/MAC",
-    "op": "pJ/op",
-    "registers": "pJ/bit",
-    "network": "pJ/bit",
-    "memory": "pJ/bit",
-    "dram": "pJ/bit",
-    "static": "W",
-}
-
 
 @dataclass(frozen=True)
 class Constant:
@@ -59,8 +49,10 @@ def read(run: Run) -> Assumptions:
         numbers = chip.constants | _multiplied(run)
     except (ValueError, OSError) as error:
         return Assumptions(problem=plain(error))
+    from hw_models.units import unit
+
     found = tuple(
-        Constant(plain(key), number.value, _UNITS[key.split(".")[0]], number.band, number.derived, plain(number.source))
+        Constant(plain(key), number.value, unit(key), number.band, number.derived, plain(number.source))
         for key, number in numbers.items()
     )
     return Assumptions(found, plain(f"{chip.summary}. {chip.source}"), chip.digest)

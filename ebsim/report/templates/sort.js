@@ -19,5 +19,5 @@ for (const head of document.querySelectorAll("thead th")) {
     body.append(...(down ? rows.reverse() : rows));
   };
   head.addEventListener("click", sort);
-  head.addEventListener("keydown", (event) => { if (event.key === "Enter") sort(); });
+  head.addEventListener("keydown", (event) => { if (event.key === "Enter" || event.key === " ") { event.preventDefault(); sort(); } });
 }
