@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -36,9 +37,16 @@ def run(experiment: str, settings: tuple[str, ...], runs_dir: str, strict: bool,
     # Read and check the experiment before torch is loaded: a typo is answered at once.
     loaded = pipeline.load(experiment, config.parse_settings(settings))
     name_plugins()
+    if loaded.train.devices > 1 and "RANK" not in os.environ:
+        from ebsim.commands.launch import launch
+
+        click.get_current_context().exit(launch(loaded.train.devices))
     from ebsim.commands.progress import Terminal
 
-    done = pipeline.run_experiment(loaded, Path(runs_dir), Terminal(), strict=strict)
+    leads = os.environ.get("RANK", "0") == "0"  # of several processes that torchrun has started, one talks and writes
+    done = pipeline.run_experiment(loaded, Path(runs_dir), Terminal() if leads else None, strict=strict)
+    if not leads:
+        return
     if done.reused:
         click.echo(f"Already done: {done.path}", err=True)
     _show_run(done.path, as_json)

@@ -133,6 +133,8 @@ class Train(Section):
     """Minutes between two checkpoints within an epoch, for epochs that are longer; 0: at the end of epochs only."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$"), Free()] = "auto"
     """auto, cpu, cuda or cuda:N."""
+    devices: Annotated[int, Field(ge=1, le=1024), Free()] = 1
+    """Processes of this machine that train together, a GPU (or with gloo a share of the CPUs) each; or use torchrun."""
     threads: Annotated[int, Field(ge=0, le=1024), Free()] = 0
     """CPU threads; 0 leaves torch's choice. Bit-identical reruns need the same number."""
 

@@ -89,7 +89,7 @@ class StreamedDataset(Dataset):
     def _batches(self, images: _Images, batches: list[list[int]], memory_format: torch.memory_format) -> Batches:
         loader = DataLoader(
             images,
-            batch_sampler=batches,
+            batch_sampler=[batch for batch in batches if batch],
             num_workers=self.workers,
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # or the loader would use the global one

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ebsim.config import PROFILE_COPY, Experiment
 from ebsim.config.write import to_toml
+from ebsim.errors import StoppedError
 from ebsim.files import read_json, write_atomic, write_json
 from ebsim.methods import METHODS
 from ebsim.pipeline import plugin_copies, validation
@@ -63,27 +64,44 @@ def run_experiment(
 
     strict: refuse training stages that were trained under other conditions than the present ones.
     """
-    from ebsim.pricing import profile, reprice
-    from ebsim.pricing.price import price
-    from ebsim.training import Recorded
+    from ebsim.pricing import profile
+    from ebsim.training import team as teams
 
     wanted = profile.read(experiment.hardware.profile)
     context = open_context(experiment, runs_dir, progress, strict=strict)
     folder = RunFolder(run_folder(experiment, runs_dir, context.data.digest))
+    try:
+        return _lead(folder, context, wanted) if teams.team().leader else _follow(folder, context)
+    finally:
+        teams.leave()
+
+
+def _lead(folder: RunFolder, context: ExperimentContext, wanted: Profile) -> Run:
+    """Run the experiment, or find it done; other processes of a team are told to `_follow`."""
+    from ebsim.pricing import reprice
+    from ebsim.pricing.price import price
+    from ebsim.training import Recorded
+    from ebsim.training import team as teams
+
+    experiment = context.experiment
     if (finished := _finished(folder, wanted)) is not None:
+        teams.team().share(False)
         return finished
     if not folder.is_done:
         _check_formats(context, wanted)
     with exclusive(folder.path):
         if (finished := _finished(folder, wanted)) is not None:
+            teams.team().share(False)
             return finished  # by another process, since this one looked
         if folder.is_done:
+            teams.team().share(False)
             content, why = reprice.price_again(folder, experiment.hardware, wanted)
             context.progress.note(why)
             return _close(folder, content)
         write_atomic(folder.path / "experiment.toml", to_toml(plugin_copies.keep(experiment, folder.path)))
         write_atomic(folder.path / PROFILE_COPY, wanted.text)
         started = time.time()
+        teams.team().share(True)  # the other processes train along from here
         context.progress = Recorded(context.progress, folder.path / PROGRESS)
 
         def tell(row: MethodResult) -> None:
@@ -98,7 +116,21 @@ def run_experiment(
             )  # fmt: skip
 
         rows = [row for name in experiment.methods for row in METHODS[name].results(context, tell)]
+        teams.leave()
         return _finish(folder, context, rows, wanted.chip, started)
+
+
+def _follow(folder: RunFolder, context: ExperimentContext) -> Run:
+    """Train along in a process that is not the leader: the same methods on the same numbers, and nothing written."""
+    from ebsim.training import team as teams
+
+    try:
+        if teams.team().share(None):
+            for name in context.experiment.methods:
+                METHODS[name].results(context)
+    except RuntimeError as error:  # the connection has ended; the leader says why
+        raise StoppedError(f"another process of this training has ended ({str(error).splitlines()[0]})") from error
+    return Run(folder.path, {})
 
 
 def _finished(folder: RunFolder, wanted: Profile) -> Run | None:

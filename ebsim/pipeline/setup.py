@@ -23,12 +23,14 @@ def open_context(
 
     from ebsim.experiment.context import ExperimentContext
     from ebsim.training import Silent
+    from ebsim.training import team as teams
 
     device = pick_device(experiment.train.device)
+    team = teams.join(device)
     if experiment.train.threads:
         torch.set_num_threads(experiment.train.threads)
     dataset = load_data(experiment, device)
-    store = Store(runs_dir / "stages")
+    store = Store(runs_dir / "stages", writable=team.leader)
     return ExperimentContext(experiment, dataset, store, device, progress or Silent(), strict=strict)
 
 
@@ -73,10 +75,15 @@ def load_data(experiment: Experiment, device: Any = "cpu") -> Any:
 
 def pick_device(name: str) -> Any:
     """`torch.device` of `train.device`; auto takes a GPU where there is one."""
+    import os
+
     import torch
 
+    if name == "auto" and torch.cuda.is_available():
+        own = os.environ.get("LOCAL_RANK")  # set by torchrun: a GPU for each process
+        return torch.device("cuda" if own is None else f"cuda:{int(own) % torch.cuda.device_count()}")
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device("cpu")
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(f'train.device = "{name}": this torch sees no GPU; use auto or cpu.')
     return torch.device(name)

@@ -50,6 +50,7 @@ def environment(device: str) -> dict[str, Any]:
         "code": code_digest(),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
+        "processes": int(os.environ.get("WORLD_SIZE", "1")),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "device": device,
     }

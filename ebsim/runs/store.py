@@ -83,10 +83,10 @@ class Stage:
 
 
 class Store:
-    """Stages below `root` (`<runs dir>/stages`)."""
+    """Stages below `root` (`<runs dir>/stages`). One that is not `writable` only names them."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, *, writable: bool = True) -> None:
+        self.root, self.writable = root, writable
 
     def name(self, kind: str, identity: Mapping[str, Any]) -> Stage:
         """The stage with this identity; nothing is read or written."""
@@ -97,6 +97,8 @@ class Store:
     def stage(self, kind: str, identity: Mapping[str, Any]) -> Stage:
         """The stage with this identity, made if it is not there; `DamagedError` if its folder says otherwise."""
         stage = self.name(kind, identity)
+        if not self.writable:
+            return stage
         marker = stage.folder / "identity.json"
         if not marker.exists():
             write_json(marker, stage.identity)

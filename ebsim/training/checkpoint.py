@@ -49,8 +49,8 @@ class Checkpoint:
         """The history if training goes on in the environment `here`."""
         return self.history if self.environment == here else [*self.history, {_SINCE: self.epoch + 1, **here}]
 
-    def save(self, path: Path, stage: str) -> None:
-        """Write atomically; `stage` is the id of the stage that it belongs to."""
+    def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Named tensors and plain JSON; `unpack` puts them together again."""
         tensors = {
             **{f"model/{name}": tensor for name, tensor in self.model.items()},
             **{f"momentum/{name}": tensor for name, tensor in self.momentum.items()},
@@ -58,7 +58,6 @@ class Checkpoint:
             "gammas": self.gammas,
         }
         meta: dict[str, Any] = {
-            "stage": stage,
             "epoch": self.epoch,
             "step": self.step,
             "curve": self.curve,
@@ -68,7 +67,27 @@ class Checkpoint:
         if self.part is not None:
             tensors |= {f"part/{name}": tensor for name, tensor in self.part.sums.items()}
             meta["part"] = {"steps": self.part.steps, "images": self.part.images, "seconds": self.part.seconds}
-        save_tensors(path, tensors, meta)
+        return tensors, meta
+
+    @classmethod
+    def unpack(cls, tensors: dict[str, Tensor], meta: dict[str, Any]) -> Checkpoint:
+        """The checkpoint that `pack` took apart; KeyError or TypeError for anything else."""
+        return cls(
+            epoch=meta["epoch"],
+            step=meta["step"],
+            model=_below(tensors, "model/"),
+            momentum=_below(tensors, "momentum/"),
+            gammas=tensors["gammas"],
+            curve=meta["curve"],
+            history=_history(meta),
+            extra=_below(tensors, "extra/"),
+            part=EpochPart(sums=_below(tensors, "part/"), **meta["part"]) if "part" in meta else None,
+        )
+
+    def save(self, path: Path, stage: str) -> None:
+        """Write atomically; `stage` is the id of the stage that it belongs to."""
+        tensors, meta = self.pack()
+        save_tensors(path, tensors, {"stage": stage, **meta})
 
     @classmethod
     def load(cls, path: Path, stage: str) -> Checkpoint:
@@ -77,17 +96,7 @@ class Checkpoint:
         try:
             if meta["stage"] != stage:
                 raise DamagedError(f"{path}: a checkpoint of {meta['stage']!r}, not of {stage}.")
-            found = cls(
-                epoch=meta["epoch"],
-                step=meta["step"],
-                model=_below(tensors, "model/"),
-                momentum=_below(tensors, "momentum/"),
-                gammas=tensors["gammas"],
-                curve=meta["curve"],
-                history=_history(meta),
-                extra=_below(tensors, "extra/"),
-                part=EpochPart(sums=_below(tensors, "part/"), **meta["part"]) if "part" in meta else None,
-            )
+            found = cls.unpack(tensors, meta)
         except TypeError as error:
             raise DamagedError(f"{path}: not a checkpoint of ebsim ({error}).") from error
         except KeyError as error:

@@ -19,6 +19,8 @@ from ebsim import stop
 from ebsim.errors import DivergedError
 from ebsim.tickets.mask import bn_modules
 from ebsim.training.divergence import first_bad_layer
+from ebsim.training.synced_batchnorm import together
+from ebsim.training.team import ALONE, Team
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 
@@ -76,6 +78,8 @@ class TrainStep:
     after the backward pass and before the update. Sums over the steps since `begin` stay on the device, at fixed
     addresses, so that a CUDA graph of a step can add to them.
 
+    team: the processes that train together. Each is called with its share of a batch, after `images` was set to the
+    size of the whole one; gradients and the loss are summed over the team, hits at the end of the epoch.
     forward: the model or its compiled form. checked (default: on a CPU): read the divergence flag at every step, before
     the update, and raise `DivergedError`; otherwise the fused optimizer skips the updates and `totals` raises.
     """
@@ -89,7 +93,9 @@ class TrainStep:
         l1: float,
         amp: str = "none",
         checked: bool | None = None,
+        team: Team = ALONE,
     ) -> None:
+        self.team, self.images = team, 0
         self.model, self.forward, self.optimizer, self.l1, self.amp = model, forward, optimizer, l1, amp
         self.device = next(model.parameters()).device
         self.checked = self.device.type == "cpu" if checked is None else checked
@@ -112,22 +118,33 @@ class TrainStep:
             tensor.zero_()
         if done is not None:
             self._loss_sum.copy_(done.sums["loss"])
-            self._hits.copy_(done.sums["hits"])
+            self._hits.copy_(done.sums["hits"] if self.team.leader else torch.zeros_like(self._hits))
 
     def part(self, seconds: float) -> EpochPart:
         """The sums since `begin`, as copies on the CPU. Raises `DivergedError` if a step was not finite."""
         if bad := int(self._bad_steps):
             raise self._diverged(self._loss_sum, self._steps - bad + 1)
-        sums = {"loss": self._loss_sum.cpu().clone(), "hits": self._hits.cpu().clone()}
+        hits = self._hits.clone()
+        self.team.sum_([hits])
+        sums = {"loss": self._loss_sum.cpu().clone(), "hits": hits.cpu()}
         return EpochPart(self._steps, self._images, seconds, sums)
 
     def __call__(self, inputs: Tensor, labels: Tensor) -> None:
         self._batch = inputs, labels
+        images = self.images or len(labels)
+        shared = self.team.shares(images)
+        if self.team.size > 1:
+            together(self.model, shared)
         with autocast(self.device, self.amp):
             logits = self.forward(inputs)
-            loss = functional.cross_entropy(logits, labels)
+            loss = functional.cross_entropy(logits, labels, reduction="sum" if shared else "mean")
         self.optimizer.zero_grad(set_to_none=True)
+        if shared:
+            loss = loss / images
         loss.backward()
+        if shared:
+            loss = loss.detach()
+            self.team.sum_([p.grad for p in self.model.parameters() if p.grad is not None] + [loss.view(1)])
         self._bad.logical_or_(~torch.isfinite(loss.detach() + _gradient_size(self.model)))
         if self.checked:
             if bool(self._bad):
@@ -140,8 +157,14 @@ class TrainStep:
                 gradients = [gamma.grad for gamma in self._gammas if gamma.grad is not None]
                 torch._foreach_add_(gradients, torch._foreach_sign(self._gammas), alpha=self.l1)
         self.optimizer.step()
-        self._loss_sum.add_(loss.detach().float() * len(labels))
-        self._hits.add_((logits.detach().argmax(1) == labels).sum())
+        self._loss_sum.add_(loss.detach().float() * images)
+        if shared or self.team.leader:
+            self._hits.add_((logits.detach().argmax(1) == labels).sum())
+
+    @property
+    def seen(self) -> int:
+        """Images since `begin`, of all processes."""
+        return self._images
 
     def count(self, images: int) -> int:
         """Count a step over `images` images; returns the steps since `begin`. On the host, so never part of a graph."""
@@ -151,6 +174,7 @@ class TrainStep:
 
     def totals(self) -> Sums:
         """The sums since `begin`: the only read of an epoch. Raises `DivergedError` if a step was not finite."""
+        self.team.sum_([self._hits])
         read = torch.stack([self._loss_sum.double(), self._hits.double(), self._bad_steps.double()]).tolist()
         loss, hits, bad = read
         if bad:
@@ -165,6 +189,8 @@ class TrainStep:
         def batch_loss(logits: Tensor) -> Tensor:
             return functional.cross_entropy(logits, labels)
 
+        if self.team.size > 1:  # each process looks at its own share
+            together(self.model, False)
         with autocast(self.device, self.amp):
             what = first_bad_layer(self.model, inputs, batch_loss)
         return DivergedError(
@@ -190,10 +216,11 @@ def train_epoch(
     run = run or step
     step.begin(done)
     for inputs, labels in batches:
-        stop.check()
+        if step.team.size == 1:
+            stop.check()
         before_step()
         run(inputs, labels)
-        after_step(step.count(len(labels)))
+        after_step(step.count(step.images or len(labels)))
     return step.totals()
 
 
@@ -204,8 +231,11 @@ def _gradient_size(model: nn.Module) -> Tensor:
 
 
 @torch.inference_mode()
-def evaluate(model: nn.Module, batches: Batches, *, amp: str = "none") -> Sums:
-    """Mean loss, top-1 and (with more than 10 classes) top-5 accuracy over all images, each counted once."""
+def evaluate(model: nn.Module, batches: Batches, *, amp: str = "none", team: Team = ALONE) -> Sums:
+    """Mean loss, top-1 and (with more than 10 classes) top-5 accuracy over all images, each counted once.
+
+    team: the processes that have a share of each batch each.
+    """
     device = next(model.parameters()).device
     model.eval()
     loss_sum = torch.zeros((), device=device)
@@ -213,7 +243,10 @@ def evaluate(model: nn.Module, batches: Batches, *, amp: str = "none") -> Sums:
     hits5 = torch.zeros((), device=device, dtype=torch.int64)
     images = steps = classes = 0
     for inputs, labels in batches:
-        stop.check()
+        if team.size == 1:
+            stop.check()
+        if not len(labels):  # a small last batch that other processes have
+            continue
         with autocast(device, amp):
             logits = model(inputs)
         classes = logits.shape[1]
@@ -223,6 +256,12 @@ def evaluate(model: nn.Module, batches: Batches, *, amp: str = "none") -> Sums:
             hits5 += (logits.topk(5, dim=1).indices == labels[:, None]).sum()
         images += len(labels)
         steps += 1
+    counted = torch.tensor(images, device=device)
+    team.sum_([counted])
+    images = int(counted)
+    team.sum_([loss_sum])
+    for count in (hits, hits5):
+        team.sum_([count])
     if not bool(torch.isfinite(loss_sum)):
         raise DivergedError(
             f"{first_bad_layer(model, inputs)} became NaN or infinite in the evaluation; the checkpoint of the "

@@ -36,25 +36,26 @@ class _Normalize(torch.autograd.Function):
         team.sum_([squares])
         variance = squares / count
         scale = torch.rsqrt(variance + eps)
-        normal = centred * scale.view(shape)
-        ctx.save_for_backward(normal, weight, scale, count)
+        # As torch's own kernel rounds: x * alpha + beta, not (x - mean) * scale, so that a ReLU sees the same signs.
+        alpha = scale * weight.float()
+        beta = bias.float() - mean * alpha
+        ctx.save_for_backward(centred, weight, scale, count)
         ctx.team, ctx.dims, ctx.shape = team, dims, shape
         ctx.mark_non_differentiable(mean, variance, count)
-        y = normal * weight.float().view(shape) + bias.float().view(shape)
+        y = torch.addcmul(beta.view(shape), wide, alpha.view(shape))
         return y.to(x.dtype), mean, variance, count
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dy: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        normal, weight, scale, count = ctx.saved_tensors
+        centred, weight, scale, count = ctx.saved_tensors
         wide = dy.float()
-        own = torch.stack([wide.sum(ctx.dims), (wide * normal).sum(ctx.dims)])
-        means = own.clone()
-        ctx.team.sum_([means])
-        means /= count
-        dx = wide - means[0].view(ctx.shape) - normal * means[1].view(ctx.shape)
-        dx = dx * (scale * weight.float()).view(ctx.shape)
-        return dx.to(dy.dtype), own[1].to(weight.dtype), own[0].to(weight.dtype), None, None
+        own = torch.stack([wide.sum(ctx.dims), (wide * centred).sum(ctx.dims)])
+        total = own.clone()
+        ctx.team.sum_([total])
+        mean, slope = total[0] / count, total[1] * scale * scale / count
+        dx = (wide - mean.view(ctx.shape) - centred * slope.view(ctx.shape)) * (scale * weight.float()).view(ctx.shape)
+        return dx.to(dy.dtype), (own[1] * scale).to(weight.dtype), own[0].to(weight.dtype), None, None
 
 
 class _Synced:

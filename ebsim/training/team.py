@@ -39,13 +39,21 @@ class Team:
         """
         if not self.shares(images):
             return slice(0, images)
-        share, more = divmod(images, self.size)
-        start = self.rank * share + min(self.rank, more)
-        return slice(start, start + share + (self.rank < more))
+        return self.share_of_test(images)
 
     def shares(self, images: int) -> bool:
         """Whether a batch of so many images is shared out at all."""
         return 1 < self.size <= images
+
+    def share_of_test(self, images: int) -> slice:
+        """This process's share of a batch that is only counted over; may be empty."""
+        share, more = divmod(images, self.size)
+        start = self.rank * share + min(self.rank, more)
+        return slice(start, start + share + (self.rank < more))
+
+    def any_(self, *wishes: bool) -> list[bool]:
+        """For each wish, whether any process has it."""
+        return list(wishes)
 
     def sum_(self, tensors: Sequence[Tensor]) -> None:
         """Replace each tensor by its sum over all processes; all of one type."""
@@ -79,6 +87,11 @@ class Ranks(Team):
         dist.all_reduce(flat)
         for tensor, summed in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
             tensor.copy_(summed.view(tensor.shape))
+
+    def any_(self, *wishes: bool) -> list[bool]:
+        asked = torch.tensor(wishes, dtype=torch.int32, device=self.device)
+        dist.all_reduce(asked, dist.ReduceOp.MAX)
+        return [bool(wish) for wish in asked.tolist()]
 
     def broadcast_(self, tensor: Tensor) -> None:
         dist.broadcast(tensor, 0)

@@ -6,6 +6,7 @@ on the setup alone; a checkpoint therefore needs no generator states.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections.abc import Callable
@@ -21,10 +22,13 @@ from ebsim.config import Train
 from ebsim.errors import ConfigError, DivergedError
 from ebsim.runs.provenance import environment
 from ebsim.training import loop as steps
+from ebsim.training import team as teams
 from ebsim.training.allocator import keep_freed_memory
 from ebsim.training.checkpoint import Checkpoint, momentum_of, restore_momentum
 from ebsim.training.compilation import compiled
 from ebsim.training.graph import StepGraphs, cuda_recorder, on_stream
+from ebsim.training.synced_batchnorm import synchronize, together
+from ebsim.training.team import ALONE, Team
 
 WORTH_KEEPING = 30.0  # seconds of training that are worth a checkpoint within an epoch
 LAYOUT = torch.channels_last  # pays on every device measured; results are independent of it up to rounding
@@ -104,10 +108,11 @@ class Setup:
         passed = sum(epoch > milestone for milestone in self.train.milestones)
         return self.train.lr * self.train.lr_decay**passed
 
-    def evaluate(self, model: nn.Module) -> dict[str, Any]:
-        """A network on the test images, as columns of a curve."""
-        batches = self.data.test_batches(max(self.train.batch_size, 500), memory_format=LAYOUT)
-        sums = steps.evaluate(model, batches, amp=self.train.amp)
+    def evaluate(self, model: nn.Module, team: Team = ALONE) -> dict[str, Any]:
+        """A network on the test images, as columns of a curve; `team`: the processes that take a share each."""
+        own = {"part": team.share_of_test} if team.size > 1 else {}
+        batches = self.data.test_batches(max(self.train.batch_size, 500), memory_format=LAYOUT, **own)
+        sums = steps.evaluate(model, batches, amp=self.train.amp, team=team)
         top5 = {} if sums.top5 is None else {"test_top5": sums.top5}
         return {"test_loss": sums.loss, "test_accuracy": sums.accuracy, "test_images": sums.images, **top5}
 
@@ -145,7 +150,13 @@ class Trainer:
         if self.average is not None and start.extra:
             self.average.load_state_dict(start.extra)
         forward = compiled(self.model, train.compile)
-        self._train_step = steps.TrainStep(self.model, forward, self.optimizer, l1=train.l1, amp=train.amp)
+        self.team = teams.team()
+        if self.team.size > 1:
+            _check_team(setup, self.team)
+            synchronize(self.model, self.team)
+        self._train_step = steps.TrainStep(
+            self.model, forward, self.optimizer, l1=train.l1, amp=train.amp, team=self.team
+        )
         self._stream, self._graphs = self._record_steps(note)
         self.epoch, self.step = start.epoch, start.step
         self.gammas, self.curve = start.gammas, list(start.curve)
@@ -200,9 +211,20 @@ class Trainer:
 
         def keep_if_older(seconds: float) -> None:
             nonlocal saved
-            if keep is not None and setup.train.checkpoint_minutes and time.monotonic() - saved >= seconds:
-                keep(self._checkpoint_within(behind + time.monotonic() - began))
+            wanted = bool(keep and setup.train.checkpoint_minutes) and time.monotonic() - saved >= seconds
+            if self.team.any_(wanted and self.team.leader)[0]:  # everybody takes part, the leader writes
+                checkpoint = self._checkpoint_within(behind + time.monotonic() - began)
+                if keep is not None:
+                    keep(checkpoint)
                 saved = time.monotonic()
+
+        def before_step() -> None:
+            self.placement.set_step(self.step)
+            if self.team.size > 1:
+                if self.team.any_(stop.requested())[0]:
+                    raise stop.Stop
+                left = setup.data.train_images - self._train_step.seen
+                self._train_step.images = min(setup.train.batch_size, left)
 
         rate = setup.learning_rate(epoch)
         for group in self.optimizer.param_groups:
@@ -220,15 +242,15 @@ class Trainer:
                 try:
                     return steps.train_epoch(
                         self._train_step,
-                        self._train_batches(epoch, 0 if before is None else before.steps),
+                        self._train_batches(epoch, 0 if before is None else before.steps, shared=self.team.size > 1),
                         run=self._graphs,
-                        before_step=lambda: self.placement.set_step(self.step),
+                        before_step=before_step,
                         after_step=after_step,
                         done=before,
                     )
                 except (stop.Stop, RuntimeError) as error:
                     # Between two steps: at a stop, or where a decoding process was ended by the same signal.
-                    if stop.requested() and (isinstance(error, stop.Stop) or "DataLoader worker" in str(error)):
+                    if isinstance(error, stop.Stop) or (stop.requested() and "DataLoader worker" in str(error)):
                         keep_if_older(WORTH_KEEPING)
                     raise
 
@@ -255,26 +277,27 @@ class Trainer:
         if self.average is not None and setup.averaging is not None and setup.averaging.includes(epoch):
             self.average.update_parameters(self.model)
         if evaluate and tested(epoch, setup.train):
-            row |= self.test(epoch)
+            row |= self.test(epoch, self.team)
         if observed := self.placement.stats():
             row["precision"] = _finite(observed)
         row["seconds"] = round(behind + time.monotonic() - began, 3)
         self._advance(row)
         return row
 
-    def _train_batches(self, epoch: int, skip: int = 0) -> Any:
+    def _train_batches(self, epoch: int, skip: int = 0, *, shared: bool = False) -> Any:
         setup = self.setup
+        options: dict[str, Any] = {"skip": skip} if skip else {}
+        if shared:
+            options["part"] = self.team.part
         return setup.data.train_batches(
-            setup.train.batch_size,
-            seed=setup.seed,
-            epoch=epoch,
-            memory_format=LAYOUT,
-            **({"skip": skip} if skip else {}),
+            setup.train.batch_size, seed=setup.seed, epoch=epoch, memory_format=LAYOUT, **options
         )
 
-    def test(self, epoch: int) -> dict[str, Any]:
+    def test(self, epoch: int, team: Team = ALONE) -> dict[str, Any]:
         """The network after `epoch` on the test images, as columns of a curve; after the last epoch its average too."""
-        return self.setup.evaluate(self.model) | (self._test_average(epoch) if epoch == self.setup.train.epochs else {})
+        return self.setup.evaluate(self.model, team) | (
+            self._test_average(epoch) if epoch == self.setup.train.epochs else {}
+        )
 
     def _test_average(self, epoch: int) -> dict[str, Any]:
         """The averaged weights, with BatchNorm statistics of their own from one pass over the training images."""
@@ -310,7 +333,12 @@ class Trainer:
             )
 
     def _advance(self, row: dict[str, Any]) -> None:
+        if self.team.size > 1:
+            together(self.model, False)  # every process scores the same batches
         now = self.setup.score(self.model, self.epoch + 1).detach().cpu()[None]
+        now = self.team.share_tensors({"scores": now})["scores"]
+        if self.team.size > 1:
+            self.team.check_equal(f"the weights after epoch {self.epoch + 1}", _digest(self.model, now))
         if not bool(torch.isfinite(now).all()):
             raise DivergedError(
                 "the scores of the channels became NaN or infinite after the epoch; the checkpoint before it is "
@@ -340,8 +368,35 @@ class Trainer:
         )
 
 
+def _check_team(setup: Setup, team: Team) -> None:
+    """`ConfigError` for what several processes would not compute as one does."""
+    plain = precision.identity(precision.backend(setup.backend)) == precision.identity(precision.backend("fp32"))
+    least = min(setup.train.batch_size, setup.data.train_images, setup.data.test_images)
+    problem = ""
+    if not plain:
+        problem = "a simulated precision scales whole tensors, which several processes would split"
+    elif setup.train.compile:
+        problem = "train.compile would compile a batch's size without its share"
+    elif setup.stats_every or setup.meter is not None:
+        problem = "observing precisions and measuring energy are done in one process"
+    elif least < team.size:
+        problem = f"a batch, or the dataset, has {least} images"
+    if problem:
+        raise ConfigError(f"{team.size} processes cannot train this stage as one would: {problem}. Use one process.")
+
+
+def _digest(model: nn.Module, scores: Tensor) -> str:
+    """SHA-256 (hex) over the state of a network and the scores of its channels."""
+    total = hashlib.sha256()
+    for value in (*model.state_dict().values(), scores):
+        total.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()
+
+
 def _no_graphs(setup: Setup) -> str:
     """Why the steps of a training cannot be recorded; empty where they can."""
+    if teams.team().size > 1:
+        return "several processes train together"
     if setup.device.type != "cuda":
         return "there is no GPU"
     if precision.identity(precision.backend(setup.backend)) != precision.identity(precision.backend("fp32")):

@@ -10,6 +10,7 @@ every ratio under every rule comes from them, after the fact.
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from ebsim.errors import DamagedError
 from ebsim.files import link, read_json, remove, write_json
 from ebsim.runs.provenance import environment
 from ebsim.runs.store import Stage
+from ebsim.training import team as teams
 from ebsim.training.checkpoint import Checkpoint
 from ebsim.training.progress import Progress, Silent
 from ebsim.training.trainer import Averaging, Constraint, Meter, Setup, Trainer, tested
@@ -62,13 +64,20 @@ class Trajectory:
         self.strict = strict
         self.first = first
         self.trained = 0  # epochs really trained by this object, replays included
+        network = network if self._team.size == 1 else _built_once(network)
         self._setup = Setup(
             network, data, train, seed, device, score, first, backend, stats_every, averaging, constraint, meter
         )
         self._keep = keep
         self._progress = progress or Silent()
         self._live: Trainer | None = None
+        self._start: Checkpoint | None = None  # what the leader has handed out, until a network is made of it
         self._head: Checkpoint | None = None
+
+    @property
+    def _team(self) -> teams.Team:
+        """The processes that train together at this moment; the leader reports alone when the others have left."""
+        return teams.team()
 
     # -- what is known so far ------------------------------------------------------------------------------------
 
@@ -100,15 +109,18 @@ class Trajectory:
         `until` is asked about the whole history, so once true it stays true. Does nothing where that much has been
         trained before. Every epoch ends in a checkpoint.
         """
-        with self.stage.locked(lambda: self._progress.note(f"waiting for another process to train {self.stage.id}")):
-            self._refresh()
+        self._prepare()
+        with self._locked(lambda: self._progress.note(f"waiting for another process to train {self.stage.id}")):
+            if self._team.leader:
+                self._refresh()
+                self._repair_after_kill(self._newest())
+                self._compare_environment(self._newest())
+            self._share_head()
             head = self._newest()
-            self._repair_after_kill(head)
-            self._compare_environment(head)
             if head.epoch >= to or (until is not None and until(head.gammas)):
                 return head.epoch
             live = self._resume(head)
-            for row in self._epochs(live, to, evaluate=True, keep=self._keep_within):
+            for row in self._epochs(live, to, evaluate=True, keep=self._keep_within if self._team.leader else None):
                 with stop.deferred():
                     self._commit(live)
                 self._progress.epoch(self.stage.id, row)
@@ -125,6 +137,9 @@ class Trajectory:
 
         The stage may be shared with experiments of another N. An epoch that none of them tested is tested now.
         """
+        return self._team.share(self._own_curve() if self._team.leader else None)
+
+    def _own_curve(self) -> list[dict[str, Any]]:
         rows = []
         for row in self.curve:
             if row["epoch"] > self._setup.train.epochs:
@@ -142,6 +157,41 @@ class Trajectory:
         if not path.exists():
             write_json(path, Trainer(self._setup, self._checkpoint_at(epoch)).test(epoch))
         return dict(read_json(path))
+
+    # -- several processes ---------------------------------------------------------------------------------------
+
+    def _prepare(self) -> None:
+        """Build the network on every process at the same time: what it is made of may be another stage's state."""
+        if self._team.size > 1:
+            self._setup.network()
+
+    @contextlib.contextmanager
+    def _locked(self, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """The leader holds the stage for all."""
+        with self.stage.locked(waiting) if self._team.leader else contextlib.nullcontext():
+            yield
+
+    def _share_head(self) -> None:
+        """Everybody starts where the leader's files, or the networks in memory, stand."""
+        if self._team.size == 1:
+            return
+        here = -1 if self._live is None else self._live.epoch
+        found = self._head if self._team.leader else None
+        stage, epoch = self._team.share([self.stage.id, found.epoch] if found is not None else None)
+        if stage != self.stage.id:
+            raise AssertionError(f"{self.stage.id} here, {stage} on the leader")
+        if self._team.any_(here != epoch)[0]:
+            self._live = None
+            self._start = self._share(None if found is None else self._within(found) or self._fitting(found))
+            self._head = found or self._start
+
+    def _share(self, checkpoint: Checkpoint | None) -> Checkpoint:
+        """The leader's checkpoint on every process; what the others hand in does not count."""
+        if self._team.size == 1:
+            assert checkpoint is not None
+            return checkpoint
+        tensors, meta = checkpoint.pack() if checkpoint is not None else ({}, {})
+        return Checkpoint.unpack(self._team.share_tensors(tensors), self._team.share(meta))
 
     def release(self) -> None:
         """Let go of the network in memory (the files stay)."""
@@ -171,7 +221,10 @@ class Trajectory:
 
     def _newest(self) -> Checkpoint:
         if self._head is None:
-            self._refresh()
+            self._prepare()
+            if self._team.leader:
+                self._refresh()
+            self._share_head()
         assert self._head is not None
         return self._head
 
@@ -215,7 +268,8 @@ class Trajectory:
     def _resume(self, head: Checkpoint) -> Trainer:
         """The network in memory, at `head`."""
         if self._live is None or self._live.epoch != head.epoch:
-            self._live = Trainer(self._setup, self._within(head) or self._fitting(head), self._graph_note)
+            start = self._start or self._within(head) or self._fitting(head)
+            self._live, self._start = Trainer(self._setup, start, self._graph_note), None
         return self._live
 
     def _keep_within(self, checkpoint: Checkpoint) -> None:
@@ -267,6 +321,8 @@ class Trajectory:
         """
         last, previous = self._path("last"), self._path("previous")
         self._head = live.checkpoint()
+        if not self._team.leader:
+            return
         self.stage.log("epoch", epoch=live.epoch)
         if last.exists():
             link(last, previous)
@@ -283,26 +339,50 @@ class Trajectory:
             return self._setup.start()
         head = self._newest()
         if head.epoch == epoch:
-            return self._fitting(head)
-        with self.stage.locked():
-            if self._kept(epoch).exists():
-                with contextlib.suppress(DamagedError):
-                    return self._fitting(Checkpoint.load(self._kept(epoch), self.stage.id))
+            return self._share(self._fitting(head) if self._team.leader else None)
+        with self._locked():
+            found = self._stored(epoch) if self._team.leader else None
+            if self._team.share(found is not None):
+                return self._share(found)
             return self._replay(epoch)
+
+    def _stored(self, epoch: int) -> Checkpoint | None:
+        """The state of an epoch that was kept."""
+        if self._kept(epoch).exists():
+            with contextlib.suppress(DamagedError):
+                return self._fitting(Checkpoint.load(self._kept(epoch), self.stage.id))
+        return None
 
     def _replay(self, epoch: int) -> Checkpoint:
         """Train again from the nearest earlier state to one that was not kept, and keep it this time."""
-        start = self._setup.start()
-        for path in sorted(self.stage.folder.glob("epoch-*.safetensors"), reverse=True):
-            if int(path.stem.removeprefix("epoch-")) < epoch:
-                with contextlib.suppress(DamagedError):
-                    start = self._fitting(Checkpoint.load(path, self.stage.id))
-                    break
+        start = self._share(self._nearest(epoch) if self._team.leader else None)
         self._progress.note(f"{self.stage.id}: epoch {epoch} was not kept; training it again from {start.epoch}")
         live = Trainer(self._setup, start)
         for row in self._epochs(live, epoch, evaluate=False):
-            self.stage.log("epoch", epoch=live.epoch, replayed=True)
+            if self._team.leader:
+                self.stage.log("epoch", epoch=live.epoch, replayed=True)
             self._progress.epoch(self.stage.id, row)
         checkpoint = live.checkpoint()
-        checkpoint.save(self._kept(epoch), self.stage.id)
+        if self._team.leader:
+            checkpoint.save(self._kept(epoch), self.stage.id)
         return checkpoint
+
+    def _nearest(self, epoch: int) -> Checkpoint:
+        """The last kept state before an epoch, or the start."""
+        for path in sorted(self.stage.folder.glob("epoch-*.safetensors"), reverse=True):
+            if int(path.stem.removeprefix("epoch-")) < epoch:
+                with contextlib.suppress(DamagedError):
+                    return self._fitting(Checkpoint.load(path, self.stage.id))
+        return self._setup.start()
+
+
+def _built_once(build: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
+    """Copies of one network, which is built when the first is asked for."""
+    made: list[nn.Module] = []
+
+    def network() -> nn.Module:
+        if not made:
+            made.append(build())
+        return copy.deepcopy(made[0])
+
+    return network

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -24,7 +24,14 @@ class ToyData:
         self.served: list[int] = []  # images of every training batch really handed out
 
     def train_batches(
-        self, batch_size: int, *, seed: int, epoch: int, memory_format: torch.memory_format, skip: int = 0
+        self,
+        batch_size: int,
+        *,
+        seed: int,
+        epoch: int,
+        memory_format: torch.memory_format,
+        skip: int = 0,
+        part: Callable[[int], slice] = lambda images: slice(0, images),
     ) -> Iterator[tuple[Tensor, Tensor]]:
         generator = torch.Generator().manual_seed(seed * 1000 + epoch)
         order = torch.randperm(self.train_images, generator=generator)
@@ -32,12 +39,20 @@ class ToyData:
             x = self.x[index].contiguous(memory_format=memory_format)
             if self.poison == (epoch, number):
                 x = x * float("nan")
-            self.served.append(len(index))
-            yield x, self.y[index]
+            own = part(len(index))
+            self.served.append(len(index[own]))
+            yield x[own], self.y[index[own]]
 
-    def test_batches(self, batch_size: int, *, memory_format: torch.memory_format) -> Iterator[tuple[Tensor, Tensor]]:
-        for part in torch.arange(self.train_images, len(self.y)).split(batch_size):
-            yield self.x[part].contiguous(memory_format=memory_format), self.y[part]
+    def test_batches(
+        self,
+        batch_size: int,
+        *,
+        memory_format: torch.memory_format,
+        part: Callable[[int], slice] = lambda images: slice(0, images),
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        for batch in torch.arange(self.train_images, len(self.y)).split(batch_size):
+            own = batch[part(len(batch))]
+            yield self.x[own].contiguous(memory_format=memory_format), self.y[own]
 
 
 def toy_network(seed: int = 0) -> nn.Module:
