@@ -77,7 +77,7 @@ class _Reader:
             self.problem("base", str(error))
             return Backend("", {})
 
-    def operand(self, key: str, role: str, spec: Any) -> Operand | None:
+    def operand(self, key: str, role: str, spec: Any, phase: Any = None) -> Operand | None:
         """What a role is set to: text, or an operand that the base has read already."""
         if not isinstance(spec, str | Operand):
             self.problem(key, 'write a format as text, such as "e5m2" or "int8/row stochastic"')
@@ -90,6 +90,8 @@ class _Reader:
         fmt = parsed.format
         if self.formats.setdefault(fmt.name, fmt) != fmt:
             self.problem(key, f"two different formats are called {fmt.name!r}: rename one")
+        if parsed.hadamard and not (role in ("activation", "error") and phase == "weight_gradient"):
+            self.problem(key, 'hadamard is for activation and error in a rule with phase = "weight_gradient"')
         if role in ("stored", "one_dimensional") and fmt.bits <= 8 and not parsed.stochastic and not self.stalling:
             self.problem(
                 key,
@@ -120,8 +122,10 @@ class _Reader:
             passes = {**PASSES, **{name: (*PASSES[name], "pointwise") for name in POINTWISE}}
             if isinstance(phase, str) and role not in passes.get(phase, ROLES):
                 self.problem(f"{key}.{role}", f"{role!r} plays no part in the {phase} pass")
-            if (parsed := self.operand(f"{key}.{role}", role, spec)) is not None:
+            if (parsed := self.operand(f"{key}.{role}", role, spec, phase)) is not None:
                 roles[role] = parsed
+        if phase == "weight_gradient" and len({o.hadamard for o in roles.values()}) == 2:
+            self.problem(key, "hadamard on one operand of a product alone would change the product")
         return Rule(tuple(layers), phase, roles)
 
     def swa(self, table: Any) -> None:

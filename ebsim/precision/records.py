@@ -33,7 +33,8 @@ def record(
     frozen      layers whose weights are not trained: never rounded to the format that weights are stored in
     """
     chosen = backend(chosen)
-    default = dataclasses.replace(chosen, rules=()).cells("", [""])
+    everywhere = tuple(rule for rule in chosen.rules if "*" in rule.layers)
+    default = dataclasses.replace(chosen, rules=everywhere).cells("", [""])
     table = chosen.table(list(names))
     thin, modules = chosen.one_dimensional, pointwise or {}
     every = [thin, *(o for cells in (default, *table.values(), *modules.values()) for o in cells.values())]
@@ -55,4 +56,4 @@ def _cells(cells: Cells) -> dict[tuple[str, str], Cell]:
 
 
 def _cell(operand: Operand) -> Cell:
-    return Cell(operand.format.name, operand.rounding, operand.format.blocked)
+    return Cell(operand.format.name, operand.rounding, operand.format.blocked, operand.hadamard)

@@ -23,6 +23,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from ebsim.errors import ConfigError
 from ebsim.precision import three_passes
 from ebsim.precision.formats.number_format import Operand
+from ebsim.precision.quantization import hadamard
 from ebsim.precision.quantization.layout import ALL, Samples
 from ebsim.precision.three_passes import SUMMED, Convolution, Product
 
@@ -58,6 +59,7 @@ class Quantizers(Protocol):
 
     samples: Samples
     set_steps: int
+    seed: int
 
     def quantize(
         self, layer: str, role: str, x: Tensor, chosen: Operand, *, axis: int, call: Call, overwrite: bool, phase: str
@@ -97,12 +99,12 @@ class LayerPrecision:
             call = dataclasses.replace(call, number=0, samples=ALL)
         laid, axis, back = x, 1, None
         if op is not None:
-            laid, axis, back = op.laid_out(x, role, SUMMED[phase, role], chosen.format.blocked)
+            laid, axis, back = op.laid_out(x, role, SUMMED[phase, role], chosen.format.blocked or chosen.hadamard)
         if len(laid) != len(x) and role != "weight":  # leading dimensions flattened: several rows of one sample
             call = dataclasses.replace(call, samples=call.samples._replace(each=len(laid) // len(x)))
-        fresh = (
-            role in ("output", "activation_gradient") and laid is x
-        )  # made by this very layer, so nobody else needs it unrounded
+        if chosen.hadamard:
+            laid, back = hadamard.transform(laid, self.quantizers.seed), None  # the product is of transformed operands
+        fresh = role in ("output", "activation_gradient") and laid is x  # just made: nobody else needs it unrounded
         y = self.quantizers.quantize(
             self.name, role, laid, chosen, axis=axis, call=call, overwrite=fresh, phase=phase
         )  # fmt: skip

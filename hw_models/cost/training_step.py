@@ -273,6 +273,7 @@ def _quantizer_parts(
 ) -> list[Part]:
     """Range, scale, round and clamp of every quantized tensor; a pass over it where its width changes."""
     elements, random = np.zeros((2, *dram.shape))
+    transformed = np.zeros(dram.shape[1:])
     shape = table.weights.shape
     matrix = table.K * table.C / np.maximum(table.groups, 1) * table.R * table.S * np.ones(shape)
     trained, needed = _matrix(table), 1 - table.first
@@ -309,6 +310,8 @@ def _quantizer_parts(
             for cell, how in row.rounded.items():
                 n, before = tensors[cell]
                 bits = operands.get(cell, 0.0)
+                if cell[0] == "weight_gradient" and cell[1] in row.hadamard:  # log2 16 sums an element, and its sign
+                    transformed[..., i] += n
                 more = 0.0 if before is None or before == bits else before + bits
                 add(ROUNDED_IN[cell[0]], i, n, how, more)
         else:
@@ -317,5 +320,9 @@ def _quantizer_parts(
                     add(stage, i, outputs * (once if stage else 1.0), rounding)
         if thin:
             add(ROUNDED_IN["update"], i, 3 * vectors[..., i], thin)
-    parts = [Part(f"op.{op}", "quantiser", chip.ops[op], elements * times, None) for op, times in QUANTISE.items()]
+    work = {op: elements * times for op, times in QUANTISE.items()}
+    if transformed.any():
+        work["add"] = np.zeros(dram.shape)
+        work["add"][2], work["multiply"][2] = 4 * transformed, work["multiply"][2] + transformed
+    parts = [Part(f"op.{op}", "quantiser", chip.ops[op], counts, None) for op, counts in work.items()]
     return [*parts, Part("op.random", "quantiser", chip.ops["random"], random, None)]

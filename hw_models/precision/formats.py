@@ -121,6 +121,7 @@ class Rule:
     activation_gradient: Format
     update: tuple[Format, Format, Format]  # gradient, momentum, stored weight
     rounded: Mapping[tuple[str, str], str] = field(default_factory=dict, hash=False)
+    hadamard: tuple[str, ...] = ()  # operands of the weight gradient that a Hadamard transform of 16 samples goes over
 
 
 @dataclass(frozen=True)
@@ -300,6 +301,7 @@ def _from_record(record: Mapping[str, Any], products: bool = True) -> Precision:
                 find(formats.get("stored", "fp32")),
             ),
         )
+        made = replace(made, hadamard=tuple(data.get("hadamard", ())))
         return replace(made, rounded=_roundings(data.get("quantise", record.get("quantise", {})), made))
 
     def pointwise(data: Mapping[str, Any]) -> Pointwise:

@@ -7,6 +7,7 @@ what the hardware model prices, so a name cannot mean two things.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -70,10 +71,49 @@ PRESETS: dict[str, dict[str, Any]] = {
         "weight": "mxfp8", "activation": "mxfp8", "error": "mxfp8", "output": "bf16",
         "rule": [_ENDS_FP32, _LOGITS_FP32],
     },
+    "mxfp6": {
+        "about": "MX: E3M2 in blocks of 32 along the axis each pass sums over, bf16 between layers",
+        "weight": "mxfp6_e3m2", "activation": "mxfp6_e3m2", "error": "mxfp6_e3m2", **_BF16_BETWEEN,
+        "rule": [_ENDS_FP32, _LOGITS_FP32],
+    },
+    "mxfp4": {
+        "about": "MX: E2M1 in blocks of 32 along the axis each pass sums over, stochastic errors, bf16 between layers",
+        "weight": "mxfp4", "activation": "mxfp4", "error": "mxfp4 stochastic", **_BF16_BETWEEN,
+        "rule": [_ENDS_FP32, _LOGITS_FP32],
+    },
+    "mxint8": {
+        "about": "MX: INT8 in blocks of 32 along the axis each pass sums over, bf16 between layers",
+        "weight": "mxint8", "activation": "mxint8", "error": "mxint8", **_BF16_BETWEEN,
+        "rule": [_ENDS_FP32, _LOGITS_FP32],
+    },
+    "nvfp4": {
+        "about": "NVFP4 as arXiv 2509.25149 trains: 16x16 blocks of weights, Hadamard transform on the operands of the"
+        " weight gradient, stochastic errors, bf16 between layers, first and last layer bf16",
+        "weight": "nvfp4/16x16", "activation": "nvfp4", "error": "nvfp4 stochastic", **_BF16_BETWEEN,
+        "rule": [
+            {"layers": ["@first", "@last"], "weight": "bf16", "activation": "bf16", "error": "bf16"},
+            _LOGITS_FP32,
+            {"layers": ["*"], "phase": "weight_gradient", "activation": "nvfp4 hadamard",
+             "error": "nvfp4 hadamard stochastic"},
+        ],
+    },
+    "fp8_block": {
+        "about": "fp8 with real scales per 128x128 tile of weights and 128 neighbours of activations and errors, as"
+        " DeepSeek-V3 trains (E4M3 throughout), bf16 between layers",
+        "weight": "e4m3/absmax/128x128", "activation": "e4m3/absmax/128", "error": "e4m3/absmax/128", **_BF16_BETWEEN,
+        "rule": [_ENDS_FP32, _LOGITS_FP32],
+    },
 }  # fmt: skip
 
 FORMATS: dict[str, dict[str, Any]] = {  # of these tables, beside what `hw_models.precision.formats` knows by name
     "mxfp8": {"bits": 8, "mac": "fp:4,3", "scale_bits": 8, "block": 32},
+    "mxfp6_e3m2": {"bits": 6, "mac": "fp:3,2", "scale_bits": 8, "block": 32},
+    "mxfp4": {"bits": 4, "mac": "fp:2,1", "scale_bits": 8, "block": 32},
+    "mxint8": {"bits": 8, "mac": "bfp:8", "scale_bits": 8, "block": 32},
+    "nvfp4": {"bits": 4, "mac": "fp:2,1", "scale_bits": 8, "block": 16},
+    "nvfp4/16x16": {"bits": 4, "mac": "fp:2,1", "scale_bits": 8, "block": 256},
+    "e4m3/absmax/128": {"bits": 8, "mac": "fp:4,3", "scale_bits": 32, "block": 128},
+    "e4m3/absmax/128x128": {"bits": 8, "mac": "fp:4,3", "scale_bits": 32, "block": 16384},
     "int8/row": {"bits": 8, "mac": "int:8", "scale_bits": 32, "block": "row"},
 }
 PASSES = {**ROUNDED, "update": UPDATE_ROLES}
@@ -118,5 +158,6 @@ def _spec(table: Mapping[str, Any], rules: list[Mapping[str, Any]], phase: str, 
 
 def _cell(spec: str) -> Cell:
     name, *words = spec.split(" ")
-    block = FORMATS.get(name, {}).get("block", 0)
-    return Cell(name, "stochastic" if "stochastic" in words else "nearest", isinstance(block, int) and block > 0)
+    block = 0 if re.search(r"\dx\d", name) else FORMATS.get(name, {}).get("block", 0)  # a tile serves every pass
+    blocked = isinstance(block, int) and block > 0
+    return Cell(name, "stochastic" if "stochastic" in words else "nearest", blocked, "hadamard" in words)

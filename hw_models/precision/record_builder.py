@@ -17,6 +17,7 @@ class Cell(NamedTuple):
     format: str = "fp32"
     rounding: str = "nearest"
     blocked: bool = False
+    hadamard: bool = False
 
     @property
     def rounds(self) -> bool:
@@ -57,6 +58,8 @@ def build(
     for layer, cells in layers.items():
         trained = layer not in frozen
         entry = {**_entry(cells, accumulator, trained), "update": _update(cells) if trained else _FP32_UPDATE}
+        if "hadamard" in usual:
+            entry.setdefault("hadamard", [])
         rounding = roundings(cells, trained)
         if (entry, rounding) != (usual, usual_rounding):
             own[layer] = {**entry, "quantise": rounding}
@@ -108,6 +111,8 @@ def _entry(cells: Cells, accumulator: str, trained: bool) -> dict[str, Any]:
         for phase, pair in OPERANDS.items()
     }
     plain = {fmt for phase in OPERANDS for fmt in entry[phase].values()} == {"fp32"}
+    if transformed := [role for role in ("activation", "error") if cells["weight_gradient", role].hadamard and trained]:
+        entry["hadamard"] = transformed
     entry["accumulator"] = "fp32" if plain else accumulator
     entry["output"] = cells["forward", "output"].format
     entry["activation_gradient"] = cells["input_gradient", "activation_gradient"].format

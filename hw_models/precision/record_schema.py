@@ -67,12 +67,15 @@ def _rule(key: str, rule: Any, more: tuple[str, ...]) -> Iterator[str]:
     yield from _table(key, rule)
     if not isinstance(rule, Mapping):
         return
-    known = (*OPERANDS, "accumulator", *OUTPUTS, *more)
+    known = (*OPERANDS, "accumulator", "hadamard", *OUTPUTS, *more)
     for name, value in rule.items():
         if name not in known:
             yield f"{key}.{name}: is not a known key{did_you_mean(str(name), known)}"
         elif name in OPERANDS:
             yield from _names(f"{key}.{name}", value, OPERANDS[name])
+        elif name == "hadamard":
+            if not isinstance(value, Sequence) or set(value) - {"activation", "error"}:
+                yield f"{key}.hadamard: is {value!r}, must be a list of activation, error"
         elif name not in more:
             yield from _names(key, {name: value}, (name,))
 

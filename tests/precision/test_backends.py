@@ -19,7 +19,7 @@ from tests.precision.nets import LAYERS, Small
 
 WRONG = [
     ({"wieght": "int8"}, "unknown key 'wieght'; did you mean 'weight'"),
-    ({"weight": "e4m4"}, "unknown number format 'e4m4'; did you mean 'e4m3'"),
+    ({"weight": "e4mm3"}, "unknown number format 'e4mm3'; did you mean 'e4m3'"),
     ({"weight": 8}, "write a format as text"),
     ({"weight": "int8 stochastically"}, "unknown rounding 'stochastically'.*did you mean 'stochastic'"),
     ({"base": 9}, "by its name"),
@@ -52,7 +52,7 @@ def test_wrong_tables_are_refused_with_the_cure(table: dict, message: str) -> No
 
 def test_all_mistakes_are_told_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
-        backend({"name": "mine", "weight": "e4m4", "rule": [{"weight": "int8"}, {"phase": "x", "error": 3}]})
+        backend({"name": "mine", "weight": "e4mm3", "rule": [{"weight": "int8"}, {"phase": "x", "error": 3}]})
     keys = [line.split(":")[0] for line in str(caught.value).splitlines()]
     assert keys == [f"precision backend 'mine', {key}" for key in ("weight", "rule.1.phase", "rule.1.error")]
 

@@ -146,8 +146,8 @@ def test_shape_strides_and_memory_format(name: str, rounding: str) -> None:
 
 
 def test_wrong_names_say_what_is_near() -> None:
-    with pytest.raises(ConfigError, match=r"'e4m4'.*did you mean 'e4m3'"):
-        quantize(torch.ones(2), "e4m4")
+    with pytest.raises(ConfigError, match=r"'e4mm3'.*did you mean 'e4m3'"):
+        quantize(torch.ones(2), "e4mm3")
     with pytest.raises(ConfigError, match="variant"):
         find_format("int8/rows")
     with pytest.raises(ConfigError, match="nearest or stochastic"):

@@ -23,7 +23,8 @@ from typing import Any
 
 from ebsim.errors import ConfigError
 
-SCALINGS = ("none", "absmax", "pow2", "pow2_floor")
+SCALINGS = ("none", "absmax", "pow2", "pow2_floor", "pow2_ceil", "pow2_even", "two_level")
+TILE = re.compile(r"([1-9]\d*)x([1-9]\d*)")
 ROUNDINGS = ("nearest", "stochastic")
 _MAC = re.compile(r"fp:\d+,\d+|(int|bfp):\d+")
 
@@ -37,11 +38,14 @@ class NumberFormat:
     mac         operand class of the multiplier: "fp:E,M", "int:B" or "bfp:B"
     top         largest value of the grid at scale 1
     round       pure (x, u) -> grid value; u is None (nearest, ties to even) or uniform in [0, 1) (stochastic)
-    scaling     "none", "absmax" (s = absmax / top), "pow2" (smallest power of two that does not clip) or
-                "pow2_floor" (2^(floor(log2 absmax) - floor(log2 top)), as block floating point and MX do)
+    scaling     "none"; "absmax" (s = absmax / top); a power of two: "pow2" (the smallest that does not clip, rceil),
+                "pow2_floor" (2^(floor(log2 absmax) - floor(log2 top)), as block floating point and MX do), "pow2_ceil"
+                (the same with ceil(log2 absmax)), "pow2_even" (absmax rounded to the element's mantissa, then floor);
+                or "two_level" (an E4M3 number per block, times one real scale of the whole tensor, as NVFP4 has)
     scale_bits  width of one stored scale, 0 if there is none
     block       elements that share a scale: 0 = the whole tensor, "row" = one slice of dim 0 (output channel of a
-                weight, sample of an activation), k = k neighbours along the axis that is summed over
+                weight, sample of an activation), k = k neighbours along the axis that is summed over, "16x16" = a tile
+                of dim 0 and dim 1 (of a weight: outputs x inputs), the same for every pass
     """
 
     name: str
@@ -60,8 +64,8 @@ class NumberFormat:
             f"scaling must be one of {', '.join(SCALINGS)}": self.scaling not in SCALINGS,
             "bits must be 1..32": not 1 <= self.bits <= 32,
             "top must be positive": not self.top > 0,
-            'block must be 0, "row" or a positive integer': not (
-                self.block == "row" or (isinstance(self.block, int) and self.block >= 0)
+            'block must be 0, "row", a positive integer or a tile such as "16x16"': not (
+                self.block == "row" or self.tile or (isinstance(self.block, int) and self.block >= 0)
             ),
             'mac must look like "fp:4,3", "int:8" or "bfp:8"': not _MAC.fullmatch(self.mac),
         }
@@ -70,13 +74,26 @@ class NumberFormat:
                 raise ConfigError(f"number format {self.name!r}: {problem}")
 
     @property
+    def tile(self) -> tuple[int, int] | None:
+        """Rows and columns of a two-dimensional block; None for any other."""
+        found = TILE.fullmatch(self.block) if isinstance(self.block, str) else None
+        return (int(found[1]), int(found[2])) if found else None
+
+    @property
+    def mantissa(self) -> int:
+        """Stored mantissa bits of its multiplier's operands; of an integer, the bits below its leading one."""
+        kind, _, numbers = self.mac.partition(":")
+        return int(numbers.split(",")[1]) if kind == "fp" else int(numbers) - 2
+
+    @property
     def blocked(self) -> bool:
         """Whether its blocks run along the axis that a pass sums over, and so differ from pass to pass."""
         return isinstance(self.block, int) and self.block > 0
 
     def describe(self) -> dict[str, Any]:
-        """The part the hardware model reads: plain data."""
-        return {k: getattr(self, k) for k in ("bits", "mac", "scale_bits", "block")}
+        """The part the hardware model reads: plain data; of a tile the number of its elements."""
+        block = self.tile[0] * self.tile[1] if self.tile else self.block
+        return {"bits": self.bits, "mac": self.mac, "scale_bits": self.scale_bits, "block": block}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +102,7 @@ class Operand:
 
     format: NumberFormat
     stochastic: bool = False
+    hadamard: bool = False  # along the samples, in the product of the weight gradient, before it is rounded
     spec: str = dataclasses.field(default="", compare=False)  # as it was written, a plug-in's path included
 
     @property
@@ -96,4 +114,4 @@ class Operand:
         return ROUNDINGS[self.stochastic]
 
     def __str__(self) -> str:
-        return self.format.name + (" stochastic" if self.stochastic else "")
+        return self.format.name + " hadamard" * self.hadamard + " stochastic" * self.stochastic

@@ -6,8 +6,8 @@ import dataclasses
 from typing import Any
 
 from ebsim.errors import ConfigError, did_you_mean
-from ebsim.precision.formats.builtin import BUILTIN
-from ebsim.precision.formats.number_format import ROUNDINGS, NumberFormat, Operand
+from ebsim.precision.formats.builtin import BUILTIN, float_by_name
+from ebsim.precision.formats.number_format import ROUNDINGS, TILE, NumberFormat, Operand
 from ebsim.precision.names import NameRegistry
 
 FORMATS = NameRegistry("formats", BUILTIN)
@@ -33,7 +33,7 @@ def find_format(spec: str | NumberFormat) -> NumberFormat:
         if how:
             raise ConfigError(f"unknown rounding {how!r} in {spec!r}{did_you_mean(how, ROUNDINGS)}")
         base, _, variant = spec.partition("/")
-    found = FORMATS.find(base)
+    found = FORMATS.find(base) or float_by_name(base)
     if found is None:
         raise ConfigError(f"unknown number format {base!r}{did_you_mean(base, FORMATS.origins())}")
     if not isinstance(found, NumberFormat):
@@ -43,25 +43,38 @@ def find_format(spec: str | NumberFormat) -> NumberFormat:
     return _variant(found, variant) if variant else found
 
 
+_SCALES = {  # what a variant calls a scale rule
+    "absmax": {"scaling": "absmax", "scale_bits": 32},
+    "floor": {"scaling": "pow2_floor", "scale_bits": 8},
+    "ceil": {"scaling": "pow2_ceil", "scale_bits": 8},
+    "even": {"scaling": "pow2_even", "scale_bits": 8},
+    "rceil": {"scaling": "pow2", "scale_bits": 8},
+    "unscaled": {"scaling": "none", "scale_bits": 0, "block": 0},
+}
+
+
 def _variant(fmt: NumberFormat, variant: str) -> NumberFormat:
-    if variant == "unscaled":
-        new: dict[str, Any] = {"scaling": "none", "scale_bits": 0, "block": 0}
-    elif variant in ("tensor", "row", "channel") or variant.isdigit():
-        block = {"tensor": 0, "row": "row", "channel": "row"}.get(variant)
-        new = {"block": int(variant) if block is None else block}
-    else:
-        raise ConfigError(
-            f"unknown variant {fmt.name}/{variant}: use tensor, row (= channel), unscaled or a block length"
-        )
+    new: dict[str, Any] = {}
+    words = ["row" if word == "channel" else word for word in variant.split("/")]
+    for word in words:
+        if word in _SCALES:
+            new |= _SCALES[word]
+        elif word in ("tensor", "row") or word.isdigit() or TILE.fullmatch(word):
+            new["block"] = 0 if word == "tensor" else int(word) if word.isdigit() else word
+        else:
+            raise ConfigError(
+                f"unknown variant {fmt.name}/{word}: use tensor, row (= channel), a block length, a tile (16x16), or a "
+                f"scale: {', '.join(_SCALES)}"
+            )
     if all(getattr(fmt, k) == v for k, v in new.items()):
         return fmt
-    suffix = "row" if variant == "channel" else variant
-    return dataclasses.replace(fmt, name=f"{fmt.name}/{suffix}", **new)
+    return dataclasses.replace(fmt, name="/".join([fmt.name, *words]), **new)
 
 
 def operand(spec: str) -> Operand:
-    """Parse "FORMAT[/VARIANT] [nearest|stochastic]"."""
-    words = spec.rsplit(" ", 1) if spec.endswith(ROUNDINGS) else [spec]
-    if len(words) == 2 and words[1] not in ROUNDINGS:
-        words = [spec]
-    return Operand(find_format(words[0].strip()), words[-1] == "stochastic", spec)
+    """Parse "FORMAT[/VARIANT] [hadamard] [nearest|stochastic]"."""
+    text, flags = spec, set()
+    while (parts := text.rsplit(" ", 1))[-1] in (*ROUNDINGS, "hadamard") and len(parts) == 2:
+        text = parts[0].strip()
+        flags.add(parts[1])
+    return Operand(find_format(text.strip()), "stochastic" in flags, "hadamard" in flags, spec)

@@ -75,6 +75,9 @@ def as_matrix(x: Tensor, block: int | str, axis: int = 1, samples: Samples = ALL
     """View (or, for blocks along an axis and sparse strides, copy) `x` for the quantizer."""
     if isinstance(block, int) and block > 0 and x.dim() > 0:
         return _blocks(x, block, min(axis, x.dim() - 1), samples)
+    if isinstance(block, str) and "x" in block and x.dim() > 1:
+        high, wide = map(int, block.split("x"))
+        return _tiles(x, high, wide, samples)
     if x.dim() <= 1:
         groups, size = (x.numel(), 1) if block == "row" else (1, x.numel())
         hashes = functools.partial(_hashes, groups, size, ALL, 0, x.device)
@@ -100,6 +103,35 @@ def _blocks(x: Tensor, block: int, axis: int, samples: Samples) -> Matrix:
         functools.partial(_block_hashes, tuple(x.shape), axis, block, samples, x.device),
         lambda y: _like(y.view(padded.shape)[..., :length].movedim(-1, axis), x),
     )
+
+
+def _tiles(x: Tensor, high: int, wide: int, samples: Samples) -> Matrix:
+    """Tiles of dim 0 and dim 1, of every position of the other dimensions."""
+    moved = x.movedim((0, 1), (-2, -1))
+    n, m = moved.shape[-2:]
+    padded = F.pad(moved, (0, -m % wide, 0, -n % high))
+    rows, cols = padded.shape[-2] // high, padded.shape[-1] // wide
+    lead = padded.shape[:-2]
+    tiled = padded.reshape(*lead, rows, high, cols, wide).transpose(-3, -2)
+
+    def back(y: Tensor) -> Tensor:
+        whole = y.view(tiled.shape).transpose(-3, -2).reshape(padded.shape)
+        return _like(whole[..., :n, :m].movedim((-2, -1), (0, 1)), x)
+
+    hashes = functools.partial(_tile_hashes, tuple(x.shape), high, wide, samples, x.device)
+    return Matrix(tiled.reshape(-1, high * wide), hashes, back)
+
+
+@functools.lru_cache(maxsize=256)
+def _tile_hashes(shape: tuple[int, ...], high: int, wide: int, samples: Samples, device: torch.device) -> Tensor:
+    """Of the first element of every tile, and of the offsets in a tile."""
+    inner = torch.Size(shape[1:]).numel()
+    first = _places(shape[0], samples, device) * inner
+    index = (first[:, None] + torch.arange(inner, dtype=torch.int32, device=device)).view(shape)
+    rows = index.movedim((0, 1), (-2, -1))[..., ::high, ::wide].reshape(-1)
+    down = torch.arange(high, dtype=torch.int32, device=device) * inner * samples.stride
+    right = torch.arange(wide, dtype=torch.int32, device=device) * torch.Size(shape[2:]).numel()
+    return mixed(torch.cat([rows, (down[:, None] + right).reshape(-1) + COLUMNS]))
 
 
 def _like(y: Tensor, x: Tensor) -> Tensor:

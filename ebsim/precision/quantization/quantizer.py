@@ -22,12 +22,13 @@ from torch import Tensor
 from ebsim.errors import ConfigError
 from ebsim.precision.formats.number_format import ROUNDINGS, NumberFormat
 from ebsim.precision.formats.registry import find_format
-from ebsim.precision.formats.rounding import EXPONENT, MANTISSA, ONE, POSITIVE
+from ebsim.precision.formats.rounding import EXPONENT, MANTISSA, ONE, POSITIVE, float_grid
 from ebsim.precision.quantization import compilation
 from ebsim.precision.quantization.counter_rng import keyed, keys, uniform
 from ebsim.precision.quantization.layout import ALL, Samples, as_matrix
 
 _INF = float("inf")
+E4M3_TOP = 448.0  # of the scale that each block of a two-level format has
 _SMALLEST = (127 - 100) << 23
 _PIECE = 1 << 17  # elements per thread that an eager chain works on at once: a few temporaries fit a core's cache
 
@@ -44,12 +45,17 @@ def absmax(x: Tensor) -> Tensor:
 
 @functools.cache
 def scaler(fmt: NumberFormat) -> Callable[[Tensor], Tensor | None]:
-    """Bits of each row's absmax [G, 1] -> the scale that broadcasts against the rows; None for unscaled formats."""
+    """Bits of each row's absmax [G, 1] -> the scale that broadcasts against the rows; None for unscaled formats.
+
+    Infinite for a block of a two-level format whose own scale rounds to zero: what is divided by it is lost.
+    """
     top = int.from_bytes(struct.pack("<f", fmt.top), "little")
     largest = (253 << 23) - (top & EXPONENT) + ONE
+    half = 1 << (22 - fmt.mantissa) if fmt.mantissa < 23 else 0
+    dropped = max(7, min(23, fmt.mantissa + 1))  # bits of a real scale, so that code * scale is exact
 
     def absolute(bits: Tensor) -> Tensor:
-        return ((bits.view(torch.float32) / fmt.top).view(torch.int32) + 0x40) & ~0x7F
+        return ((bits.view(torch.float32) / fmt.top).view(torch.int32) + (1 << dropped >> 1)) & -(1 << dropped)
 
     def pow2(bits: Tensor) -> Tensor:
         return ((bits - top + MANTISSA) & ~MANTISSA) + ONE
@@ -57,7 +63,14 @@ def scaler(fmt: NumberFormat) -> Callable[[Tensor], Tensor | None]:
     def pow2_floor(bits: Tensor) -> Tensor:
         return (bits & EXPONENT) - (top & EXPONENT) + ONE
 
-    by_rule = {"absmax": absolute, "pow2": pow2, "pow2_floor": pow2_floor}.get(fmt.scaling)
+    def pow2_ceil(bits: Tensor) -> Tensor:
+        return pow2_floor(bits + MANTISSA)
+
+    def pow2_even(bits: Tensor) -> Tensor:
+        return pow2_floor(bits + half)
+
+    rules = {"absmax": absolute, "pow2": pow2, "pow2_floor": pow2_floor, "pow2_ceil": pow2_ceil, "pow2_even": pow2_even}
+    by_rule = rules.get(fmt.scaling)
 
     def scale(bits: Tensor) -> Tensor | None:
         if by_rule is None:
@@ -65,7 +78,13 @@ def scaler(fmt: NumberFormat) -> Callable[[Tensor], Tensor | None]:
         group = bits if fmt.block else bits.amax(0, keepdim=True)
         return by_rule(group).clamp(_SMALLEST, largest).view(torch.float32)
 
-    return scale
+    def two_level(bits: Tensor) -> Tensor:
+        whole = bits.amax(0, keepdim=True).view(torch.float32) / (E4M3_TOP * fmt.top)
+        tensor = ((whole.view(torch.int32) + 0x40) & ~0x7F).clamp(_SMALLEST, largest).view(torch.float32)
+        own = float_grid(bits.view(torch.float32) / fmt.top / tensor, None, mantissa=3, emin=-6).clamp(max=E4M3_TOP)
+        return torch.where(own > 0, own * tensor, _INF)
+
+    return two_level if fmt.scaling == "two_level" else scale
 
 
 def on_grid(
@@ -86,9 +105,11 @@ def on_grid(
         y = torch.clamp(fmt.round(x, u), -fmt.top, fmt.top, out=out)
     else:
         # the inverse of a power of two is exact, and multiplying is many times faster than dividing
-        scaled = x / s if fmt.scaling == "absmax" else x * (2 * ONE - s.view(torch.int32)).view(torch.float32)
+        real = fmt.scaling in ("absmax", "two_level")
+        scaled = x / s if real else x * (2 * ONE - s.view(torch.int32)).view(torch.float32)
         y = fmt.round(scaled, u)
-        y = torch.mul(y if fits else y.clamp_(-fmt.top, fmt.top), s, out=out)
+        times = torch.where(s < _INF, s, 0.0) if fmt.scaling == "two_level" else s
+        y = torch.mul(y if fits else y.clamp_(-fmt.top, fmt.top), times, out=out)
     return y if finite else torch.where(x.abs() < _INF, y, x, out=out)
 
 
