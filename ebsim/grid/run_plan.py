@@ -74,10 +74,14 @@ class RunPlan:
     threads: int
     memory: int
     free: int
+    setup_seconds: float
+    """Of tracing, shrinking and verifying networks, as the dry run took them."""
 
     @property
     def seconds(self) -> float:
-        return sum(training.seconds for training in self.trainings)
+        """Until the report; 0 where everything is trained."""
+        trainings = sum(training.seconds for training in self.trainings)
+        return trainings + self.setup_seconds if trainings else 0.0
 
     @property
     def disk(self) -> int:
@@ -138,7 +142,9 @@ def plan_run(experiment: Experiment, runs_dir: Path, *, probe_steps: int = 3, em
     prune, hardware = experiment.prune, experiment.hardware
     make = partial(Planned, emergence=emergence, window=prune.window, rule=prune.rule)
     context = DryRunContext(experiment, data, StageNames(runs_dir / "stages"), device, make_trajectory=cast(Any, make))
+    began = time.perf_counter()
     rows = [row for name in experiment.methods for row in METHODS[name].results(context)]
+    setup = time.perf_counter() - began
     chip = profile.read(hardware.profile).chip
     # A stub's accuracy stands for "finished": without one a row has no saving.
     priced = price(
@@ -166,6 +172,7 @@ def plan_run(experiment: Experiment, runs_dir: Path, *, probe_steps: int = 3, em
         threads=used,
         memory=_peak_memory(device),
         free=shutil.disk_usage(above).free,
+        setup_seconds=setup,
     )
 
 
