@@ -142,7 +142,7 @@ def test_pricing_again_trains_nothing(finished: tuple[Path, dict]) -> None:
         assert new["train_macs"] == old["train_macs"]
         assert 0 < new["energy"]["joules"] < old["energy"]["joules"]
     split = cli("energy", results["run"], "--split", cwd=folder).stdout
-    for part in ("energy by stage", "energy by component", "retrain", "interconnect", "dram.pj_per_bit", "\n p = 0.5 "):
+    for part in ("energy by stage", "energy by component", "retrain", "interconnect", "dram.pj_per_bit", "\np = 0.5 "):
         assert part in split, part
     assert cli("energy", results["run"], "--hw", "nonesuch", cwd=folder).returncode == 2
     assert cli("energy", "nowhere", "--hw", "horowitz-45nm", cwd=folder).returncode == 4

@@ -106,9 +106,15 @@ def test_a_method_that_trains_nothing_is_named(monkeypatch: pytest.MonkeyPatch) 
 
     from ebsim.experiment.result import MethodResult
     from ebsim.methods import METHODS, dense
+    from ebsim.training import Silent
 
     monkeypatch.setattr(dense, "run", lambda context: MethodResult("lazy", "Lazy", None, "fp32", "fp32"))
-    context = SimpleNamespace(prune=SimpleNamespace(ratio=(0.5,), draw_epochs=()))
+    context = SimpleNamespace(
+        prune=SimpleNamespace(ratio=(0.5,), draw_epochs=()),
+        experiment=SimpleNamespace(methods=("dense",)),
+        progress=Silent(),
+        epochs=1,
+    )
     with pytest.raises(ConfigError, match="method lazy trained nothing"):
         METHODS["dense"].results(context)  # type: ignore[arg-type]
 
