@@ -20,8 +20,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Method:
-    """Where a method lives, what it is run over (ratios, draw epochs), the options it is run with, and which precisions
-    it works in: those of `search` and `retrain`, and "fp32" where it also works in that whatever is set."""
+    """An entry of the registry.
+
+    module: file below ebsim/methods/. over: what it is run over, ratios and draw epochs. options: of its `run`. uses:
+    precisions it computes in, by key of the section (`search`, `retrain`), or "fp32" where that is fixed.
+    """
 
     module: str
     summary: str

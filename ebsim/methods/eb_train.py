@@ -13,7 +13,7 @@ Options: init = inherit (weights at the draw, for the remaining epochs), re-init
 (weights of the dense start, all N); precision = FF, LF, LL or FL for search and retrain, L being `precision.low`, or
 empty for `precision.search` and `precision.retrain`.
 
-Deviations: weights really are inherited (the authors' main_c.py loads none); no epoch is lost between draw and retrain;
+Deviations: weights are inherited (the authors' main_c.py loads none); no epoch is lost between draw and retrain;
 exactly round(p n) channels are pruned, none of them by a tie; the ticket computes exactly what the masked network
 does, where their residual networks keep the pruned channels of the residual stream (`prune.gating`).
 """

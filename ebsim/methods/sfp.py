@@ -1,7 +1,7 @@
 """sfp: soft filter pruning; filters are set to zero after every epoch, but may grow back in the next one.
 
 Idea: hard pruning cannot take back a wrong choice. Zero the weakest filters of each layer after every epoch and go on
-training all of them; only after the last epoch the zeros are really cut out.
+training all of them; only after the last epoch are the zeros cut out.
 
 Equation: after each epoch, in every layer, the int(p n) filters with the smallest L2 norm become 0.
 

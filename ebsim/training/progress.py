@@ -1,4 +1,4 @@
-"""What a training tells the outside world; the terminal, a notebook or nobody listens."""
+"""The interface through which a training reports its progress; `Silent` ignores everything."""
 
 from __future__ import annotations
 
