@@ -15,11 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hw_models.accelerator.area import area_mm2
+from hw_models.accelerator.constant import Number
 from hw_models.accelerator.description import Accelerator
 from hw_models.accelerator.energy_laws import SRAM_LAWS, sram_pj_per_bit
 from hw_models.accelerator.toml_reader import read
 from hw_models.analysis.design_space import Space
 from hw_models.analysis.design_sweep import price_variants
+from hw_models.cost.training_step import training_cost
 from hw_models.errors import HardwareError
 from hw_models.precision.formats import FORMATS, Precision, parse_precision
 from hw_models.units import BITS_PER_KIB
@@ -79,6 +81,58 @@ class Explored:
             "images_per_s": self.batch / float(self.latency[i]),
             "edp_js": float(self.edp[i]),
         }
+
+
+def variant(space: Space, i: int) -> Accelerator:
+    """One variant as an accelerator of its own, for `training_cost` by any reuse model."""
+    chosen = dict(zip(space.keys, space.variants[i], strict=True))
+    sizes = {k: np.array([v]) for k, v in chosen.items() if isinstance(v, float)}
+    energies = {**{k: float(v[0]) for k, v in _memory_energies(space.base, sizes).items()}, **chosen}
+
+    def number(key: str, now: Number) -> Number:
+        return replace(now, value=float(energies[key])) if key in energies else now
+
+    base = space.base
+    memories = tuple(
+        replace(
+            m,
+            bits=chosen.get(f"memory.{m.name}.kib", m.bits / BITS_PER_KIB) * BITS_PER_KIB,
+            read=number(f"memory.{m.name}.read", m.read),
+            write=number(f"memory.{m.name}.write", m.write),
+            bits_per_cycle=chosen.get(f"memory.{m.name}.bits_per_cycle", m.bits_per_cycle),
+        )
+        for m in base.memories
+    )
+    registers = {
+        n: replace(r, bits=chosen.get(f"registers.{n}.bits", r.bits), pj_per_bit=number(f"registers.{n}", r.pj_per_bit))
+        for n, r in base.registers.items()
+    }
+    return replace(
+        base,
+        name=f"{base.name}, variant {i}",
+        dims=chosen.get("array.dims", base.dims),
+        clock_hz=chosen.get("clock_ghz", base.clock_hz / 1e9) * 1e9,
+        dram_bits_per_s=chosen.get("dram.gbytes_per_s", base.dram_bits_per_s / 8e9) * 8e9,
+        dram=number("dram.pj_per_bit", base.dram),
+        mac_points={n: number(f"mac.{n}", point) for n, point in base.mac_points.items()},
+        ops={n: number(f"op.{n}", op) for n, op in base.ops.items()},
+        network=None if base.network is None else number("network.pj_per_bit", base.network),
+        registers=registers,
+        memories=memories,
+    )
+
+
+def refined(
+    found: Explored, positions: Sequence[int], layers: Sequence[Layer], model: str = "search"
+) -> list[dict[str, Any]]:
+    """Variants priced again by another reuse model: energy and latency of each of `positions`."""
+    out = []
+    for i in positions:
+        chip = variant(found.space, i)
+        named = found.space.column("format")[i] if "format" in found.space.keys else FORMATS[chip.widest]
+        cost = training_cost(layers, chip, named, found.batch, model)
+        out.append({"energy_j": cost.total, "latency_s": cost.seconds})
+    return out
 
 
 def front(values: Array) -> list[int]:

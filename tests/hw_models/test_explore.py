@@ -16,7 +16,7 @@ from hw_models import FormatError, HardwareError, load, reference, training_cost
 from hw_models.accelerator.area import area_mm2
 from hw_models.accelerator.energy_laws import sram_pj_per_bit
 from hw_models.analysis.design_space import Space, read_space
-from hw_models.analysis.explore import Explored, explore, front
+from hw_models.analysis.explore import Explored, explore, front, refined, variant
 
 ROOT = Path(__file__).parents[2]
 SPACE = """
@@ -70,6 +70,8 @@ def test_variants_together_are_variants_alone(tmp_path: Path) -> None:
         chosen = dict(zip(space.keys, space.variants[i], strict=True))
         cost = training_cost(layers, _alone(tmp_path, chosen), chosen["format"], 16)
         assert (found.energy[i], found.latency[i]) == pytest.approx((cost.total, cost.seconds), rel=1e-9)
+        own = training_cost(layers, variant(space, int(i)), chosen["format"], 16)
+        assert (own.total, own.seconds) == pytest.approx((cost.total, cost.seconds), rel=1e-9)
         formats = {f.name: f for pair in _multiplied(chosen["format"], layers) for f in pair}
         parts = area_mm2(load(tmp_path / "variant.toml"), list(formats.values()))
         assert found.area[i] == pytest.approx(sum(parts.values()), rel=1e-9)
@@ -158,6 +160,19 @@ def test_a_constant_counts_where_its_format_is_used(tmp_path: Path) -> None:
     assert cheap < dear and wide == same
 
 
+def test_the_front_can_be_priced_by_the_search(tmp_path: Path) -> None:
+    text = '[vary]\n"memory.buffer.kib" = [64, 512]\n"array.dims" = [[8, 8], [32, 32]]\nformat = ["bf16"]\n'
+    layers = reference.vgg16(10)
+    found = explore(_space(tmp_path, text), layers, 8)
+    best = found.pareto()
+    again = refined(found, best, layers)
+    assert len(again) == len(best)
+    for i, row in zip(best, again, strict=True):
+        assert 0.8 < row["energy_j"] / found.energy[i] < 1.25 and row["latency_s"] > 0
+    closed = refined(found, best, layers, "closed")
+    assert [row["energy_j"] for row in closed] == pytest.approx(found.energy[best])
+
+
 def test_a_format_that_the_base_lacks_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match="bitfusion-45nm has no"):
         explore(_space(tmp_path, 'base = "bitfusion-45nm"\n[vary]\nformat = ["bf16"]'), reference.vgg16(10))
@@ -179,5 +194,9 @@ def test_the_example_runs_from_the_command_line(tmp_path: Path) -> None:
     assert again.exit_code == 2 and "is not empty" in again.stderr
     table = CliRunner().invoke(main, ["hw", "explore", str(path), "--network", "vgg16", "--objective", "edp"])
     assert table.exit_code == 0 and "nothing else beats them" in table.stdout
+    searched = CliRunner().invoke(
+        main, ["hw", "explore", str(path), "--network", "vgg16", "--objective", "edp", "--search", "--json"]
+    )
+    assert len(json.loads(searched.stdout)["by_search"]) == len(json.loads(searched.stdout)["pareto"])
     wrong = CliRunner().invoke(main, ["hw", "explore", str(path), "--objective", "beauty"])
     assert wrong.exit_code == 2 and "unknown objective 'beauty'" in wrong.stderr
