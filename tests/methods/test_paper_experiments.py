@@ -23,7 +23,8 @@ def load(path: Path, settings: dict | None = None) -> Experiment:
 def card(path: Path) -> dict[str, str]:
     """The comment at the top: heading -> text, continuation lines joined."""
     out: dict[str, str] = {}
-    for line in path.read_text().split("\n\nname = ")[0].splitlines()[2:]:
+    text = path.read_text().removeprefix("#:schema ../../schemas/experiment.schema.json\n")
+    for line in text.split("\n\nname = ")[0].splitlines()[2:]:
         found = re.match(r"# (\w+) +(.*)", line)
         if found:
             heading = found[1]
