@@ -210,7 +210,7 @@ def quantize(
     role: str = "",
     call: int = 0,
     first_sample: int = 0,
-    axis: int = 1,
+    axis: int | None = None,
     compile: bool = False,
 ) -> Tensor:
     """`x` rounded to a number format and back: same shape, strides, device; float32; detached from autograd.
@@ -221,13 +221,17 @@ def quantize(
               element index) and on nothing else
     call, first_sample   number of the call of a layer within the step; place of the first slice of dim 0 in the global
               batch: slices of a batch rounded apart, each with its place, are rounded as the whole batch is
-    Finite overflow saturates, NaN stays NaN, Inf stays Inf. Raises ConfigError for an unknown name, TypeError for a
-    tensor that is not float32.
+    axis      what blocks of neighbours run along (dim 1 if not given, the only one of a vector); may be negative
+    Finite overflow saturates, NaN stays NaN, Inf stays Inf. Raises ConfigError for an unknown name or axis, TypeError
+    for a tensor that is not float32.
     """
     if rounding not in ROUNDINGS:
         raise ConfigError(f"rounding {rounding!r}: use nearest or stochastic")
     if x.dtype != torch.float32:
         raise TypeError(f"quantize works on float32 tensors, got {x.dtype}; convert with .float()")
+    if axis is not None and not -x.dim() <= axis < max(x.dim(), 1):
+        raise ConfigError(f"axis {axis} of a tensor of {x.dim()} dimensions: use {-x.dim()} to {x.dim() - 1}")
+    axis = min(1, x.dim() - 1) if axis is None else axis % max(x.dim(), 1)
     key = keys(seed, step, layer, role, call)
     with torch.no_grad():
         return run(
