@@ -24,8 +24,10 @@ def _write(tmp_path: Path, text: str, name: str = "chip.toml") -> Path:
     return path
 
 
-def test_the_six_profiles_are_there() -> None:
-    assert NAMES == ["bitfusion-45nm", "eyeriss-like-65nm", "h100", "horowitz-45nm", "jetson-tx2", "tpu-like-7nm"]
+def test_the_profiles_are_there() -> None:
+    arrays = {"bitfusion-45nm", "eyeriss-like-65nm", "horowitz-45nm", "tpu-like-7nm"}
+    devices = {"a100", "a40", "b200", "h100", "jetson-tx2", "p100", "rtx6000", "v100"}
+    assert set(NAMES) == arrays | devices
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -121,3 +121,24 @@ def test_the_dominant_component_is_named(run: Run) -> None:
     assert run.dense is not None
     share = run.dense.energy.components["dram"] / run.dense.energy.joules
     assert text.startswith(f"{100 * share:.0f} % of the energy of Dense is dram")
+
+
+def test_rows_with_fewer_and_with_more_dense_epochs_share_a_table(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An Early-Bird row stops its dense training early; a lottery ticket trains the dense network twice."""
+    from ebsim.report.figures import waterfall
+
+    pair = (
+        Steps("early", 10.0, (saving_steps.Step(saving_steps.FEWER, -6.0, 4), saving_steps.Step(RETRAINING, 2.0)), 6.0),
+        Steps("twice", 10.0, (saving_steps.Step(saving_steps.MORE, 10.0, 40),), 20.0),
+    )
+    monkeypatch.setattr(saving_steps, "saving_steps", lambda *_: pair)
+    monkeypatch.setattr(waterfall, "saving_steps", lambda *_: pair)
+    (table,) = saving_steps.tables(run)
+    names, early, twice = (["–" if cell == "–" else str(cell) for (cell,) in column.cells] for column in table.columns)
+    assert names == ["dense baseline", saving_steps.FEWER, saving_steps.MORE, RETRAINING, "this row"]
+    assert early[2] == "–" and twice[1] == twice[3] == "–"
+    for axes, one in zip(waterfall.draw(run, 6.5).axes, pair, strict=False):
+        ends = [bar.get_x() + bar.get_width() for bar in axes.patches]
+        assert max(ends) == pytest.approx(max(one.start, one.end))
+        places = {round(bar.get_y() + bar.get_height() / 2) for bar in axes.patches}
+        assert places == {0, 4} | {1 + names[1:4].index(step.name) for step in one.steps}

@@ -52,16 +52,15 @@ def _names(every: Sequence[Steps]) -> list[str]:
 
 
 def _panel(axes: Axes, one: Steps, names: Sequence[str], own: Scale) -> None:
-    level, place = one.start / own.factor, 0
-    _bar(axes, place, 0.0, level, style.FAINT, f"{own.value(one.start)}")
+    level = one.start / own.factor
+    _bar(axes, 0, 0.0, level, style.FAINT, f"{own.value(one.start)}")
     for step in one.steps:
         after = level + step.joules / own.factor
         if step.name in names:
-            place += 1
             color = style.SAVED if step.joules <= 0 else style.SPENT
             sign = "+" if step.joules > 0 else "−" if step.joules < 0 else ""
             text = f"{sign}{own.value(abs(step.joules))}"
-            _bar(axes, place, level, after, color, text, hatch="" if step.joules <= 0 else "////")
+            _bar(axes, names.index(step.name) + 1, level, after, color, text, hatch="" if step.joules <= 0 else "////")
         level = after
     _bar(axes, len(names) + 1, 0.0, one.end / own.factor, style.CYCLE[0], f"{own.value(one.end)}")
     labels = ["dense baseline", *names, "this row"]

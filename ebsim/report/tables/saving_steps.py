@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from ebsim.report.display.table import Cell, Column, Table, with_unit
+from ebsim.report.display.table import NONE, Cell, Column, Table, with_unit
 from ebsim.report.display.value import Scale, Value, scale
 from ebsim.report.tables import row_labels
 from ebsim.runs.load import Run
@@ -207,7 +207,9 @@ def tables(run: Run, only: Sequence[str] | None = None, side_by_side: int = 4) -
         columns = [Column("Step", tuple((name,) for name in ("dense baseline", *order, "this row")), numeric=False)]
         for one in shown:
             joules = {step.name: step.joules for step in one.steps}
-            cells = [own.value(one.start), *(_signed(joules[name], own) for name in order), own.value(one.end)]
+            # A row trains the dense network for fewer epochs than the baseline or for more: it has one of these steps.
+            changes = [_signed(joules[name], own) if name in joules else NONE for name in order]
+            cells = [own.value(one.start), *changes, own.value(one.end)]
             columns.append(Column(with_unit(one.row, own.unit), tuple((cell,) for cell in cells)))
         out.append(Table("saving_steps", "Where the saving comes from", tuple(columns), (NOTE,)))
     return out
