@@ -31,6 +31,7 @@ from ebsim.files import create
 BEAT = 10.0  # seconds between two renewals of a held claim
 STALE = 120.0  # seconds without renewal after which the claim of another machine counts as abandoned
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV, errno.EINVAL}
+_held: set[str] = set()  # tokens of the claims that this process holds
 _CLAIM = re.compile(r"\.claim-(\d{6,12})")
 
 
@@ -71,6 +72,7 @@ class FolderLock:
                 _discard(path)
                 continue
             self._path, self._token, self.lost = path, token, False
+            _held.add(token)
             for old in self._numbers()[:-1]:
                 _discard(self._place(old))
             _Heart.add(self)
@@ -83,13 +85,18 @@ class FolderLock:
     def release(self) -> None:
         """Let go; harmless if it was never held, was lost, or the folder is gone."""
         _Heart.remove(self)
+        _held.discard(self._token)
         path, self._path = self._path, None
         if path is None or self.lost or _read(path).get("token") != self._token:
             return
         temporary = path.with_name(f".{self._token}.tmp")
-        with contextlib.suppress(OSError):
+        try:
             create(temporary, '{"released": true}\n')
             os.replace(temporary, path)
+        except OSError:  # a full disk: an empty claim of long ago is nobody's either
+            with contextlib.suppress(OSError):
+                os.truncate(path, 0)
+                os.utime(path, (0, 0))
 
     def renew(self) -> None:
         """Show a sign of life, and notice if somebody took over meanwhile."""
@@ -120,6 +127,8 @@ class FolderLock:
             return numbers[-1], None
         pid, host = claim.get("pid"), str(claim.get("host", "an unknown host"))
         pid = pid if isinstance(pid, int) and not isinstance(pid, bool) and 0 < pid < 1 << 31 else None
+        if pid == os.getpid() and claim.get("machine") == machine() and claim.get("token") not in _held:
+            return numbers[-1], None  # this process has released it, and could not write that down
         if pid is not None and claim.get("machine") == machine():
             return numbers[-1], Holder(pid, host) if _started(pid) == claim.get("started") else None
         try:

@@ -134,6 +134,27 @@ def test_a_reused_process_id_is_not_the_holder(tmp_path: Path) -> None:
     assert FolderLock(tmp_path).try_acquire() is None
 
 
+@pytest.mark.parametrize("call", ["open", "replace", "truncate"])
+def test_a_release_that_cannot_be_written_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    """A full disk at that moment: neither this process nor, if it can be helped, another waits for it for ever."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    lock = FolderLock(tmp_path)
+    assert lock.try_acquire() is None
+    monkeypatch.setattr(os, "open", refuse)
+    monkeypatch.setattr(os, call, refuse)
+    lock.release()
+    monkeypatch.undo()
+    if call != "truncate":
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if FolderLock(tmp_path).try_acquire() is None else 1)
+        assert os.waitpid(child, 0)[1] == 0
+    assert FolderLock(tmp_path).try_acquire() is None
+
+
 def test_the_heart_beats_while_a_lock_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(locks, "BEAT", 0.02)
     lock = FolderLock(tmp_path)
