@@ -21,7 +21,14 @@ from ebsim.tickets.shrinking.shrunk import Shrunk
 __all__ = ["Shrinker", "Shrunk", "compact"]
 
 
-def compact(model: nn.Module, mask: ChannelMask, example_input: Any, *, verify: bool = True) -> Shrunk:
+def compact(
+    model: nn.Module,
+    mask: ChannelMask,
+    example_input: Any,
+    *,
+    verify: bool = True,
+    keep_where_dearer: bool = False,
+) -> Shrunk:
     """A smaller network that computes what `model` computes with the mask applied, in evaluation and training mode.
 
     example_input: a tensor [N, ...], a tuple of the arguments as forward takes them, or a mapping of named ones. The
@@ -35,6 +42,10 @@ def compact(model: nn.Module, mask: ChannelMask, example_input: Any, *, verify: 
     differ beyond rounding. Costs four forward passes in float64 (two of the dense network); a network on the meta
     device cannot be verified.
 
+    keep_where_dearer: leave BatchNorm layers whole where selecting channels for them costs more, in MACs and moved
+    elements, than cutting them saves (at small ratios); their pruned scales and shifts are zero, as in the masked
+    network, and `notes` says which they are. The result is the cheapest of several exact forms, uncut among them.
+
     In another process the same network is rebuilt from the architecture, the mask and a state_dict: `compact` the dense
     network anew (any weights; on the meta device it costs no memory) and `load_state_dict(state, assign=True)`.
 
@@ -45,7 +56,7 @@ def compact(model: nn.Module, mask: ChannelMask, example_input: Any, *, verify: 
     lacks and where an unknown operation kept all its channels.
     """
     check_network(model, mask)
-    result = Shrinker(model, example_input).shrink(model, mask, verify=verify)
+    result = Shrinker(model, example_input).shrink(model, mask, verify=verify, keep_where_dearer=keep_where_dearer)
     if has_precision(model):
         warnings.warn("the precision placed on the network is not on the shrunk one; apply it to that", stacklevel=2)
     if result.notes:

@@ -292,3 +292,42 @@ def test_modules_in_different_modes():
     model.block.eval()  # a graph has the mode of the whole network
     with pytest.raises(CompactError, match=r"mixture of modes.*train\(\) or eval\(\)"):
         compact(model, mask, images())
+
+
+def test_the_cheaper_exact_form():
+    from ebsim.tickets.shrinking.cost import cost
+
+    model = randomise(models.build("preresnet", classes=5, input_shape=(3, 16, 16), depth=11))
+    x = images(4, 16)
+    shrinker = Shrinker(model, x)
+    dense = cost(shrinker.shrink(model, channel_mask(model, 0), verify=False), shrinker.call)
+    mask = channel_mask(model, 0.03)
+    with pytest.warns(UserWarning, match=r"costs more than cutting saves.*keep_where_dearer"):
+        cut = compact(model, mask, x)
+    with pytest.warns(UserWarning, match="BatchNorm layers are not cut"):
+        small = compact(model, mask, x, keep_where_dearer=True)
+    prices = [cost(one, shrinker.call).total for one in (small, dense_form(model, x), cut)]
+    assert prices[0] < prices[1] < prices[2] and prices[1] == dense.total
+    masked = copied(model)
+    apply_mask(masked, mask)
+    for mode in (True, False):
+        found, expected = small.train(mode)(x), masked.train(mode)(x)
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-10)
+    deep = channel_mask(model, 0.7)
+    plain, free = (shrinker.shrink(model, deep, keep_where_dearer=keep) for keep in (False, True))
+    assert str(plain.graph) == str(free.graph)  # there cutting everything is the cheapest
+
+
+def dense_form(model: nn.Module, x: torch.Tensor) -> nn.Module:
+    return compact(model, channel_mask(model, 0), x)
+
+
+def test_what_a_pass_costs():
+    """MACs as fvcore counts them; elements by hand."""
+    from ebsim.tickets.shrinking.cost import cost
+
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1, groups=1), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4 * 4, 2))
+    shrinker = Shrinker(model, torch.zeros(2, 3, 2, 2))
+    found = cost(shrinker.shrink(model, channel_mask(model, 0)), shrinker.call)
+    assert found.macs == 4 * 4 * 27 + 2 * 16
+    assert found.elements == (12 + 16) + (16 + 16) + (16 + 16) + (16 + 2)

