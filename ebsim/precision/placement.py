@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -67,6 +67,7 @@ class Placement:
         self._eager_calls = patience * sum(not o.untouched for o in used)
         self._stepped = False
         self.samples, self.set_steps = Samples(), 0
+        self.whole: quantizer.Reduce = None  # over the processes that share a batch, see `share_batches`
         self.uncovered = rounded_layers.uncovered(model)
         self._names = {id(p): name for name, p in model.named_parameters()}
         self._vectors = [name for name, p in model.named_parameters() if p.dim() <= 1 and p.requires_grad]
@@ -88,6 +89,24 @@ class Placement:
         self.step, self._stepped = step, True
         self.samples = Samples(first_sample, sample_stride)
         self.set_steps += 1
+
+    def share_batches(self, whole: Callable[[Tensor], Tensor]) -> None:
+        """Several processes compute on shares of each batch; `whole`: int32 tensor -> the largest of all processes.
+
+        Scales of whole tensors are then those of the whole batch, in training (in evaluation those of the share, as
+        shares may be empty there). ConfigError, naming the operand, for what would still
+        differ from one process: blocks, tiles and transforms that reach over samples.
+        """
+        cells = [(f"{layer}, {phase}, {role}", phase, role, operand)
+                 for layer, row in self.table.items() for (phase, role), operand in row.items()]  # fmt: skip
+        for name, phase, role, operand in cells:
+            over_samples = phase == "weight_gradient" and (operand.format.blocked or operand.hadamard)
+            if over_samples or (operand.format.tile and role not in ("weight", *optimizer_hooks.ROLES)):
+                raise ConfigError(
+                    f"precision {self.backend.name!r}: {name}: {operand} takes several samples together, which several "
+                    "processes would split; use one process, or a format with a scale per sample or tensor there"
+                )
+        self.whole = whole
 
     def quantize(
         self,
@@ -113,6 +132,7 @@ class Placement:
             samples=call.samples,
             compile=self.compiled and not self._eager_calls,
             overwrite=overwrite and not sampled,
+            whole=self.whole if call.training and phase != "update" and role != "weight" else None,
         )
         if sampled:
             self._statistics.add(layer, role, x, y, chosen.format, axis)

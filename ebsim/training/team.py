@@ -58,6 +58,10 @@ class Team:
     def sum_(self, tensors: Sequence[Tensor]) -> None:
         """Replace each tensor by its sum over all processes; all of one type."""
 
+    def largest(self, tensor: Tensor) -> Tensor:
+        """The elementwise largest of all processes' tensors; a new tensor."""
+        return tensor
+
     def broadcast_(self, tensor: Tensor) -> None:
         """Replace a tensor by the leader's."""
 
@@ -92,6 +96,11 @@ class Ranks(Team):
         asked = torch.tensor(wishes, dtype=torch.int32, device=self.device)
         dist.all_reduce(asked, dist.ReduceOp.MAX)
         return [bool(wish) for wish in asked.tolist()]
+
+    def largest(self, tensor: Tensor) -> Tensor:
+        out = tensor.clone()
+        dist.all_reduce(out, dist.ReduceOp.MAX)
+        return out
 
     def broadcast_(self, tensor: Tensor) -> None:
         dist.broadcast(tensor, 0)

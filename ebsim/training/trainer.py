@@ -154,6 +154,7 @@ class Trainer:
         if self.team.size > 1:
             _check_team(setup, self.team)
             synchronize(self.model, self.team)
+            self.placement.share_batches(self.team.largest)
         self._train_step = steps.TrainStep(
             self.model, forward, self.optimizer, l1=train.l1, amp=train.amp, team=self.team
         )
@@ -219,12 +220,14 @@ class Trainer:
                 saved = time.monotonic()
 
         def before_step() -> None:
-            self.placement.set_step(self.step)
+            first = 0
             if self.team.size > 1:
                 if self.team.any_(stop.requested())[0]:
                     raise stop.Stop
                 left = setup.data.train_images - self._train_step.seen
                 self._train_step.images = min(setup.train.batch_size, left)
+                first = self.team.part(self._train_step.images).start
+            self.placement.set_step(self.step, first_sample=first)
 
         rate = setup.learning_rate(epoch)
         for group in self.optimizer.param_groups:
@@ -370,12 +373,9 @@ class Trainer:
 
 def _check_team(setup: Setup, team: Team) -> None:
     """`ConfigError` for what several processes would not compute as one does."""
-    plain = precision.identity(precision.backend(setup.backend)) == precision.identity(precision.backend("fp32"))
     least = min(setup.train.batch_size, setup.data.train_images, setup.data.test_images)
     problem = ""
-    if not plain:
-        problem = "a simulated precision scales whole tensors, which several processes would split"
-    elif setup.train.compile:
+    if setup.train.compile:
         problem = "train.compile would compile a batch's size without its share"
     elif setup.stats_every or setup.meter is not None:
         problem = "observing precisions and measuring energy are done in one process"

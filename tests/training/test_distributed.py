@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from ebsim import models, tickets
+from ebsim import models, precision, tickets
 from ebsim.config import Train
 from ebsim.data.catalogue import PAPER
 from ebsim.data.tensors import Decoded, Images, from_images
@@ -77,10 +77,47 @@ def test_another_number_of_processes_goes_on(tmp_path: Path) -> None:
     assert [(item["first_epoch"], item["processes"]) for item in history] == [(1, 2), (3, 1), (5, 3)]
 
 
+@pytest.mark.parametrize("spec", ["int8 stochastic", "bfp8 stochastic", "e4m3", "nvfp4 stochastic", "bf16"])
+def test_shares_of_a_batch_are_rounded_as_the_whole_batch(tmp_path: Path, spec: str) -> None:
+    x = torch.randn(7, 20, 3, generator=torch.Generator().manual_seed(0)) * 3
+
+    def rounded(part: slice, shared: bool) -> torch.Tensor:
+        net = torch.nn.Sequential(torch.nn.Conv1d(20, 20, 1))
+        placement = precision.apply(net, {"rule": [{"phase": "forward", "activation": spec}]}, seed=5, compile=False)
+        if shared:
+            placement.share_batches(teams.team().largest)
+        placement.set_step(3, first_sample=part.start)
+        return net[0]._precision("forward", "activation", x[part], net[0]._precision.begin(True))
+
+    whole = rounded(slice(0, 7), False)
+
+    def work(rank: int) -> Any:
+        return rounded(teams.team().part(7), True).tolist()
+
+    assert torch.equal(torch.cat([torch.tensor(part) for part in in_ranks(2, tmp_path, work)]), whole)
+
+
+@pytest.mark.parametrize("name", ["int8", "bfp8"])
+def test_several_processes_train_in_a_low_precision(tmp_path: Path, name: str) -> None:
+    """Rounding makes steps of differences in the last bit, so that losses agree as far as one epoch lets them."""
+    alone = trajectory(tmp_path / "alone", backend=name)
+    alone.extend(1)
+
+    def work(rank: int) -> Any:
+        run = toy(tmp_path / "team", backend=name)
+        run.extend(1)
+        return [run.gammas.tolist(), run.curve[-1]["loss"]]
+
+    first, second = in_ranks(2, tmp_path, work)
+    assert first == second
+    assert first[1] == pytest.approx(alone.curve[-1]["loss"], rel=0.02)
+    torch.testing.assert_close(torch.tensor(first[0]), alone.gammas, rtol=0.02, atol=0.01)
+
+
 def test_what_several_processes_cannot_do_is_refused(tmp_path: Path) -> None:
     def work(rank: int) -> Any:
         said = []
-        for options in ({"backend": "int8"}, {"stats_every": 1}):
+        for options in ({"backend": "mxfp8"}, {"stats_every": 1}):
             try:
                 toy(tmp_path / str(rank) / str(len(said)), **options).extend(1)
             except ConfigError as error:
@@ -88,7 +125,7 @@ def test_what_several_processes_cannot_do_is_refused(tmp_path: Path) -> None:
         return said
 
     for said in in_ranks(2, tmp_path, work):
-        assert "2 processes cannot train this stage as one would: a simulated precision" in said[0]
+        assert "weight_gradient, activation: mxfp8 takes several samples together" in said[0]
         assert "done in one process" in said[1]
 
 

@@ -27,6 +27,7 @@ from ebsim.precision.quantization import compilation
 from ebsim.precision.quantization.counter_rng import keyed, keys, uniform
 from ebsim.precision.quantization.layout import ALL, Samples, as_matrix
 
+Reduce = Callable[[Tensor], Tensor] | None  # bits of an absmax [1, 1] -> the largest of all processes
 _INF = float("inf")
 E4M3_TOP = 448.0  # of the scale that each block of a two-level format has
 _SMALLEST = (127 - 100) << 23
@@ -44,8 +45,10 @@ def absmax(x: Tensor) -> Tensor:
 
 
 @functools.cache
-def scaler(fmt: NumberFormat) -> Callable[[Tensor], Tensor | None]:
+def scaler(fmt: NumberFormat) -> Callable[..., Tensor | None]:
     """Bits of each row's absmax [G, 1] -> the scale that broadcasts against the rows; None for unscaled formats.
+
+    `whole` [1, 1]: the bits of the whole tensor's absmax, where the rows are only a part of it.
 
     Infinite for a block of a two-level format whose own scale rounds to zero: what is divided by it is lost.
     """
@@ -72,15 +75,16 @@ def scaler(fmt: NumberFormat) -> Callable[[Tensor], Tensor | None]:
     rules = {"absmax": absolute, "pow2": pow2, "pow2_floor": pow2_floor, "pow2_ceil": pow2_ceil, "pow2_even": pow2_even}
     by_rule = rules.get(fmt.scaling)
 
-    def scale(bits: Tensor) -> Tensor | None:
+    def scale(bits: Tensor, whole: Tensor | None = None) -> Tensor | None:
         if by_rule is None:
             return None
-        group = bits if fmt.block else bits.amax(0, keepdim=True)
+        group = bits if fmt.block else bits.amax(0, keepdim=True) if whole is None else whole
         return by_rule(group).clamp(_SMALLEST, largest).view(torch.float32)
 
-    def two_level(bits: Tensor) -> Tensor:
-        whole = bits.amax(0, keepdim=True).view(torch.float32) / (E4M3_TOP * fmt.top)
-        tensor = ((whole.view(torch.int32) + 0x40) & ~0x7F).clamp(_SMALLEST, largest).view(torch.float32)
+    def two_level(bits: Tensor, whole: Tensor | None = None) -> Tensor:
+        largest_bits = bits.amax(0, keepdim=True) if whole is None else whole
+        level = largest_bits.view(torch.float32) / (E4M3_TOP * fmt.top)
+        tensor = ((level.view(torch.int32) + 0x40) & ~0x7F).clamp(_SMALLEST, largest).view(torch.float32)
         own = float_grid(bits.view(torch.float32) / fmt.top / tensor, None, mantissa=3, emin=-6).clamp(max=E4M3_TOP)
         return torch.where(own > 0, own * tensor, _INF)
 
@@ -113,7 +117,7 @@ def on_grid(
     return y if finite else torch.where(x.abs() < _INF, y, x, out=out)
 
 
-def eager(fmt: NumberFormat, x: Tensor, noise: tuple[Tensor, ...] | None, out: Tensor) -> None:
+def eager(fmt: NumberFormat, x: Tensor, noise: tuple[Tensor, ...] | None, out: Tensor, whole: Reduce = None) -> None:
     """Quantize a matrix piece by piece into `out`, which may be `x`."""
     on_cpu = x.device.type == "cpu"
     size = max(1, _PIECE * torch.get_num_threads() // x.shape[1]) if on_cpu else len(x)
@@ -121,7 +125,8 @@ def eager(fmt: NumberFormat, x: Tensor, noise: tuple[Tensor, ...] | None, out: T
     if on_cpu:  # the range also tells, without waiting for a device, what need not be done
         amax = torch.maximum(x.amax(1, keepdim=True), -x.amin(1, keepdim=True))
         finite = bool(amax.isfinite().all())
-    s = scaler(fmt)(amax.view(torch.int32) if finite else absmax(x))
+    bits = amax.view(torch.int32) if finite else absmax(x)
+    s = scaler(fmt)(bits) if whole is None else scaler(fmt)(bits, whole(bits.amax(0, keepdim=True)))
     if finite and s is not None:  # the very quotient that will be rounded
         fits = bool((amax / s <= fmt.top).all())
     for i in range(0, len(x), size):
@@ -180,22 +185,25 @@ def run(
     samples: Samples = ALL,
     compile: bool = False,
     overwrite: bool = False,
+    whole: Reduce = None,
 ) -> Tensor:
     """Quantize any float32 tensor: the entrance for layers and optimizer hooks. Call it without grad.
 
     `overwrite`: x is no longer needed; where its layout allows, the result takes its memory. Use what is returned.
+    `whole`: makes of the absmax of this part of a tensor that of all its parts (processes share a batch); then eagerly.
     """
     if x.numel() == 0:
         return x.detach().clone()
     m = as_matrix(x.detach(), fmt.block, axis, samples)
     noise = keyed(m.hashes(), key).split(list(m.x.shape)) if stochastic else None
     # a size of 1 would be compiled as a special case of its own; such tensors are small, and eager gives the same bits
-    if compile and 1 not in m.x.shape:
+    across = whole if fmt.scaling == "two_level" or (fmt.scaling != "none" and not fmt.block) else None
+    if compile and across is None and 1 not in m.x.shape:
         made = compiled(fmt, stochastic, overwrite, x.device, torch.get_num_threads())(m.x, *(noise or ()))
         y = m.x if made is None else made
     else:
         y = m.x if overwrite else torch.empty_like(m.x)
-        eager(fmt, m.x, noise, y)
+        eager(fmt, m.x, noise, y, across)
     return m.back(y)
 
 
