@@ -1,5 +1,5 @@
 """Rounding to integers and to floats, under the name that plug-in formats import."""
 
-from ebsim.precision.formats.rounding import float_grid, to_integer
+from ebsim.precision.formats.rounding import float_grid, to_integer, to_table
 
-__all__ = ["float_grid", "to_integer"]
+__all__ = ["float_grid", "to_integer", "to_table"]

@@ -190,3 +190,20 @@ def test_clashes_and_broken_packages_are_errors(monkeypatch: pytest.MonkeyPatch)
     entry_points(monkeypatch, EntryPoint("x", "no_such_module_anywhere:X", "ebsim.formats"))
     with pytest.raises(ConfigError, match="cannot be loaded"):
         find_format("x")
+
+
+@pytest.mark.parametrize("name", ["LNS4", "POSIT8"])
+def test_tables_of_codes_conform(name: str) -> None:
+    fmt = find_format(f"{EXAMPLE / 'tables.py'}:{name}")
+    report = conformance.check(fmt, compile=False)
+    assert report.passed, str(report)
+    model = Small()
+    apply(model, {"weight": f"{EXAMPLE / 'tables.py'}:{name}"}, compile=False)
+    assert all(torch.isfinite(g).all() for g in gradients(model, *batch()))
+
+
+def test_posits_are_those_of_their_standard() -> None:
+    """Codes of posit<8,1> from the standard's examples: 1, 3/2, 4, 1/4, the largest 4^6 and the smallest 4^-6."""
+    values = find_format(f"{EXAMPLE / 'tables.py'}:POSIT8").round.keywords["values"]  # type: ignore[attr-defined]
+    assert [values[c] for c in (0x40, 0x48, 0x60, 0x20, 0x7F, 0x01)] == [1.0, 1.5, 4.0, 0.25, 4096.0, 1 / 4096]
+    assert list(values) == sorted(set(values)) and len(values) == 128

@@ -59,3 +59,19 @@ def bfloat16(x: Tensor, u: Tensor | None) -> Tensor:
     bits = x.view(torch.int32)
     carry = (bits >> 16).bitwise_and_(1).add_(0x7FFF) if u is None else (u * 65536.0).to(torch.int32)
     return carry.add_(bits).bitwise_and_(~0xFFFF).view(torch.float32)
+
+
+def to_table(x: Tensor, u: Tensor | None, *, values: tuple[float, ...]) -> Tensor:
+    """The nearest of `values`, magnitudes in ascending order from 0 (a tie to the even index), or a random neighbour.
+
+    For grids without a rule, such as logarithmic numbers or posits. Signs are kept; beyond the last value it saturates.
+    """
+    import torch
+
+    table = torch.tensor(values, dtype=torch.float32, device=x.device)
+    size = x.abs()
+    above = torch.searchsorted(table, size.contiguous()).clamp(1, len(values) - 1)
+    low, high = table[above - 1], table[above]
+    share = ((size - low) / (high - low)).clamp(0.0, 1.0)
+    up = (share > 0.5) | ((share == 0.5) & (above % 2 == 0)) if u is None else share > u
+    return torch.where(up, high, low).copysign(x)
