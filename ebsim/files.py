@@ -16,6 +16,7 @@ import errno
 import hashlib
 import json
 import os
+import time
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -153,11 +154,15 @@ def remove(path: Path) -> None:
         raise storage_error(path, error, "could not be deleted") from error
 
 
-def sweep(folder: Path) -> None:
-    """Delete what killed writers left in a folder; only whoever holds its lock may do so."""
+def sweep(folder: Path, older: float = 0.0) -> None:
+    """Delete what killed writers left in a folder; only whoever holds its lock may do so.
+
+    older: seconds that a file must not have changed for, where nobody holds a lock.
+    """
     for path in folder.glob(".*.tmp"):
         with contextlib.suppress(OSError):
-            os.unlink(path)
+            if not older or time.time() - path.stat().st_mtime > older:
+                os.unlink(path)
 
 
 def _temporary(path: Path) -> Path:

@@ -19,7 +19,7 @@ import torch
 from ebsim.data.catalogue import CACHE_FOLDER
 from ebsim.data.image_files import for_each, read_bytes
 from ebsim.errors import DamagedError, DataError, StorageError
-from ebsim.files import load_tensors, save_tensors
+from ebsim.files import load_tensors, save_tensors, sweep
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +74,7 @@ def save_record(root: Path, record: Record) -> None:
         ),
     }
     try:
+        sweep(root / CACHE_FOLDER, older=86_400)
         save_tensors(record_path(root), tensors, {})
     except StorageError as error:
         log.warning("%s The digests of the images are not kept; the files will be read again next time.", error)

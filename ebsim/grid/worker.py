@@ -17,7 +17,7 @@ import traceback
 from pathlib import Path
 from typing import Any, TextIO
 
-from ebsim import pipeline
+from ebsim import pipeline, stop
 from ebsim.config import Experiment
 from ebsim.errors import EbsimError
 
@@ -62,8 +62,9 @@ def run_cell(text: str, runs_dir: Path, reporter: Reporter) -> None:
 
 
 def main(runs_dir: str) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):  # sent to a whole process group, they are the driver's business
-        signal.signal(number, signal.SIG_IGN)
+    for name in stop.SIGNALS:  # sent to a whole process group, they are the driver's business
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     jobs: queue.SimpleQueue[str] = queue.SimpleQueue()

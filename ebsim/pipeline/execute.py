@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ebsim.config import PROFILE_COPY, Experiment
 from ebsim.config.write import to_toml
-from ebsim.errors import StoppedError
+from ebsim.errors import ConfigError, StoppedError
 from ebsim.files import read_json, write_atomic, write_json
 from ebsim.methods import METHODS
 from ebsim.pipeline import plugin_copies, validation
@@ -70,6 +70,11 @@ def run_experiment(
     wanted = profile.read(experiment.hardware.profile)
     context = open_context(experiment, runs_dir, progress, strict=strict)
     folder = RunFolder(run_folder(experiment, runs_dir, context.data.digest))
+    if experiment.train.devices not in (1, teams.team().size):
+        raise ConfigError(
+            f"train.devices = {experiment.train.devices}: {teams.team().size} process(es) train here. Start the run "
+            "with `cli.py run` or torchrun; `ablate` and `ebsim.run` train in one process."
+        )
     try:
         return _lead(folder, context, wanted) if teams.team().leader else _follow(folder, context)
     finally:

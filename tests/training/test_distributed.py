@@ -129,6 +129,18 @@ def test_what_several_processes_cannot_do_is_refused(tmp_path: Path) -> None:
         assert "done in one process" in said[1]
 
 
+def test_more_devices_than_processes_is_told(tmp_path: Path) -> None:
+    """A grid's worker and `ebsim.run` train in one process; a key that they would not heed is not passed over."""
+    from ebsim import pipeline
+
+    (tmp_path / "a.toml").write_text(
+        'name = "a"\n[data]\nsubset = 40\n[train]\nepochs = 1\nmilestones = []\ndevices = 2\n'
+    )
+    with pytest.raises(ConfigError, match=r"train\.devices = 2: 1 process"):
+        pipeline.run(tmp_path / "a.toml", runs_dir=tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
 def images(count: int, classes: int, seed: int) -> Images:
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=generator)
