@@ -98,7 +98,10 @@ def test_a_run_on_several_accelerators_has_a_page(tmp_path: Path) -> None:
     assert pricings.accelerator_names(again) == ["horowitz-45nm, closed", "horowitz-45nm, compulsory"]
 
 
-@pytest.mark.parametrize("text", ["\n".join(STRINGS[:25]), "\n".join(STRINGS[25:])])
+HALVES = ["\n".join(STRINGS[:25]), "\n".join(STRINGS[25:])]
+
+
+@pytest.mark.parametrize("text", [HALVES[0], pytest.param(HALVES[1], marks=pytest.mark.slow)])
 def test_hostile_names_stay_text(tmp_path: Path, text: str) -> None:
     """All of them in the names of methods and networks, with a setting of that name too."""
     runs = []

@@ -202,7 +202,7 @@ def many() -> dict[str, Any]:
     return files
 
 
-@pytest.mark.parametrize("make", [least, no_ticket, many])
+@pytest.mark.parametrize("make", [least, no_ticket, pytest.param(many, marks=pytest.mark.slow)])
 def test_unusual_runs_are_drawn(tmp_path: Path, make: Any) -> None:
     folder = sample.write(tmp_path / "run", make())
     names = {path.name for path in write_report(folder)}

@@ -37,7 +37,7 @@ def random_table(dice: random.Random, columns: int, rows: int) -> Table:
 def test_no_number_is_cut_at_any_width(width: int) -> None:
     dice = random.Random(width)
     blocks = dropped = 0
-    for _ in range(150):
+    for _ in range(60):
         table = random_table(dice, dice.randint(1, 14), dice.randint(1, 4))
         lines, left_out = as_lines(table, width)
         assert max(map(cell_len, lines)) <= width
