@@ -41,6 +41,8 @@ class StepGraphs:
     baked: the Python numbers that the step's kernels hold, as a hashable value; where it changes (a milestone) the
     graphs recorded so far are dropped. record: how to record, `cuda_recorder(stream)` outside of tests. A failure to
     record is handed to `failed` as a sentence, once. replayed: steps that were replays.
+    state: all tensors that a step changes. With it each new graph is checked once: its first replay is undone, the step
+    runs in eager mode, and graphs are given up where the two changed the state differently (beyond rounding).
     """
 
     def __init__(
@@ -49,8 +51,10 @@ class StepGraphs:
         baked: Callable[[], Hashable],
         record: Record,
         failed: Callable[[str], None] = lambda reason: None,
+        state: Callable[[], list[Tensor]] | None = None,
     ) -> None:
         self.replayed = 0
+        self._state = state
         self._step, self._baked, self._record, self._failed = step, baked, record, failed
         self._graphs: dict[Hashable, _Recorded] = {}
         self._outdated: dict[Hashable, _Recorded] = {}  # until the next is recorded: a pool without graphs is gone
@@ -73,6 +77,8 @@ class StepGraphs:
                 return self._step(inputs, labels)
             self._graphs[shape] = graph
             self._outdated = {}
+            if self._state is not None:
+                return self._checked(graph, self._state(), inputs, labels)
         graph.inputs.copy_(inputs)
         graph.labels.copy_(labels)
         graph.replay()
@@ -85,10 +91,36 @@ class StepGraphs:
         try:
             return _Recorded(own, targets, self._record(lambda: self._step(own, targets)))
         except (RuntimeError, NotImplementedError) as error:  # recording runs no kernel, so nothing has changed
-            self._off = True
-            self._graphs.clear()
-            self._failed(f"the step could not be recorded as a CUDA graph, going on without: {_first_line(error)}")
+            self._give_up(f"the step could not be recorded as a CUDA graph, going on without: {_first_line(error)}")
             return None
+
+    def _checked(self, graph: _Recorded, state: list[Tensor], inputs: Tensor, labels: Tensor) -> None:
+        """One eager step, after a replay on the same batch that is compared with it and undone."""
+        before = [tensor.clone() for tensor in state]
+        graph.inputs.copy_(inputs)
+        graph.labels.copy_(labels)
+        graph.replay()
+        replayed = [tensor.clone() for tensor in state]
+        for tensor, value in zip(state, before, strict=True):
+            tensor.copy_(value)
+        self._step(inputs, labels)
+        if not _same_change(before, replayed, state):
+            self._give_up("a replayed CUDA graph of the step gave other numbers than eager mode; going on without")
+
+    def _give_up(self, reason: str) -> None:
+        self._off = True
+        self._graphs.clear()
+        self._failed(reason)
+
+
+def _same_change(before: list[Tensor], ours: list[Tensor], theirs: list[Tensor]) -> bool:
+    """Whether two steps from the same state moved every tensor alike, up to a hundredth of the movement."""
+    same = [
+        (our.double() - their.double()).norm() <= 1e-2 * (their.double() - old.double()).norm() + 1e-12
+        for old, our, their in zip(before, ours, theirs, strict=True)
+        if old.is_floating_point()
+    ]
+    return bool(torch.stack(same).all())
 
 
 def cuda_recorder(stream: Any) -> Record:

@@ -166,6 +166,14 @@ class TrainStep:
         """Images since `begin`, of all processes."""
         return self._images
 
+    def state(self) -> list[Tensor]:
+        """All tensors that a step changes: weights, statistics, momentum, and the sums since `begin`."""
+        momentum = [
+            values["momentum_buffer"] for values in self.optimizer.state.values() if "momentum_buffer" in values
+        ]
+        sums = [self._loss_sum, self._hits, self._bad, self._bad_steps, *([] if self.checked else [self._found_inf])]
+        return [*self.model.state_dict().values(), *(buffer for buffer in momentum if buffer is not None), *sums]
+
     def count(self, images: int) -> int:
         """Count a step over `images` images; returns the steps since `begin`. On the host, so never part of a graph."""
         self._images += images

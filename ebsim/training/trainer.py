@@ -182,7 +182,7 @@ class Trainer:
         def rates() -> tuple[float, ...]:
             return tuple(group["lr"] for group in optimizer.param_groups)
 
-        return stream, StepGraphs(self._train_step, rates, cuda_recorder(stream), note)
+        return stream, StepGraphs(self._train_step, rates, cuda_recorder(stream), note, self._train_step.state)
 
     def one_epoch(
         self,

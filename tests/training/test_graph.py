@@ -33,13 +33,16 @@ def remember(work: Callable[[], None]) -> Callable[[], None]:
     return work
 
 
-def train(record: Callable[..., Any] | None, **options: Any) -> tuple[dict[str, Tensor], list[float], Any]:
+def train(
+    record: Callable[..., Any] | None, checked: bool = False, **options: Any
+) -> tuple[dict[str, Tensor], list[float], Any]:
     """Three epochs of 5 batches of 10 images or fewer (the last one has 5), with a milestone before the third."""
     model, data = toy_network(), ToyData()
     optimizer = make_optimizer(model, lr=RATES[0], momentum=0.9, weight_decay=1e-4, fused=True)
     step = TrainStep(model, model, optimizer, l1=1e-3, checked=False)
     graphs = None
     if record is not None:
+        options |= {"state": step.state} if checked else {}
         graphs = StepGraphs(step, lambda: optimizer.param_groups[0]["lr"], record, **options)
     losses = []
     for epoch, rate in enumerate(RATES, start=1):
@@ -81,6 +84,26 @@ def test_a_graph_is_recorded_anew_where_a_baked_number_changes() -> None:
         graphs(images, labels)
     assert recorded == [0.1, 0.01]
     assert graphs.replayed == 5
+
+
+def test_a_recorded_step_is_checked_against_eager_mode_once_and_given_up_where_it_differs() -> None:
+    """A replay that forgets the update, or that always sees its first batch, would train another network silently."""
+    plain, losses, _ = train(None)
+    good, same, graphs = train(remember, checked=True)
+    assert equal(plain, good)
+    assert losses == same
+    # the check of a graph is an eager step: two shapes, and two again after the milestone
+    assert graphs.replayed == 3 * 5 - 2 * WARM_UP - 3
+
+    def forgets(work: Callable[[], None]) -> Callable[[], None]:
+        return lambda: None
+
+    reasons: list[str] = []
+    found, other, graphs = train(forgets, checked=True, failed=reasons.append)
+    assert equal(plain, found)
+    assert losses == other
+    assert graphs.replayed == 0
+    assert reasons == ["a replayed CUDA graph of the step gave other numbers than eager mode; going on without"]
 
 
 def test_what_cannot_be_recorded_goes_on_eagerly_and_says_why_once() -> None:
