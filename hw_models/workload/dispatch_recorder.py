@@ -14,12 +14,12 @@ from hw_models.workload.aten_ops import KIND, MADE, PLAIN, VIEWS, geometry, has_
 from hw_models.workload.layer import CONTRACTIONS, INPUT, Layer
 
 
-def probe(network: Any, shape: tuple[int, ...]) -> Any:
-    """One image of zeros that fits the network's device and number type."""
+def probe(network: Any, shapes: tuple[tuple[int, ...], ...]) -> tuple[Any, ...]:
+    """One image of zeros per input, that fits the network's device and number type."""
     import torch
 
     first = next(network.parameters(), torch.zeros(0))
-    return torch.zeros((1, *shape), device=first.device, dtype=first.dtype)
+    return tuple(torch.zeros((1, *shape), device=first.device, dtype=first.dtype) for shape in shapes)
 
 
 def recorder() -> Any:
@@ -32,9 +32,9 @@ def recorder() -> Any:
     harmless = {torch.Tag.pointwise, torch.Tag.reduction}
 
     class Recorder(TorchDispatchMode):
-        def run(self, model: Any, shape: tuple[int, ...], original: Any) -> list[Layer]:
+        def run(self, model: Any, shapes: tuple[tuple[int, ...], ...], original: Any) -> list[Layer]:
             """Rows of `model` on one image; `original`, the same network, has the values of its buffers."""
-            image = probe(model, shape)
+            images = probe(model, shapes)
             self.rows: list[Layer] = []
             self.unknown: set[str] = set()
             self.apart: set[str] = set()
@@ -42,9 +42,9 @@ def recorder() -> Any:
             self.unpadded: dict[int, Any] = {}  # a tensor padded at its ends only -> its shape before
             self.path = [""]
             self.used = Counter[str]()
-            self.source: dict[int, str] = {id(image): INPUT}
+            self.source: dict[int, str] = {id(image): INPUT for image in images}
             self.trained: dict[str, bool] = {INPUT: False}  # has a parameter upstream
-            self.alive = [image, *model.parameters()]  # keep tensors, so that an id is never reused
+            self.alive = [*images, *model.parameters()]  # keep tensors, so that an id is never reused
             self.leaves = {n for n, m in model.named_modules() if n and not any(m.children())}
             self.parameters = {id(p): p.numel() for p in model.parameters()}
             self.owner = {i: i for i in self.parameters}
@@ -57,7 +57,7 @@ def recorder() -> Any:
                 ]
             try:
                 with torch.no_grad(), self:
-                    out = model(image)
+                    out = model(*images)
             finally:
                 for hook in hooks:
                     hook.remove()

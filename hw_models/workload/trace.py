@@ -27,35 +27,53 @@ from hw_models.workload.dispatch_recorder import probe, recorder
 from hw_models.workload.layer import CONTRACTIONS, Layer
 
 
-def trace(model: Any, input_shape: tuple[int, ...], *, check: bool = True) -> list[Layer]:
+def trace(model: Any, input_shape: tuple[int, ...] | tuple[tuple[int, ...], ...], *, check: bool = True) -> list[Layer]:
     """The rows of `model` for one image of `input_shape` (C, H, W), a "loss" row at the end.
+
+    For a network of several inputs give a shape for each. A compiled or parallel network is looked through.
 
     `check` compares every layer's MACs with fvcore's count (about a second for 100 layers).
     Raises `WorkloadError` if the network does not run on that shape, the two counts differ, or an operation has MACs
     that the table has no form for. Warns (`WorkloadWarning`) of operations that it does not know.
     """
-    shape = tuple(int(n) for n in input_shape)
+    model = _bare(model)
+    shapes = _shapes(input_shape)
     with _plain_attention():
-        rows = _recorded(model, shape)
+        rows = _recorded(model, shapes)
         if check:
-            _check(rows, fvcore_macs(model, shape))
+            _check(rows, fvcore_macs(model, shapes))
     return _folded(rows)
 
 
-def _recorded(model: Any, shape: tuple[int, ...]) -> list[Layer]:
+def _shapes(given: Any) -> tuple[tuple[int, ...], ...]:
+    """A shape per input."""
+    several = all(isinstance(part, tuple | list) for part in given)
+    return tuple(tuple(int(n) for n in shape) for shape in (given if several and given else (given,)))
+
+
+def _bare(model: Any) -> Any:
+    """The network in a torch.compile or DataParallel wrapper."""
+    names = {"OptimizedModule": "_orig_mod", "DataParallel": "module", "DistributedDataParallel": "module"}
+    while (held := names.get(type(model).__name__)) is not None:
+        model = getattr(model, held)
+    return model
+
+
+def _recorded(model: Any, shapes: tuple[tuple[int, ...], ...]) -> list[Layer]:
     """The rows as the operations come; on real tensors where the forward reads values, of which `meta` has none."""
     seen = recorder()
     try:
-        rows = seen.run(_blank(model, "meta"), shape, model)
+        rows = seen.run(_blank(model, "meta"), shapes, model)
     except WorkloadError:
         raise
     except (RuntimeError, NotImplementedError, ValueError, TypeError, AssertionError):
         seen = recorder()
         try:
-            rows = seen.run(copy.deepcopy(model).cpu().eval(), shape, model)
+            rows = seen.run(copy.deepcopy(model).cpu().eval(), shapes, model)
         except WorkloadError:
             raise
         except Exception as error:
+            shape = shapes[0] if len(shapes) == 1 else shapes
             raise WorkloadError(f"the network does not run on one image of shape {shape}: {error}") from error
     for names, what in (
         (
@@ -120,7 +138,7 @@ def _blank(model: Any, device: str) -> Any:
     return copy.deepcopy(model, memo).eval()
 
 
-def fvcore_macs(model: Any, input_shape: tuple[int, ...]) -> dict[str, int]:
+def fvcore_macs(model: Any, input_shape: tuple[Any, ...]) -> dict[str, int]:
     """fvcore's MACs by module name, convolutions and matrix products only (the only use of fvcore)."""
     with warnings.catch_warnings():  # fvcore scripts a loss at import, which newer torch warns of
         warnings.simplefilter("ignore", FutureWarning)
@@ -133,7 +151,7 @@ def fvcore_macs(model: Any, input_shape: tuple[int, ...]) -> dict[str, int]:
         log.setLevel(logging.ERROR)
     try:
         network = _blank(model, "cpu")  # its jit trace cannot use the meta device
-        analysis = FlopCountAnalysis(network, probe(network, input_shape))
+        analysis = FlopCountAnalysis(network, probe(network, _shapes(input_shape)))
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
         analysis.tracer_warnings("none")
         analysis.set_op_handle("aten::scaled_dot_product_attention", _attention_macs)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import hw_models
@@ -264,3 +264,25 @@ def test_everything_but_trace_works_without_torch() -> None:
         "assert 'torch' not in sys.modules and 'fvcore' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+class _TwoInputs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 4, 3), nn.Linear(6, 4)
+
+    def forward(self, image: Tensor, vector: Tensor) -> Tensor:
+        return self.a(image).mean((2, 3)) + self.b(vector)
+
+
+def test_several_inputs_and_wrapped_networks() -> None:
+    model = _TwoInputs()
+    layers = {layer.name: layer for layer in hw_models.trace(model, ((3, 8, 8), (6,)))}
+    assert layers["a"].macs == 4 * 36 * 27 and layers["b"].macs == 24
+    single = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+    plain = hw_models.trace(single, (3, 8, 8))
+    assert (
+        hw_models.trace(torch.compile(single), (3, 8, 8))
+        == plain
+        == hw_models.trace(nn.DataParallel(single), (3, 8, 8))
+    )

@@ -331,3 +331,23 @@ def test_what_a_pass_costs():
     found = cost(shrinker.shrink(model, channel_mask(model, 0)), shrinker.call)
     assert found.macs == 4 * 4 * 27 + 2 * 16
     assert found.elements == (12 + 16) + (16 + 16) + (16 + 16) + (16 + 2)
+
+
+def test_attributes_of_the_dense_network():
+    class Named(Wired):
+        def __init__(self):
+            super().__init__()
+            self.num_classes, self.config = 4, {"size": (8, 8)}
+            self.callback = lambda: None
+
+        def forward_features(self, x):
+            return self.b(self.a(x))
+
+    model = randomise(Named())
+    small = compact(model, channel_mask(model, 0.5), images())
+    assert small.num_classes == 4 and small.config == {"size": (8, 8)}
+    assert pickle.loads(pickle.dumps(small)).num_classes == 4
+    for name in ("forward_features", "callback"):
+        with pytest.raises(AttributeError, match=f"'{name}' belongs to the class of the dense network"):
+            getattr(small, name)
+    assert not hasattr(small, "nothing_of_the_kind")

@@ -50,6 +50,7 @@ class Shrunk(nn.Module):
             raise CompactError(f"the network has a part named {SELECTIONS!r}, a name that shrinking needs; rename it")
         picks = {name: pick for name, pick in selections.items() if f"{SELECTIONS}.{name}" in called}
         self.add_module(SELECTIONS, nn.ModuleDict(picks))
+        self._lacks = _keep_attributes(self, root)
         self.mask = mask
         self.notes: tuple[str, ...] = ()
         self.call = call.with_tensors([torch.empty_like(t, device="meta") for t in call.tensors])
@@ -70,6 +71,17 @@ class Shrunk(nn.Module):
             mode: type(fx.GraphModule(self, graph)).forward for mode, graph in self._graphs.items()
         }
         self.__class__ = _class_with(self.call.names if self.call.plain else ())
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name in vars(self).get("_lacks", ()):
+                raise AttributeError(
+                    f"{name!r} belongs to the class of the dense network; the shrunk network has its layers and "
+                    "numbers, and a graph in the place of its methods"
+                ) from None
+            raise
 
     def __reduce__(self) -> Any:
         state = {k: v for k, v in vars(self).items() if k not in ("_forwards", "_graphs")}
@@ -93,6 +105,22 @@ class Shrunk(nn.Module):
         vars(new).update({k: copy.deepcopy(v, memo) for k, v in vars(self).items() if k not in skipped})
         new._graphs, new._forwards, new.__class__ = self._graphs, self._forwards, self.__class__
         return new
+
+
+def _keep_attributes(new: nn.Module, root: nn.Module) -> frozenset[str]:
+    """Carry over the dense network's own plain attributes; returns the names of what stays behind."""
+    own = {k: v for k, v in vars(root).items() if not k.startswith("_") and k not in vars(new) and _plain(v)}
+    vars(new).update(own)
+    public = {name for name in (*dir(type(root)), *vars(root)) if not name.startswith("_")}
+    return frozenset(public - set(dir(nn.Module)) - set(own) - set(root._modules))
+
+
+def _plain(value: Any) -> bool:
+    if isinstance(value, tuple | list):
+        return all(_plain(part) for part in value)
+    if isinstance(value, dict):
+        return all(_plain(part) for part in (*value, *value.values()))
+    return value is None or isinstance(value, str | bool | int | float)
 
 
 def _rebuilt() -> Shrunk:
