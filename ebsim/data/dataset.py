@@ -2,7 +2,7 @@
 
 All randomness of an epoch comes from fresh CPU generators seeded by a hash of (seed, epoch, stream), never from the
 state of an iterator or of torch's global generator. So a run that resumes at epoch 7 sees what it would have seen, and
-neither the device, nor worker processes, nor other draws can change it.
+neither the device, nor worker processes, nor other uses of random numbers can change it.
 """
 
 from __future__ import annotations

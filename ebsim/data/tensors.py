@@ -4,7 +4,7 @@ The training images are padded once with zeros, laid out as rows of interleaved 
 mirror images. A row of a crop is then a run of W neighbouring pixels, and `unfold` shows every such run as a row of one
 matrix without copying. A batch of random crops is an `index_select` of b x H of these runs, which moves whole runs (a
 gather over crop dimensions moves single bytes and is seven times slower). Normalizing runs in the order of
-torchvision's ToTensor and Normalize, so a batch equals its per-image pipeline bit for bit, given the same draws;
+torchvision's ToTensor and Normalize, so a batch equals its per-image pipeline bit for bit for equal random numbers;
 interleaved pixels come out channels_last for free.
 """
 
@@ -62,7 +62,7 @@ def content_digest(*parts: Images) -> str:
     return total.hexdigest()
 
 
-def epoch_draws(images: int, pad: int, flip: bool, *, seed: int, epoch: int) -> torch.Tensor:
+def epoch_augmentation(images: int, pad: int, flip: bool, *, seed: int, epoch: int) -> torch.Tensor:
     """int64 [4, images]: image index, mirrored or not, dy, dx in 0 .. 2 pad, for each place in the epoch's order.
 
     Mirroring comes before cropping, which gives the law of torchvision's Pad, RandomCrop, RandomHorizontalFlip. A later
@@ -101,7 +101,7 @@ class Crops:
         return Crops(rows.flatten().unfold(0, width * channels, channels), len(versions), pad, height, width)
 
     def starts(self, index: torch.Tensor, mirrored: torch.Tensor, dy: torch.Tensor, dx: torch.Tensor) -> torch.Tensor:
-        """The first pixel of each crop's first row, int64 like the draws."""
+        """The first pixel of each crop's first row, int64 like the random numbers."""
         padded_height, padded_width = self.height + 2 * self.pad, self.width + 2 * self.pad
         return ((index * self.versions + mirrored) * padded_height + dy) * padded_width + dx
 
@@ -130,10 +130,12 @@ class TensorDataset(Dataset):
         skip: int = 0,
         part: Part = whole,
     ) -> Batches:
-        draws = epoch_draws(self.train_images, self.crops.pad, self.crops.versions == 2, seed=seed, epoch=epoch)
-        draws = draws.to(self.test_rows.device)
+        numbers = epoch_augmentation(
+            self.train_images, self.crops.pad, self.crops.versions == 2, seed=seed, epoch=epoch
+        )
+        numbers = numbers.to(self.test_rows.device)
         finish = self._finish(memory_format)
-        batches = zip(self.crops.starts(*draws).split(batch_size), draws[0].split(batch_size), strict=True)
+        batches = zip(self.crops.starts(*numbers).split(batch_size), numbers[0].split(batch_size), strict=True)
         for starts, index in itertools.islice(batches, skip, None):
             if part is not whole:
                 starts, index = starts[part(len(index))], index[part(len(index))]

@@ -137,9 +137,19 @@ class Trajectory:
 
         The stage may be shared with experiments of another N. An epoch that none of them tested is tested now.
         """
-        return self._team.share(self._own_curve() if self._team.leader else None)
+        for epoch in self._team.share(self._untested() if self._team.leader else None):
+            state = self._checkpoint_at(epoch)
+            if self._team.leader:
+                write_json(self._late_test(epoch), Trainer(self._setup, state).test(epoch))
+        return self._team.share(self._own_rows() if self._team.leader else None)
 
-    def _own_curve(self) -> list[dict[str, Any]]:
+    def _untested(self) -> list[int]:
+        """Epochs that this recipe tests and that nobody has tested yet."""
+        rows = [row for row in self.curve if row["epoch"] <= self._setup.train.epochs and "test_accuracy" not in row]
+        asked = [row["epoch"] for row in rows if tested(row["epoch"], self._setup.train)]
+        return [epoch for epoch in asked if not self._late_test(epoch).exists()]
+
+    def _own_rows(self) -> list[dict[str, Any]]:
         rows = []
         for row in self.curve:
             if row["epoch"] > self._setup.train.epochs:
@@ -147,16 +157,13 @@ class Trajectory:
             if not tested(row["epoch"], self._setup.train):
                 row = {key: value for key, value in row.items() if not key.startswith(("test_", "average_"))}
             elif "test_accuracy" not in row:
-                row = {**row, **self._late_test(row["epoch"])}
+                row = {**row, **read_json(self._late_test(row["epoch"]))}
             rows.append(row)
         return rows
 
-    def _late_test(self, epoch: int) -> dict[str, Any]:
-        """The test columns of an epoch that was trained without them; kept beside the checkpoints."""
-        path = self.stage.folder / f"test-{epoch:05d}.json"
-        if not path.exists():
-            write_json(path, Trainer(self._setup, self._checkpoint_at(epoch)).test(epoch))
-        return dict(read_json(path))
+    def _late_test(self, epoch: int) -> Path:
+        """Where the test columns of an epoch are kept that was trained without them."""
+        return self.stage.folder / f"test-{epoch:05d}.json"
 
     # -- several processes ---------------------------------------------------------------------------------------
 

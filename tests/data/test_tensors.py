@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ebsim import data
 from ebsim.data.catalogue import CIFAR_MEAN, CIFAR_STD, PAPER, Recipe
 from ebsim.data.dataset import balanced_subset, epoch_order
-from ebsim.data.tensors import Crops, Decoded, Images, epoch_draws, from_images
+from ebsim.data.tensors import Crops, Decoded, Images, epoch_augmentation, from_images
 from ebsim.seeds import derive_seed
 from ebsim.torchvision_shim import import_torchvision
 
@@ -37,7 +37,7 @@ def test_training_batches_equal_torchvision_bit_for_bit(memory_format: torch.mem
     transforms = import_torchvision("torchvision.transforms")
     functional = import_torchvision("torchvision.transforms.functional")
     finish = transforms.Compose([transforms.ToTensor(), transforms.Normalize(CIFAR_MEAN, CIFAR_STD)])
-    draws = epoch_draws(50, 4, True, seed=3, epoch=2).T.tolist()
+    draws = epoch_augmentation(50, 4, True, seed=3, epoch=2).T.tolist()
     batches = make(images).train_batches(16, seed=3, epoch=2, memory_format=memory_format)
     seen = 0
     for x, y in batches:
@@ -101,7 +101,7 @@ def test_augmentation_can_be_switched_off_without_changing_the_order() -> None:
 
 
 def test_draws_follow_the_law_of_pad_crop_flip() -> None:
-    _, mirrored, dy, dx = epoch_draws(81_000, 4, True, seed=0, epoch=0)
+    _, mirrored, dy, dx = epoch_augmentation(81_000, 4, True, seed=0, epoch=0)
     cells = (dy * 9 + dx).bincount(minlength=81).double()
     assert cells.numel() == 81
     chi_squared = ((cells - 1000) ** 2 / 1000).sum().item()

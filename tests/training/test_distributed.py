@@ -59,6 +59,24 @@ def test_several_processes_train_what_one_trains(tmp_path: Path, size: int) -> N
         assert tickets.masks_from_gammas(ours, layers, 0.3) == tickets.masks_from_gammas(theirs, layers, 0.3)
 
 
+def test_an_epoch_that_nobody_tested_is_tested_by_all(tmp_path: Path) -> None:
+    """Trained for a longer recipe that tests seldom, asked for by one that ends within it."""
+    longer = TRAIN.model_copy(update={"epochs": 7, "eval_every": 100, "milestones": ()})
+    shorter = longer.model_copy(update={"epochs": 3})
+
+    def curves(root: Path) -> Any:
+        stage = Store(root, writable=teams.team().leader).stage("dense", {"toy": 1})
+        Trajectory(stage, toy_network, ToyData(), longer, seed=3, device=CPU).extend(5)
+        run = Trajectory(stage, toy_network, ToyData(), shorter, seed=3, device=CPU)
+        run.extend(3)
+        return [[row.get("test_accuracy") for row in run.own_curve()] for _ in range(2)]
+
+    alone = curves(tmp_path / "alone")
+    assert alone[0][:2] == [None, None] and alone[0][2] is not None and alone[0] == alone[1]
+    for found in in_ranks(2, tmp_path, lambda rank: curves(tmp_path / "team")):
+        assert found == alone
+
+
 def test_another_number_of_processes_goes_on(tmp_path: Path) -> None:
     """Two processes, then one, then three: one trajectory, which says who trained what."""
 
