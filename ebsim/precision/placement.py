@@ -28,6 +28,7 @@ from ebsim.precision.backends import Backend
 from ebsim.precision.formats.number_format import Operand
 from ebsim.precision.quantization import compilation, quantizer
 from ebsim.precision.quantization.counter_rng import keys
+from ebsim.precision.quantization.delayed import Histories
 from ebsim.precision.quantization.layout import Samples
 from ebsim.precision.quantization.statistics import Statistics
 from ebsim.precision.registry import backend
@@ -67,6 +68,7 @@ class Placement:
         self._eager_calls = patience * sum(not o.untouched for o in used)
         self._stepped = False
         self.samples, self.set_steps = Samples(), 0
+        self._histories = Histories()
         self.whole: quantizer.Reduce = None  # over the processes that share a batch, see `share_batches`
         self.uncovered = rounded_layers.uncovered(model)
         self._names = {id(p): name for name, p in model.named_parameters()}
@@ -121,6 +123,10 @@ class Placement:
         phase: str = "update",
     ) -> Tensor:
         """Round one tensor of one layer at the current step; `overwrite`: `x` itself is not needed afterwards."""
+        whole = self.whole if call.training and phase != "update" and role != "weight" else None
+        if chosen.format.scaling == "delayed":
+            history, across = self._histories.of(f"{layer}/{phase}/{role}", self.step, call.training), whole
+            whole = history if across is None else lambda bits: history(across(bits))
         sampled = call.training and self._statistics.due(self.step)
         self._eager_calls = max(0, self._eager_calls - 1)
         y = quantizer.run(
@@ -132,7 +138,7 @@ class Placement:
             samples=call.samples,
             compile=self.compiled and not self._eager_calls,
             overwrite=overwrite and not sampled,
-            whole=self.whole if call.training and phase != "update" and role != "weight" else None,
+            whole=whole,
         )
         if sampled:
             self._statistics.add(layer, role, x, y, chosen.format, axis)
@@ -192,6 +198,15 @@ class Placement:
         mine = {p: (n, cells[n]) for p, n in names.items() if n in cells}
         if mine:
             self._hooks = optimizer_hooks.attach(optimizer, mine, self.quantize)
+
+    def state(self) -> dict[str, Tensor]:
+        """What must be kept beside weights and momentum to go on alike: the absmax histories of delayed scales."""
+        return self._histories.state()
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what `state` gave; names of others in it are left alone."""
+        device = next((module.weight.device for module in self.modules.values()), torch.device("cpu"))
+        self._histories.load(state, device)
 
     def detach(self) -> None:
         """Undo `attach`."""

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from ebsim import tickets
 from ebsim.errors import DamagedError
 from ebsim.files import load_tensors, save_tensors
+from ebsim.precision.formats.number_format import HISTORY
+from ebsim.precision.quantization import delayed
 from ebsim.training.loop import EpochPart
 
 
@@ -138,6 +140,10 @@ class Checkpoint:
             if (tensor.shape, tensor.dtype) != expected.get(name):
                 raise DamagedError(f"{path}: does not fit the network: momentum of {name}.")
         for name, tensor in self.extra.items():
+            if name.startswith(delayed.PREFIX):
+                if (tensor.shape, tensor.dtype) != (torch.Size([2 + HISTORY]), torch.int64):
+                    raise DamagedError(f"{path}: {name} is no history of a delayed scale.")
+                continue
             wanted = expected.get(name.removeprefix("module."), (torch.Size([]), torch.int64))
             if (tensor.shape, tensor.dtype) != wanted:
                 raise DamagedError(f"{path}: does not fit the network: average of {name}.")

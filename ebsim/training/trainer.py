@@ -20,6 +20,7 @@ from torch.optim import swa_utils
 from ebsim import precision, stop
 from ebsim.config import Train
 from ebsim.errors import ConfigError, DivergedError
+from ebsim.precision.quantization import delayed
 from ebsim.runs.provenance import environment
 from ebsim.training import loop as steps
 from ebsim.training import team as teams
@@ -147,8 +148,10 @@ class Trainer:
         self.placement.attach(self.optimizer)
         # A plain fp32 network beside the trained one: its average has full precision whatever the backend is.
         self.average = None if setup.averaging is None else swa_utils.AveragedModel(setup.build())
-        if self.average is not None and start.extra:
-            self.average.load_state_dict(start.extra)
+        self.placement.load_state(start.extra)
+        averaged = {name: value for name, value in start.extra.items() if not name.startswith(delayed.PREFIX)}
+        if self.average is not None and averaged:
+            self.average.load_state_dict(averaged)
         forward = compiled(self.model, train.compile)
         self.team = teams.team()
         if self.team.size > 1:
@@ -367,7 +370,7 @@ class Trainer:
             gammas=self.gammas,
             curve=self.curve,
             history=self.history,
-            extra=_on_cpu({} if self.average is None else self.average.state_dict()),
+            extra=_on_cpu({**({} if self.average is None else self.average.state_dict()), **self.placement.state()}),
         )
 
 

@@ -97,6 +97,11 @@ PRESETS: dict[str, dict[str, Any]] = {
              "error": "nvfp4 hadamard stochastic"},
         ],
     },
+    "fp8_delayed": {
+        "about": "fp8_bf16 with scales from the largest absmax of the last 16 steps, whose history checkpoints keep",
+        "weight": "e4m3/delayed", "activation": "e4m3/delayed", "error": "e5m2/delayed", **_BF16_BETWEEN,
+        "rule": [_ENDS_FP32, _LOGITS_FP32],
+    },
     "fp8_block": {
         "about": "fp8 with real scales per 128x128 tile of weights and 128 neighbours of activations and errors, as"
         " DeepSeek-V3 trains (E4M3 throughout), bf16 between layers",
@@ -112,6 +117,8 @@ FORMATS: dict[str, dict[str, Any]] = {  # of these tables, beside what `hw_model
     "mxint8": {"bits": 8, "mac": "bfp:8", "scale_bits": 8, "block": 32},
     "nvfp4": {"bits": 4, "mac": "fp:2,1", "scale_bits": 8, "block": 16},
     "nvfp4/16x16": {"bits": 4, "mac": "fp:2,1", "scale_bits": 8, "block": 256},
+    "e4m3/delayed": {"bits": 8, "mac": "fp:4,3", "scale_bits": 32},
+    "e5m2/delayed": {"bits": 8, "mac": "fp:5,2", "scale_bits": 32},
     "e4m3/absmax/128": {"bits": 8, "mac": "fp:4,3", "scale_bits": 32, "block": 128},
     "e4m3/absmax/128x128": {"bits": 8, "mac": "fp:4,3", "scale_bits": 32, "block": 16384},
     "int8/row": {"bits": 8, "mac": "int:8", "scale_bits": 32, "block": "row"},

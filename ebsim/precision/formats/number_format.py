@@ -23,7 +23,8 @@ from typing import Any
 
 from ebsim.errors import ConfigError
 
-SCALINGS = ("none", "absmax", "pow2", "pow2_floor", "pow2_ceil", "pow2_even", "two_level")
+SCALINGS = ("none", "absmax", "pow2", "pow2_floor", "pow2_ceil", "pow2_even", "two_level", "delayed")
+HISTORY = 16  # steps that a delayed scale looks back
 TILE = re.compile(r"([1-9]\d*)x([1-9]\d*)")
 ROUNDINGS = ("nearest", "stochastic")
 _MAC = re.compile(r"fp:\d+,\d+|(int|bfp):\d+")
@@ -41,6 +42,7 @@ class NumberFormat:
     scaling     "none"; "absmax" (s = absmax / top); a power of two: "pow2" (the smallest that does not clip, rceil),
                 "pow2_floor" (2^(floor(log2 absmax) - floor(log2 top)), as block floating point and MX do), "pow2_ceil"
                 (the same with ceil(log2 absmax)), "pow2_even" (absmax rounded to the element's mantissa, then floor);
+                "delayed" (pow2 of the largest absmax of the last 16 steps, without this one: larger values clip);
                 or "two_level" (an E4M3 number per block, times one real scale of the whole tensor, as NVFP4 has)
     scale_bits  width of one stored scale, 0 if there is none
     block       elements that share a scale: 0 = the whole tensor, "row" = one slice of dim 0 (output channel of a

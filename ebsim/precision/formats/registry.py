@@ -48,6 +48,7 @@ _SCALES = {  # what a variant calls a scale rule
     "floor": {"scaling": "pow2_floor", "scale_bits": 8},
     "ceil": {"scaling": "pow2_ceil", "scale_bits": 8},
     "even": {"scaling": "pow2_even", "scale_bits": 8},
+    "delayed": {"scaling": "delayed", "scale_bits": 32, "block": 0},
     "rceil": {"scaling": "pow2", "scale_bits": 8},
     "unscaled": {"scaling": "none", "scale_bits": 0, "block": 0},
 }

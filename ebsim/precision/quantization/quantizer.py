@@ -73,7 +73,7 @@ def scaler(fmt: NumberFormat) -> Callable[..., Tensor | None]:
         return pow2_floor(bits + half)
 
     rules = {"absmax": absolute, "pow2": pow2, "pow2_floor": pow2_floor, "pow2_ceil": pow2_ceil, "pow2_even": pow2_even}
-    by_rule = rules.get(fmt.scaling)
+    by_rule = rules.get("pow2" if fmt.scaling == "delayed" else fmt.scaling)
 
     def scale(bits: Tensor, whole: Tensor | None = None) -> Tensor | None:
         if by_rule is None:
