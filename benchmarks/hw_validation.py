@@ -124,7 +124,7 @@ def calibration_table() -> str:
 def array_at_7nm() -> Accelerator:
     """The 45 nm profile's array and buffer with Jouppi's 7 nm constants: only the technology differs."""
     old, new = load("horowitz-45nm"), load("tpu-like-7nm")
-    memory = replace(old.memories[0], read=new.memories[0].read, write=new.memories[0].write)
+    memory = replace(old.memories[0], read=new.memories[0].read, write=new.memories[0].write, leakage=None)
     registers = {
         n: replace(r, pj_per_bit=replace(r.pj_per_bit, value=r.pj_per_bit.value / STEP_TO_7NM))
         for n, r in old.registers.items()

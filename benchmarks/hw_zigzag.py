@@ -24,7 +24,7 @@ from hw_models import Layer, load, training_cost
 from hw_models.accelerator.description import Accelerator
 from hw_models.cost.step_cost import STAGES
 from hw_models.cost.training_step import MODELS
-from hw_models.mapping.exhaustive import best_tiles
+from hw_models.mapping.exhaustive import innermost_tiles
 from hw_models.mapping.traffic import Widths
 from hw_models.precision.record_schema import OPERANDS
 from hw_models.workload.shapes import shapes
@@ -93,7 +93,7 @@ def pieces(row: Mapping[str, Any], chip: Accelerator) -> list[float]:
     """Into how many tiles `search` cuts g1, g2 and red: what the reference prices as our mapping."""
     p = passes(shapes([layer_of(row)]), row["batch"])
     eight, sixteen = np.full_like(p.macs, 8.0), np.full_like(p.macs, 16.0)
-    tile, i = best_tiles(p, Widths(eight, eight, eight, sixteen), chip), STAGES.index(row["pass"])
+    tile, i = innermost_tiles(p, Widths(eight, eight, eight, sixteen), chip), STAGES.index(row["pass"])
     return [float(whole[i, 0] / part[i, 0]) for whole, part in ((p.g1, tile.r1), (p.g2, tile.r2), (p.red, tile.rr))]
 
 
@@ -119,11 +119,12 @@ def compare(rows: Iterable[Mapping[str, Any]], model: str) -> Agreement:
 
 
 def read(path: Path) -> dict[str, list[dict[str, Any]]]:
-    """Rows of a JSON-lines file by chip."""
+    """Rows of a JSON-lines file by chip, and by batch where it is not 1."""
     out: dict[str, list[dict[str, Any]]] = {}
     for line in path.read_text().splitlines():
         row = json.loads(line)
-        out.setdefault(row["chip"], []).append(row)
+        name = row["chip"] + ("" if row["batch"] == 1 else f", batch {row['batch']}")
+        out.setdefault(name, []).append(row)
     return out
 
 

@@ -4,6 +4,8 @@ Runs in an environment of its own:  pip install zigzag-dse six
     python benchmarks/hw_zigzag_reference.py tpu_like eyeriss_like > reference.jsonl
     python benchmarks/hw_zigzag_reference.py --lpf=6 edge_tpu_like meta_prototype tesla_npu_like >> reference.jsonl
     python benchmarks/hw_zigzag_reference.py tpu_small >> reference.jsonl
+    python benchmarks/hw_zigzag_reference.py --lpf=6 ascend_like >> reference.jsonl
+    python benchmarks/hw_zigzag_reference.py --lpf=6 --batch=8 ascend_like >> reference.jsonl
     python benchmarks/hw_zigzag_reference.py --pieces=pieces.jsonl tpu_small > priced.jsonl
 An architecture is one that ZigZag ships, one of `VARIANTS`, or the path of a YAML like theirs. With `--pieces`
 (from `python -m benchmarks.hw_zigzag --pieces`) ZigZag's cost model prices our mappings instead of searching.
@@ -49,6 +51,7 @@ WITH_PIXELS = {
     "weight_gradient": ("K", "OY", "C", "C"),
 }
 UNROLL = {
+    "ascend_like": WITH_PIXELS,
     "edge_tpu_like": WITH_PIXELS,
     "meta_prototype": WITH_PIXELS,
     "tesla_npu_like": {
@@ -254,4 +257,5 @@ if __name__ == "__main__":
         [a for a in sys.argv[1:] if not a.startswith("--")] or ["tpu_like", "eyeriss_like"],
         int(flags.get("lpf", LPF)),
         flags.get("pieces", ""),
+        int(flags.get("batch", 1)),
     )

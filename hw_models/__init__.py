@@ -13,7 +13,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-REVISION = 5  # counts up whenever the model gives another number: finished runs are then priced again
+REVISION = 6  # counts up whenever the model gives another number: finished runs are then priced again
 
 REUSE_MODELS = {
     "macs": "arithmetic alone",

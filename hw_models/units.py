@@ -27,5 +27,7 @@ def show_joules(joules: float, low: float | None = None, high: float | None = No
 
 def unit(key: str) -> str:
     """The unit of a constant of an accelerator, by its key."""
+    if key.endswith(".leakage"):
+        return "W"
     first = key.partition(".")[0]
     return {"mac": "pJ per MAC", "op": "pJ per operation", "static": "W"}.get(first, "pJ per bit")

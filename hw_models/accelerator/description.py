@@ -7,6 +7,7 @@ per DRAM bit, and idle power over a roofline time. Energies of the two kinds are
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from hw_models.accelerator.constant import Number
@@ -16,6 +17,7 @@ from hw_models.precision.formats import FORMATS, Format
 
 OPS = ("add", "multiply", "compare", "integer", "random")
 REGISTERS = ("streaming", "held", "sums")  # of the operands X, Y and Z of a contraction
+Axis = str | tuple[str, ...]  # what a dimension of an array unrolls: one index by its short name, or loops
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,10 @@ class Memory:
     """One on-chip level; `holds`: which operands it keeps (all by default).
 
     `slides`: rows that neighbouring tiles share stay when pixels advance over the same channels (`search`).
+    `double_buffer`: True: half of it is loaded while the other half is worked on; False: the array waits while a tile
+    is loaded; None: tiles may take all of it and loading never waits, as if they were loaded element by element.
+    `leakage`: W, all of the memory. `access_bits`: the fewest bits that one access moves. `bits_per_cycle`: of a port
+    that reads and writes, or of the one that reads if `write_bits_per_cycle` says that another one writes.
     """
 
     name: str
@@ -41,6 +47,15 @@ class Memory:
     bits_per_cycle: float
     holds: tuple[str, ...] = REGISTERS
     slides: bool = True
+    double_buffer: bool | None = None
+    leakage: Number | None = None
+    access_bits: float = 1.0
+    write_bits_per_cycle: float | None = None
+
+    @property
+    def tile_bits(self) -> float:
+        """What a tile may take: half of the memory if the next one is loaded meanwhile."""
+        return self.bits / 2 if self.double_buffer else self.bits
 
 
 @dataclass(frozen=True)
@@ -59,7 +74,7 @@ class Accelerator:
     mac_points: dict[str, Number]
     ops: dict[str, Number]
     dims: tuple[int, ...]
-    unroll: dict[str, tuple[str, ...]]
+    unroll: dict[str, tuple[Axis, ...]]
     zero_skip: bool
     fused: tuple[str, ...]
     registers: dict[str, Register]
@@ -77,6 +92,8 @@ class Accelerator:
     speedup: dict[str, float]
     efficiency: dict[str, float] = field(default_factory=dict)  # device: share of the peak reached, by format
     half_batch: float = 0.0  # device: images at which a step takes twice as long per image as in large batches
+    fill_cycles: float = 0.0  # from the first operand in the array to the first result
+    dram_writes: Number | None = None  # pJ per bit to DRAM where that differs from `dram`
 
     def __repr__(self) -> str:
         return f"<Accelerator {self.name}: {self.summary}>"
@@ -91,7 +108,32 @@ class Accelerator:
             found["network.pj_per_bit"] = self.network
         for m in self.memories:
             found |= {f"memory.{m.name}.read": m.read, f"memory.{m.name}.write": m.write}
-        return found | {"dram.pj_per_bit": self.dram, "static.watts": self.static}
+            if m.leakage is not None:
+                found[f"memory.{m.name}.leakage"] = m.leakage
+        return found | dict(self.dram_constants) | {"static.watts": self.static}
+
+    @property
+    def dram_constants(self) -> tuple[tuple[str, Number], ...]:
+        """Key and pJ per bit of reading from and writing to DRAM; one constant where the profile gives one."""
+        if self.dram_writes is None:
+            return (("dram.pj_per_bit", self.dram),) * 2
+        return ("dram.read", self.dram), ("dram.write", self.dram_writes)
+
+    @property
+    def leakage(self) -> tuple[tuple[str, Number], ...]:
+        """Key and W of everything that takes power for as long as a step lasts."""
+        memories = ((f"memory.{m.name}.leakage", m.leakage) for m in self.memories if m.leakage is not None)
+        return (*memories, *((("static.watts", self.static),) if self.static.value else ()))
+
+    @property
+    def dram_read(self) -> Number:
+        """pJ per bit from DRAM."""
+        return self.dram
+
+    @property
+    def dram_write(self) -> Number:
+        """pJ per bit to DRAM."""
+        return self.dram if self.dram_writes is None else self.dram_writes
 
     @property
     def widest(self) -> str:
@@ -136,7 +178,7 @@ class Accelerator:
         """Peak MACs per second relative to fp32's on the whole machine (arrays: relative to one per PE)."""
         if self.kind == "device":
             wide = max((x, y), key=lambda f: f.bits)
-            widest = max(self.peak, key=lambda n: FORMATS[n].bits)
+            widest = _next_wider(wide, self.peak)
             return self.peak[next((n for n in (wide.hardware, *_integer_unit(wide)) if n in self.peak), widest)] / 2
         bits = max(x.significand if x.integer else x.bits, y.significand if y.integer else y.bits)
         fits = [v for n, v in self.speedup.items() if FORMATS[n].bits >= bits]
@@ -146,3 +188,15 @@ class Accelerator:
 def _integer_unit(fmt: Format) -> tuple[str, ...]:
     """What integer units that multiply a block float's mantissas are called, as a class and by their width."""
     return ("int", f"int{fmt.significand}") if fmt.kind == "bfp" else ()
+
+
+def _next_wider(fmt: Format, names: Iterable[str]) -> str:
+    """The named format that a device multiplies an unnamed one in: the next wider of its class, else of any, else the
+    widest there is."""
+    known = [FORMATS[n] for n in names]
+    width = fmt.significand if fmt.integer else fmt.bits
+    fits = [f for f in known if f.integer == fmt.integer and (f.significand if f.integer else f.bits) >= width]
+    fits = fits or [f for f in known if f.bits >= fmt.bits]
+    if fits:
+        return min(fits, key=lambda f: (f.bits, f.significand)).name
+    return max(known, key=lambda f: f.bits).name

@@ -10,13 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from hw_models.accelerator.constant import Number
-from hw_models.accelerator.description import OPS, REGISTERS, Accelerator, Memory, Register
-from hw_models.accelerator.energy_laws import SRAM_LAWS, sram_pj_per_bit
+from hw_models.accelerator.description import OPS, REGISTERS, Accelerator, Axis, Memory, Register
+from hw_models.accelerator.energy_laws import LEAKAGE_BAND, SRAM_LAWS, SRAM_LEAKAGE, sram_pj_per_bit
 from hw_models.accelerator.toml_reader import SHIPPED, Source, read
 from hw_models.precision.formats import FORMATS, PASSES
 from hw_models.units import BITS_PER_KIB
 from hw_models.workload.layer import POINTWISE
-from hw_models.workload.training_passes import INDEX, SHARED_INDEX
+from hw_models.workload.training_passes import LOOPS, SHARED_INDEX, index_of, loops_of
 
 UNROLLS = ("K", "C", "pixels")
 MOST_DIMS = 4
@@ -46,7 +46,7 @@ def build(s: Source) -> Accelerator:
     points = _points(s, kind)
     ops = {op: _needed(s, f"op.{op}", 0, 1000) for op in OPS}
     dims: tuple[int, ...] = (1,)
-    unroll: dict[str, tuple[str, ...]] = dict.fromkeys(PASSES, ("K",))
+    unroll: dict[str, tuple[Axis, ...]] = dict.fromkeys(PASSES, ("K",))
     if kind == "array":
         dims, unroll = _array(s)
     registers = {r: _register(s, r, dims, unroll) for r in REGISTERS} if kind == "array" else {}
@@ -54,7 +54,7 @@ def build(s: Source) -> Accelerator:
     memories = tuple(_memory(s, m) for m in s.keys("memory"))
     if not memories:
         s.problem("memory", "no on-chip level; add [memory.buffer] (a device: its last-level cache)")
-    dram = _needed(s, "dram.pj_per_bit", 1e-3, 10_000)
+    dram, dram_writes = _dram(s)
     bandwidth = s.plain("dram.gbytes_per_s", 1e-3, 1e6) * 8e9
     static = s.number("static.watts", 0, 1e5) or Number(0.0, 1.0, "none given")
     eta = s.plain("device.eta_compute", 1e-3, 1.0) if kind == "device" else 1.0
@@ -119,6 +119,8 @@ def build(s: Source) -> Accelerator:
         speedup,
         efficiency,
         half_batch,
+        fill_cycles=s.plain("array.fill_cycles", 0, 1e6, 0.0) if kind == "array" else 0.0,
+        dram_writes=dram_writes,
     )
 
 
@@ -153,7 +155,7 @@ def _points(s: Source, kind: str) -> dict[str, Number]:
     return found
 
 
-def _array(s: Source) -> tuple[tuple[int, ...], dict[str, tuple[str, ...]]]:
+def _array(s: Source) -> tuple[tuple[int, ...], dict[str, tuple[Axis, ...]]]:
     dims = s.get("array.dims")
     good = (
         isinstance(dims, list)
@@ -163,17 +165,29 @@ def _array(s: Source) -> tuple[tuple[int, ...], dict[str, tuple[str, ...]]]:
     if not good:
         s.problem("array.dims", f"must be 1 to {MOST_DIMS} whole numbers from 1 to 65536, e.g. [32, 32]")
         dims = [1, 1]
-    unroll = {}
-    for p in PASSES:
-        names = s.get(f"array.{p}")
-        if not (isinstance(names, list) and len(names) == len(dims) and all(n in UNROLLS for n in names)):
-            s.problem(f"array.{p}", f"must name one of {', '.join(UNROLLS)} for each of the {len(dims)} dims")
-            names = ["K"] * len(dims)
-        unroll[p] = tuple(names)
-    return tuple(dims), unroll
+    return tuple(dims), {p: _axes(s, p, len(dims)) for p in PASSES}
 
 
-def _register(s: Source, operand: str, dims: tuple[int, ...], unroll: dict[str, tuple[str, ...]]) -> Register:
+def _axes(s: Source, which: str, dims: int) -> tuple[Axis, ...]:
+    """What each dimension unrolls in a pass: a short name, or a list of loops."""
+    key = f"array.{which}"
+    given = s.get(key)
+    if isinstance(given, list) and len(given) == dims:
+        axes = [tuple(axis) if isinstance(axis, list) else axis for axis in given]
+        loops = [loop for axis in axes if isinstance(axis, tuple) for loop in axis]
+        if all(axis in UNROLLS if isinstance(axis, str) else axis for axis in axes) and all(
+            isinstance(loop, str) and loop in LOOPS[which] for loop in loops
+        ):
+            return tuple(axes)
+    s.problem(
+        key,
+        f"must name one of {', '.join(UNROLLS)}, or a list of loops ({', '.join(LOOPS[which])}), "
+        f"for each of the {dims} dims",
+    )
+    return ("K",) * dims
+
+
+def _register(s: Source, operand: str, dims: tuple[int, ...], unroll: dict[str, tuple[Axis, ...]]) -> Register:
     key = f"registers.{operand}"
     return Register(
         s.plain(f"{key}.bits", 0, 1e9),
@@ -182,7 +196,7 @@ def _register(s: Source, operand: str, dims: tuple[int, ...], unroll: dict[str, 
     )
 
 
-def _shared(s: Source, key: str, operand: str, dims: int, unroll: dict[str, tuple[str, ...]]) -> tuple[int, ...]:
+def _shared(s: Source, key: str, operand: str, dims: int, unroll: dict[str, tuple[Axis, ...]]) -> tuple[int, ...]:
     """Dimensions (from 0) whose elements read one register: in every pass they must need the same operand."""
     given = s.get(key)
     if given is None:
@@ -197,11 +211,13 @@ def _shared(s: Source, key: str, operand: str, dims: int, unroll: dict[str, tupl
         return ()
     for p, names in unroll.items():
         for d in given:
-            if INDEX[p][names[d - 1]] != SHARED_INDEX[operand]:
-                alike = next(n for n, index in INDEX[p].items() if index == SHARED_INDEX[operand])
+            needs = {index_of(p, group[0]) for group in loops_of(p, names[d - 1])}
+            if needs != {SHARED_INDEX[operand]}:
+                alike = next(n for n in UNROLLS if index_of(p, loops_of(p, n)[0][0]) == SHARED_INDEX[operand])
+                shown = names[d - 1] if isinstance(names[d - 1], str) else " ".join(names[d - 1])
                 s.problem(
                     key,
-                    f"in the {p} elements along dimension {d} ({names[d - 1]}) need different values, one "
+                    f"in the {p} elements along dimension {d} ({shown}) need different values, one "
                     f"register cannot serve them; unroll {alike} there in array.{p}, or leave {d} out",
                 )
     return tuple(d - 1 for d in given)
@@ -221,11 +237,47 @@ def _memory(s: Source, name: str) -> Memory:
     elif law_name or not all(explicit):
         s.problem(key, "needs either sram_law, or read_pj_per_bit and write_pj_per_bit, and not both")
     holds = _texts(s, f"{key}.holds", REGISTERS) or REGISTERS
-    rate = s.plain(f"{key}.bits_per_cycle", 1, UNLIMITED, UNLIMITED)
+    reads = s.plain(f"{key}.read_bits_per_cycle", 1, UNLIMITED, 0.0)
+    writes = s.plain(f"{key}.write_bits_per_cycle", 1, UNLIMITED, 0.0)
+    shared = s.plain(f"{key}.bits_per_cycle", 1, UNLIMITED, UNLIMITED)
+    if bool(reads) != bool(writes) or (reads and s.get(f"{key}.bits_per_cycle") is not None):
+        s.problem(key, "needs either bits_per_cycle of one port, or both read_bits_per_cycle and write_bits_per_cycle")
     zero = Number(0.0, 1.0, "")
     return Memory(
-        name, kib * BITS_PER_KIB, explicit[0] or zero, explicit[1] or zero, rate, holds, s.flag(f"{key}.slides", True)
+        name,
+        kib * BITS_PER_KIB,
+        explicit[0] or zero,
+        explicit[1] or zero,
+        reads or shared,
+        holds,
+        s.flag(f"{key}.slides", True),
+        s.flag(f"{key}.double_buffer", False) if s.get(f"{key}.double_buffer") is not None else None,
+        _leakage(s, key, kib / 1024, law_name),
+        s.plain(f"{key}.least_access_bits", 1, 65536, width if law_name else 1.0),
+        writes or None,
     )
+
+
+def _leakage(s: Source, key: str, mib: float, law_name: str) -> Number | None:
+    """W of a memory: what the profile says per MiB, else what the law says of its cells."""
+    stated = s.number(f"{key}.leakage_w_per_mib", 0, 1000)
+    if stated is not None:
+        return replace(stated, value=stated.value * mib)
+    if law_name not in SRAM_LEAKAGE:
+        return None
+    source = f"{law_name}: {SRAM_LEAKAGE[law_name]:g} W per MiB, sub-threshold and gate, CACTI 7 at 360 K"
+    return Number(SRAM_LEAKAGE[law_name] * mib, LEAKAGE_BAND, source, derived=True)
+
+
+def _dram(s: Source) -> tuple[Number, Number | None]:
+    """pJ per bit from and to DRAM; None where one constant stands for both."""
+    both = s.number("dram.read_pj_per_bit", 1e-3, 10_000), s.number("dram.write_pj_per_bit", 1e-3, 10_000)
+    if both[0] is None and both[1] is None:
+        return _needed(s, "dram.pj_per_bit", 1e-3, 10_000), None
+    if both[0] is None or both[1] is None or s.get("dram.pj_per_bit") is not None:
+        s.problem("dram", "needs either pj_per_bit, or both read_pj_per_bit and write_pj_per_bit")
+    one = Number(1.0, 1.0, "")
+    return both[0] or one, both[1] or one
 
 
 def _efficiency(s: Source, eta: float) -> dict[str, float]:

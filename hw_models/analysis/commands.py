@@ -137,7 +137,10 @@ def describe(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("fused", ", ".join(facts["fused"])),
         *memories,
         ("DRAM", f"{facts['gbytes_per_s']:g} GB/s"),
-        ("absolute band", f"x/÷ {facts['absolute_band']:g}: any energy may be off by that as a whole (90 % belief)"),
+        (
+            "absolute band",
+            f"x/÷ {facts['absolute_band']:g}: any energy may be off by that as a whole (90 % credible interval)",
+        ),
         ("calibrated on", facts["calibrated_on"]),
         ("measured rails", facts["rails"]),
     ]

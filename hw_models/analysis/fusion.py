@@ -215,11 +215,11 @@ def _with(plain: Cost, work: _Work, stacks: Sequence[tuple[Stack, list[tuple[int
     limits[2] = dram / plain.chip.dram_bits_per_s
     seconds = plain.row_seconds - plain.row_limits.max(axis=0) + limits.max(axis=0)
     shorter = np.divide(seconds, plain.row_seconds, out=np.ones_like(seconds), where=plain.row_seconds > 0)
+    less = np.divide(dram, plain.dram_bits, out=np.ones_like(dram), where=plain.dram_bits > 0)
     parts = []
     for part in plain.parts:
         if part.component == "dram":
-            counts = dram[: part.counts.shape[0]]
-            part = replace(part, counts=counts if part.index is None else counts[..., part.index])
+            part = replace(part, counts=part.counts * less[: part.counts.shape[0]])
         elif part.component == "static":
             factor = shorter[: part.counts.shape[0]]
             part = replace(part, counts=part.counts * (factor if part.index is None else factor[..., part.index]))

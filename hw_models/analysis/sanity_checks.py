@@ -1,4 +1,4 @@
-"""What a profile gives on known networks beside the shipped ones, and what in it looks odd."""
+"""Sanity checks of a profile: its energies on known networks beside the shipped ones, and suspicious values."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ KIB_PER_MULTIPLIER = 32.0
 
 @dataclass(frozen=True)
 class Check:
-    """A profile that loads, what it gives on two networks beside the shipped ones, and what looks odd."""
+    """A profile that loads, its energies on two networks beside the shipped ones, and warnings."""
 
     profile: str
     rows: list[Breakdown]
@@ -35,7 +35,7 @@ class Check:
 
 
 def check(profile: str, networks: Sequence[str] = ("resnet18", "vgg16")) -> Check:
-    """Validate a profile and look at it: shares on two networks, the shipped profiles beside it, warnings.
+    """Validate a profile: energy shares on two networks, the shipped profiles beside it, warnings.
 
     Raises `ProfileError` with every problem of the file.
     """
@@ -50,7 +50,7 @@ def check(profile: str, networks: Sequence[str] = ("resnet18", "vgg16")) -> Chec
     suspects = bool(found)
     for row in rows:
         found += _shares(row, chip, suspects)
-    found += _rates(rows[0], chip) + _odd(chip)
+    found += _rates(rows[0], chip) + _suspicious(chip)
     if beside:
         costs = sorted(b.pj_per_mac for b in beside)
         for row in rows[:1]:
@@ -117,7 +117,7 @@ def _rates(row: Breakdown, chip: Accelerator) -> list[str]:
     return found
 
 
-def _odd(chip: Accelerator) -> list[str]:
+def _suspicious(chip: Accelerator) -> list[str]:
     """What in a profile is allowed and hardly meant."""
     found = []
     for key, number in chip.constants.items():

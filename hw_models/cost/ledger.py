@@ -17,7 +17,7 @@ from hw_models.accelerator.loader import load
 from hw_models.cost.inference import forward_cost
 from hw_models.cost.step_cost import COMPONENTS, Cost
 from hw_models.cost.training_step import MODELS, training_cost
-from hw_models.cost.vector_ops import mask_draw
+from hw_models.cost.vector_ops import AVERAGE_ADD, AVERAGE_MULTIPLY, mask_draw
 from hw_models.errors import ConservationError, LedgerError, did_you_mean
 from hw_models.units import PJ, kwh, show_joules
 from hw_models.workload.layer import Layer
@@ -34,6 +34,7 @@ ENTRY = {  # what an entry may say, see `price`
     "eval_images",
     "evaluations",
     "statistics_images",
+    "weight_averages",
     "mask_draws",
     "channels",
     "l1",
@@ -191,7 +192,7 @@ class EnergyReport:
     def check(self) -> None:
         """Raise `ConservationError` unless each stage's work, components and constants sum to its joules, and its DRAM
         energy is that of the bytes it reports (training, evaluation and mask draws alike)."""
-        dram = 8 * self.chip.dram.value * PJ
+        dram = {key: number.value * PJ for key, number in self.chip.dram_constants}
         for s in self.stages:
             sums = {
                 name: sum(parts.values())
@@ -199,10 +200,10 @@ class EnergyReport:
             }
             for name, found, total in (
                 *((n, j, s.joules) for n, j in sums.items()),
-                ("bytes at the energy of DRAM", s.bytes * dram, s.components["dram"]),
+                ("bits of DRAM", sum(s.constants.get(k, 0.0) / joules for k, joules in dram.items()), 8 * s.bytes),
             ):
                 if not abs(found - total) <= 1e-9 * abs(total):  # written so that nan is an error too
-                    raise ConservationError(f"stage {s.stage!r}: {name} sum to {found} J, the total is {total} J")
+                    raise ConservationError(f"stage {s.stage!r}: {name} sum to {found}, the total is {total}")
 
 
 Bill = EnergyReport  # the name until 0.1; documents and scripts use it
@@ -229,6 +230,7 @@ def price(
     An entry: {"stage", "network": key into `networks`, "precision": record or name, "epochs", "batch_size",
     "images_per_epoch", "eval_images": images evaluated in the whole stage, "evaluations": passes over a test set that
     these are (default 1), "statistics_images": images of forward passes that only gather BatchNorm statistics,
+    "weight_averages": updates of a running mean of all parameters (fp32),
     "mask_draws", "channels": length of the mask, "l1": bool, "masked": bool}. `networks`: layer tables (`Layer`s or
     their dictionaries). The images of an epoch, or of a pass over a test set, are full batches and one rest batch;
     forward passes are those of `hw_models.cost.inference`.
@@ -286,7 +288,7 @@ def _stage(
             f"ledger entry {i}: eval_images is {tested}, which {evaluations} evaluations (all of one "
             "test set) cannot make"
         )
-    gathered = count("statistics_images", 0)
+    gathered, averages = count("statistics_images", 0), count("weight_averages", 0)
     draws, channels = count("mask_draws", 0), count("channels", 0)
     table, steps, precision = tables[network], epochs * steps_per_epoch, e.get("precision")
 
@@ -308,9 +310,13 @@ def _stage(
             evaluate.add(forward(size, statistics=True), times)
         if rung != "macs":
             compares, bits = mask_draw(channels)
-            mask.use(chip, draws, {"op.compare": compares, "dram.pj_per_bit": bits})
+            reads, writes = (key for key, _ in chip.dram_constants)
+            mask.use(chip, draws, {"op.compare": compares}, {reads: bits})
             products = steps * float(table.weights.sum()) * bool(e.get("masked"))  # a mask bit read, a product
-            mask.use(chip, products, {"op.multiply": 1.0, "dram.pj_per_bit": 1.0})
+            mask.use(chip, products, {"op.multiply": 1.0}, {reads: 1.0})
+            parameters = averages * float(table.weights.sum())  # mean and parameter read, mean written
+            mask.use(chip, parameters, {"op.multiply": AVERAGE_MULTIPLY, "op.add": AVERAGE_ADD}, {reads: 64.0})
+            mask.use(chip, parameters, {}, {writes: 32.0})
         return {"train": train, "evaluate": evaluate, "mask": mask}
 
     work = work_by(model)
@@ -368,14 +374,13 @@ class _Sum:
         self.bytes += cost.bytes * times
         self.precision = cost.precision
 
-    def use(self, chip: Accelerator, times: float, counts: Mapping[str, float]) -> None:
-        """`times` x `counts` uses of constants outside any layer."""
-        for key, count in counts.items() if times else ():
-            constant = chip.constants[key]
-            self._joules(
-                key, "dram" if key.startswith("dram") else "vector", constant, times * count * constant.value * PJ
-            )
-        self.bytes += times * counts.get("dram.pj_per_bit", 0.0) / 8
+    def use(self, chip: Accelerator, times: float, counts: Mapping[str, float], dram: Mapping[str, float]) -> None:
+        """`times` x `counts` operations and `dram` bits outside any layer."""
+        for component, uses in (("vector", counts), ("dram", dram)):
+            for key, count in uses.items() if times else ():
+                constant = chip.constants[key]
+                self._joules(key, component, constant, times * count * constant.value * PJ)
+        self.bytes += times * sum(dram.values()) / 8
 
     def _joules(self, key: str, component: str, constant: Number, joules: float) -> None:
         self.numbers[key] = constant

@@ -20,12 +20,13 @@ from hw_models import REUSE_MODELS
 from hw_models.accelerator.description import Accelerator
 from hw_models.accelerator.loader import load
 from hw_models.cost.step_cost import LIMITS, STAGES, Cost, Part
-from hw_models.cost.vector_ops import QUANTISE, UPDATE_ADD, UPDATE_MULTIPLY, pointwise
+from hw_models.cost.time import busy, port_bits, waiting
+from hw_models.cost.vector_ops import QUANTIZE, UPDATE_ADD, UPDATE_MULTIPLY, pointwise
 from hw_models.errors import HardwareError
 from hw_models.mapping.closed_form import Capacities
 from hw_models.mapping.mapper import map_passes
-from hw_models.mapping.spatial import grid, register_sharing
-from hw_models.mapping.traffic import Mapped, Widths, steps
+from hw_models.mapping.spatial import register_sharing
+from hw_models.mapping.traffic import Mapped, Widths
 from hw_models.precision.formats import (
     FORMATS,
     PASSES,
@@ -100,26 +101,32 @@ def assemble(
     bits = _widths(p, rules)
     parts = _mac_parts(p, chip, rules, hypothetical)
     shape = (len(STAGES), *table.columns.shape[1:])
-    dram = np.zeros(shape)
+    dram = np.zeros((2, *shape))  # bits read and written
     limits = np.zeros((len(LIMITS), *shape))
+    waits = np.zeros(shape)
     if model != "macs":
         parts += _vector_parts(table, chip, precision, batch, l1, dram)
         mapped = map_passes(p, bits, chip, model, capacities)
         if model != "compulsory" and chip.kind == "array":  # a device's pJ per FLOP include its chip
             parts += _memory_parts(p, bits, chip, mapped)
-        dram[:3, ..., p.index] += mapped.to_dram(chip).total
-        for limit, alone in zip(limits, _times(p, chip, rules, mapped), strict=False):
+        outside = mapped.to_dram(chip)
+        dram[0][:3, ..., p.index] += outside.inward
+        dram[1][:3, ..., p.index] += outside.outward
+        rate = rules.spread(p, [[chip.rate(*r.operands[i]) for r in rules.distinct] for i in range(3)])
+        for limit, alone in zip(limits, busy(p, bits, chip, rate, mapped), strict=False):
             limit[:3, ..., p.index] = alone
-        parts.append(Part("dram.pj_per_bit", "dram", chip.dram, dram, None))
-    limits[2] = dram / chip.dram_bits_per_s
-    seconds = (limits.max(axis=0) + chip.launch_s * (dram > 0)) * (1 + chip.half_batch / batch)
-    if chip.static.value and model != "macs":
-        parts.append(Part("static.watts", "static", chip.static, seconds / PJ, None))
+        waits[:3, ..., p.index] = waiting(p, chip, mapped)
+        parts += _dram_parts(chip, dram)
+    moved = dram.sum(axis=0)
+    limits[2] = moved / chip.dram_bits_per_s
+    seconds = (limits.max(axis=0) + waits + chip.launch_s * (moved > 0)) * (1 + chip.half_batch / batch)
+    if model != "macs":
+        parts += [Part(key, "static", watts, seconds / PJ, None) for key, watts in chip.leakage]
     macs = np.zeros(shape)
     macs[:3, ..., p.index] = p.macs
     multiplied = {f for pair in precision.multiplied(table.names[i] for i in p.index) for f in pair}
     lacking = tuple(sorted({f.name for f in multiplied if not chip.supports(f)}))
-    return Cost(chip, table, precision.name, batch, model, tuple(parts), dram, limits, seconds, macs, lacking)
+    return Cost(chip, table, precision.name, batch, model, tuple(parts), moved, limits, seconds, macs, lacking)
 
 
 class _Rules:
@@ -166,10 +173,13 @@ def _mac_parts(p: Passes, chip: Accelerator, rules: _Rules, hypothetical: bool) 
 
 
 def _memory_parts(p: Passes, bits: Widths, chip: Accelerator, mapped: Mapped) -> list[Part]:
-    """Registers (read X and Y, read and write a sum at every product that has one), network and buffers."""
+    """Registers, network and buffers. A register of X or Y is read at every product, one of sums written at every
+    product and read but for the first of each sum; a sum of one product passes by."""
     inner = mapped.boundaries[0]
     serves = register_sharing(p, chip)
-    used = (p.macs * b / n for b, n in zip((bits.x, bits.y, 2 * bits.acc), serves, strict=True))
+    sums = p.macs / serves[2]
+    again = np.maximum(sums - p.z, 0.0)
+    used = (p.macs / serves[0] * bits.x, p.macs / serves[1] * bits.y, (again + sums * (p.red > 1)) * bits.acc)
     parts = [
         Part(f"registers.{name}", "register", r.pj_per_bit, n, p.index)
         for (name, r), n in zip(chip.registers.items(), used, strict=True)
@@ -177,27 +187,18 @@ def _memory_parts(p: Passes, bits: Widths, chip: Accelerator, mapped: Mapped) ->
     ]
     if chip.network is not None:
         parts.append(Part("network.pj_per_bit", "interconnect", chip.network, inner.total, p.index))
-    for memory, outer in zip(chip.memories, mapped.boundaries[1:], strict=True):
-        inside, outside = inner.only(memory.holds), outer.only(memory.holds)
-        parts.append(
-            Part(f"memory.{memory.name}.read", "buffer", memory.read, inside.inward + outside.outward, p.index)
-        )
-        parts.append(
-            Part(f"memory.{memory.name}.write", "buffer", memory.write, inside.outward + outside.inward, p.index)
-        )
-        inner = inner.replaced(outer, memory.holds)
+    for memory, (reads, writes) in zip(chip.memories, port_bits(p, bits, chip, mapped), strict=True):
+        parts.append(Part(f"memory.{memory.name}.read", "buffer", memory.read, reads, p.index))
+        parts.append(Part(f"memory.{memory.name}.write", "buffer", memory.write, writes, p.index))
     return parts
 
 
-def _times(p: Passes, chip: Accelerator, rules: _Rules, mapped: Mapped) -> tuple[Array, Array]:
-    """Seconds that the array alone would take, and its slowest buffer alone."""
-    rate = rules.spread(p, [[chip.rate(*r.operands[i]) for r in rules.distinct] for i in range(3)])
-    if chip.kind == "device":
-        return p.macs / rate, np.zeros_like(p.macs)
-    moving = np.zeros_like(p.macs)
-    for memory, inner in zip(chip.memories, mapped.boundaries, strict=False):
-        moving = np.maximum(moving, inner.only(memory.holds).total / memory.bits_per_cycle)
-    return steps(p, grid(p, chip)) / rate / chip.clock_hz, moving / chip.clock_hz
+def _dram_parts(chip: Accelerator, dram: Array) -> list[Part]:
+    """The bits that DRAM reads and writes, [2, passes, ..., layers]; one part if they cost the same."""
+    (read, read_pj), (write, write_pj) = chip.dram_constants
+    if read == write:
+        return [Part(read, "dram", read_pj, dram.sum(axis=0), None)]
+    return [Part(read, "dram", read_pj, dram[0], None), Part(write, "dram", write_pj, dram[1], None)]
 
 
 def _vector_parts(
@@ -206,16 +207,22 @@ def _vector_parts(
     """Pointwise layers, quantizers and the update; their traffic is added to `dram` in place."""
     moves = pointwise(table, chip.fused)
     handed = _Handed(table, precision)
-    dram[:2] += moves.elements * np.stack([handed.forward, handed.backward])[_lead(table)] * batch
+    width = np.stack([handed.forward, handed.backward])[_lead(table)]
+    dram[0][:2] += moves.read * width * batch
+    dram[1][:2] += moves.written * width * batch
+    dram[1][0] += moves.index_bits[0] * batch
+    dram[0][1] += moves.index_bits[1] * batch
     weights = table.weights
-    multiply, add, compare = np.zeros((3, *dram.shape))
+    multiply, add, compare = np.zeros((3, *dram.shape[1:]))
     multiply[:2], add[:2], compare[:2] = (m * batch for m in (moves.multiply, moves.add, moves.compare))
     multiply[3] += UPDATE_MULTIPLY * weights
     add[3] += UPDATE_ADD * weights
     if l1:
         add[3] += np.where(table.kind == KINDS.index("bn"), weights / 2, 0.0)
     matrix = _matrix(table)
-    dram[3] += matrix * handed.update + (weights - matrix) * 5 * precision.one_dimensional.bits
+    thin = (weights - matrix) * precision.one_dimensional.bits  # gradient, momentum, weight read, two written
+    dram[0][3] += matrix * handed.update_reads + 3 * thin
+    dram[1][3] += matrix * handed.update_writes + 2 * thin
     parts = [
         Part(f"op.{name}", "vector", chip.ops[name], counts, None)
         for name, counts in (("multiply", multiply), ("add", add), ("compare", compare))
@@ -253,36 +260,37 @@ class _Handed:
                 )
             ]
         distinct = {id(row): _bits(row) for row in self.rows}
-        columns = np.array([distinct[id(row)] for row in self.rows]).reshape(-1, 3).T
-        self.forward, self.backward, self.update = columns
+        columns = np.array([distinct[id(row)] for row in self.rows]).reshape(-1, 4).T
+        self.forward, self.backward, self.update_reads, self.update_writes = columns
         first = [precision.default.output.bits if "*" in precision.pointwise else FORMATS["fp32"].bits]
         self.received = np.array([*first, *self.forward[:-1]])
         self.arriving = np.array([*self.backward[1:], FORMATS["fp32"].bits])
 
 
-def _bits(row: Rule | Pointwise) -> tuple[float, float, float]:
-    """What a row hands on, hands back, and moves for each weight in the update."""
+def _bits(row: Rule | Pointwise) -> tuple[float, float, float, float]:
+    """What a row hands on, hands back, and reads and writes for each weight in the update."""
     if isinstance(row, Pointwise):
-        return row.forward.bits, row.backward.bits, 0.0
+        return row.forward.bits, row.backward.bits, 0.0, 0.0
     gradient, momentum, stored = (fmt.bits for fmt in row.update)
-    return row.output.bits, row.activation_gradient.bits, gradient + 2 * momentum + 2 * stored
+    return row.output.bits, row.activation_gradient.bits, gradient + momentum + stored, momentum + stored
 
 
 def _quantizer_parts(
     table: Shapes, chip: Accelerator, precision: Precision, handed: _Handed, batch: float, dram: Array
 ) -> list[Part]:
     """Range, scale, round and clamp of every quantized tensor; a pass over it where its width changes."""
-    elements, random = np.zeros((2, *dram.shape))
-    transformed = np.zeros(dram.shape[1:])
+    elements, random = np.zeros((2, *dram.shape[1:]))
+    transformed = np.zeros(dram.shape[2:])
     shape = table.weights.shape
     matrix = table.K * table.C / np.maximum(table.groups, 1) * table.R * table.S * np.ones(shape)
     trained, needed = _matrix(table), 1 - table.first
     vectors = table.weights - trained
 
-    def add(stage: int, row: int, n: Array, how: str, extra_bits: float = 0.0) -> None:
+    def add(stage: int, row: int, n: Array, how: str, read: float = 0.0, written: float = 0.0) -> None:
         elements[stage, ..., row] += n
         random[stage, ..., row] += n * (how == "stochastic")
-        dram[stage, ..., row] += n * extra_bits
+        dram[0, stage, ..., row] += n * read
+        dram[1, stage, ..., row] += n * written
 
     thin = precision.one_dimensional_rounding
     if not thin and not any(any(row.rounded.values() if isinstance(row, Rule) else row.rounded) for row in handed.rows):
@@ -312,17 +320,17 @@ def _quantizer_parts(
                 bits = operands.get(cell, 0.0)
                 if cell[0] == "weight_gradient" and cell[1] in row.hadamard:  # log2 16 sums an element, and its sign
                     transformed[..., i] += n
-                more = 0.0 if before is None or before == bits else before + bits
-                add(ROUNDED_IN[cell[0]], i, n, how, more)
+                extra = () if before is None or before == bits else (before, bits)
+                add(ROUNDED_IN[cell[0]], i, n, how, *extra)
         else:
             for stage, rounding in enumerate(row.rounded):
                 if rounding is not None:
                     add(stage, i, outputs * (once if stage else 1.0), rounding)
         if thin:
             add(ROUNDED_IN["update"], i, 3 * vectors[..., i], thin)
-    work = {op: elements * times for op, times in QUANTISE.items()}
+    work = {op: elements * times for op, times in QUANTIZE.items()}
     if transformed.any():
-        work["add"] = np.zeros(dram.shape)
+        work["add"] = np.zeros(dram.shape[1:])
         work["add"][2], work["multiply"][2] = 4 * transformed, work["multiply"][2] + transformed
     parts = [Part(f"op.{op}", "quantiser", chip.ops[op], counts, None) for op, counts in work.items()]
     return [*parts, Part("op.random", "quantiser", chip.ops["random"], random, None)]

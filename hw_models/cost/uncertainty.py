@@ -1,6 +1,6 @@
 """How sure an energy is: correlated log-normal draws over the constants of a profile.
 
-Every constant has a band: a factor x/÷ around its value that holds 90 % of the belief (5th to 95th
+Every constant has a band: a factor x/÷ around its value that is its 90 % credible interval (5th to 95th
 percentile), so sigma = ln(band) / 1.645. Errors of constants of one kind go together (one process, one
 library, one measurement campaign): a share RHO of the variance is common to the group. The profile as a whole
 has one more common factor, `absolute_band` (process corner, clock, memory generator, what is not modelled),
@@ -57,6 +57,8 @@ def _factor(band: float, z: Array) -> Array:
 
 def group(key: str) -> str:
     """Constants that err together: all MACs and operations, all on-chip memory, DRAM, static power."""
+    if key.endswith(".leakage"):
+        return "static"
     first = key.partition(".")[0]
     return {"mac": "logic", "op": "logic", "registers": "sram", "memory": "sram", "network": "sram"}.get(first, first)
 

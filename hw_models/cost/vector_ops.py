@@ -79,7 +79,8 @@ _TABLES = np.array([[tuple(table.get(kind, Work())) for kind in KINDS] for table
 
 _TRAINED = [KINDS.index("bn"), KINDS.index("norm")]  # have parameters: a backward pass in any place
 UPDATE_MULTIPLY, UPDATE_ADD = 3, 3  # SGD with momentum and weight decay
-QUANTISE = {"compare": 1, "multiply": 1, "integer": 2}  # range, scale, round and clamp
+AVERAGE_MULTIPLY, AVERAGE_ADD = 1, 2  # a running mean of a parameter: mean += (parameter - mean) / n
+QUANTIZE = {"compare": 1, "multiply": 1, "integer": 2}  # range, scale, round and clamp
 
 
 class Moves(NamedTuple):
@@ -88,7 +89,14 @@ class Moves(NamedTuple):
     multiply: Array
     add: Array
     compare: Array
-    elements: Array
+    read: Array
+    written: Array
+    index_bits: Array  # of max pools: written in the forward pass, read in the backward pass
+
+    @property
+    def elements(self) -> Array:
+        """Elements moved, either way."""
+        return self.read + self.written
 
 
 def pointwise(table: Shapes, fused: tuple[str, ...] = ()) -> Moves:
@@ -99,19 +107,18 @@ def pointwise(table: Shapes, fused: tuple[str, ...] = ()) -> Moves:
     w: Any = Work._make(c[..., i][lead] for i in range(c.shape[-1]))  # arrays in the place of numbers
     n_in, n_out = table.inputs, table.outputs
     window = n_out * np.maximum(table.R * table.S - 1, 0)
-    moved = (
-        (w.read_in + w.write_in) * n_in
-        + (w.read_out + w.write_out) * n_out
-        + w.write_source * table.C * table.H * table.W
-    )
+    here = needed
     if fused:
         kinds = [*fused, *(["scale"] if "bn" in fused else [])]
-        moved = moved * ~np.isin(table.kind, [KINDS.index(k) for k in kinds])
+        here = needed * ~np.isin(table.kind, [KINDS.index(k) for k in kinds])
+    pooled = n_out * np.ceil(np.log2(np.maximum(table.R * table.S, 1))) * (table.kind == KINDS.index("maxpool"))
     return Moves(
         (w.mul_in * n_in + w.mul_out * n_out) * needed,
         (w.add_in * n_in + w.add_out * n_out) * needed,
         (w.cmp_out * n_out + w.cmp_k * window) * needed,
-        moved * needed,
+        (w.read_in * n_in + w.read_out * n_out) * here,
+        (w.write_in * n_in + w.write_out * n_out + w.write_source * table.C * table.H * table.W) * here,
+        pooled * here,
     )
 
 

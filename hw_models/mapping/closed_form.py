@@ -94,17 +94,14 @@ def _split(
     return np.clip(area / other, *limits), other
 
 
-def on_array(
-    p: Passes, bits: Widths, grid: Grid, outer: Lengths, supply: Costs = (1.0, 1.0, 1.0), beyond: Lengths | None = None
-) -> Lengths:
+def on_array(p: Passes, bits: Widths, grid: Grid, outer: Lengths, supply: Costs = (1.0, 1.0, 1.0)) -> Lengths:
     """The reuse lengths of the cheapest mapping onto the array inside blocks of `outer`.
 
     One operand stays: `a` x `b` words of it in the registers of each element, the split tried in powers of
     two. The loop over one of its two indices runs innermost; the operand without that index is reused over
     it for free, the third is reused over the other index if its registers hold a word for each step.
-    `beyond`: how long an operand lasts if the registers hold the whole block of it (default: as long as the block).
+    An operand is visited a whole number of times: 196 steps in registers of 64 words are 4 visits.
     """
-    beyond = beyond or outer
     wx, wy, wz = (
         np.maximum(np.floor(own / width), 1.0)
         for own, width in ((grid.streaming, bits.x), (grid.held, bits.y), (grid.sums, bits.acc))
@@ -112,22 +109,18 @@ def on_array(
     n1, n2, nr = (np.maximum(r / u, 1.0) for r, u in ((outer.r1, grid.u1), (outer.r2, grid.u2), (outer.rr, grid.ur)))
     options: list[tuple[Array, ...]] = []  # (t1, t2, tr) per element
     a, b = _register_tiles(wz, n1, n2)
-    stay = np.where((a >= n1) & (b >= n2), beyond.rr / grid.ur, nr)
-    options += [(_if(wy >= b, a), b, stay), (a, _if(wx >= a, b), stay)]
+    options += [(_if(wy >= b, a), b, nr), (a, _if(wx >= a, b), nr)]
     a, b = _register_tiles(wy, n2, nr)
-    stay = np.where((a >= n2) & (b >= nr), beyond.r1 / grid.u1, n1)
-    options += [(stay, _if(wx >= b, a), b), (stay, a, _if(wz >= a, b))]
+    options += [(n1, _if(wx >= b, a), b), (n1, a, _if(wz >= a, b))]
     a, b = _register_tiles(wx, n1, nr)
-    stay = np.where((a >= n1) & (b >= nr), beyond.r2 / grid.u2, n2)
-    options += [(_if(wy >= b, a), stay, b), (a, stay, _if(wz >= a, b))]
+    options += [(_if(wy >= b, a), n2, b), (a, n2, _if(wz >= a, b))]
+    extents = ((p.g1, grid.u1, outer.r1), (p.g2, grid.u2, outer.r2), (p.red, grid.ur, outer.rr))
 
     def lengths(*tiles: Array) -> Sequence[Array]:
         return np.broadcast_arrays(
             *(
-                np.minimum(u * t, full)
-                for t, u, full in zip(
-                    tiles, (grid.u1, grid.u2, grid.ur), (beyond.r1, beyond.r2, beyond.rr), strict=True
-                )
+                np.minimum(extent / np.ceil(extent / u / t - 1e-9), block)
+                for t, (extent, u, block) in zip(tiles, extents, strict=True)
             )
         )
 

@@ -141,6 +141,8 @@ class Mapped:
     """Bits at each boundary, from array | first memory to last memory | DRAM (`compulsory`: DRAM only)."""
 
     boundaries: tuple[Traffic, ...]
+    steps: Array | None = None  # of the array, if the mapping says it
+    tiles: tuple[tuple[Array, ...], ...] = ()  # bits of X, Y and sums in each memory, innermost first
 
     def to_dram(self, chip: Accelerator) -> Traffic:
         """What reaches DRAM: of each operand, the traffic of the outermost level that holds it."""

@@ -104,7 +104,7 @@ def recorder() -> Any:
             return result
 
         def learn(self, name: str, func: Any) -> None:
-            """Refuse an operation whose MACs have no row, remember one that nobody knows."""
+            """Refuse an operation whose MACs have no row, record one that is unknown."""
             if name in KIND or name in PLAIN or harmless & set(func.tags):
                 return
             if func.overloadpacket in flop_registry:

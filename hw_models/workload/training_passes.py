@@ -11,6 +11,11 @@ repeated `groups` times (sizes per group, N = batch):
 All three have the same MACs, N K P Q (C/G) R S, if multiplications with inserted zeros are skipped. The
 window reuse of X (each element stands in several places of the unfolded matrix) is g1 red G / |X|.
 
+Each index is made of loops, at whose boundaries tiles are cut: pixels (images, rows, columns), window (channels that
+are summed over, or that a weight gradient has, with the rows and columns of the window) and filters (g2). `LOOPS` names
+them as in a layer: N images, P x Q pixels (of the input in an input gradient), C input and K output channels, R x S
+window. In an input gradient the taps that meet an error are an average, one loop R; its S is 1.
+
 Arrays end in the layer axis; leading axes (candidate networks) broadcast.
 """
 
@@ -24,11 +29,24 @@ from numpy.typing import NDArray
 from hw_models.workload.layer import KINDS
 from hw_models.workload.shapes import COLUMNS, Array, Shapes
 
-# the index that each name of a profile stands for, by pass; and the one that an operand does not have
+PIXELS, WINDOW, FILTERS = slice(0, 3), slice(3, 6), 6  # of the loops of a contraction
+# place of each loop among those of the contraction, by pass
+LOOPS = {
+    "forward": {name: place for place, name in enumerate("NPQCRSK")},
+    "input_gradient": {name: place for place, name in enumerate("NPQKRSC")},
+    "weight_gradient": {name: place for place, name in enumerate("NPQCRSK")},
+}
+# short names of a profile: which loops each unrolls as one index, by pass
+MERGED = {
+    "forward": {"K": "K", "C": "CRS", "pixels": "NPQ"},
+    "input_gradient": {"K": "KRS", "C": "C", "pixels": "NPQ"},
+    "weight_gradient": {"K": "K", "C": "CRS", "pixels": "NPQ"},
+}
+# the index that pixels, window and filters belong to, by pass; and the one that an operand does not have
 INDEX = {
-    "forward": {"K": "g2", "C": "red", "pixels": "g1"},
-    "input_gradient": {"C": "g2", "K": "red", "pixels": "g1"},
-    "weight_gradient": {"K": "g2", "pixels": "red", "C": "g1"},
+    "forward": ("g1", "red", "g2"),
+    "input_gradient": ("g1", "red", "g2"),
+    "weight_gradient": ("red", "g1", "g2"),
 }
 SHARED_INDEX = {"streaming": "g2", "held": "g1", "sums": "red"}
 
@@ -95,6 +113,10 @@ class Passes:
     window: Array  # reuse of X through overlapping windows, >= 1
     halo: Halo
     index: NDArray[np.int64]  # which layers these are
+    loops: Array  # [7, 3, ..., contraction] iterations of each loop, per group
+    strides: (
+        Array  # [2, 3, ..., contraction] rows and columns that a step of a pixel is on X; 0 where a window is whole
+    )
 
 
 def passes(table: Shapes, batch: float, zero_skip: bool = True) -> Passes:
@@ -131,7 +153,29 @@ def passes(table: Shapes, batch: float, zero_skip: bool = True) -> Passes:
     y = np.stack([weights, weights * needed, errors])
     z = np.stack([errors, gradients * needed, weights])
     reuse = np.maximum(g1 * red * group / np.maximum(x, 1.0), 1.0)
-    return Passes(g1, g2, red, np.broadcast_to(group, g1.shape), all_macs, x, y, z, reuse, _halo(c, effort), index)
+    images, one = np.broadcast_to(n / matrices, per_c.shape), np.ones_like(per_c)
+    outside = [images, c["P"], c["Q"], per_c, c["R"], c["S"], per_k]
+    inside = [images, c["H"], c["W"], per_k, red[1] / np.maximum(per_k, 1.0), one, per_c]
+    loops = np.stack([np.stack([a, b, a]) for a, b in zip(outside, inside, strict=True)])
+    strides = np.stack([np.stack([s, 0 * one, s]) for s in (c["sr"], c["ss"])])
+    group = np.broadcast_to(group, g1.shape)
+    return Passes(g1, g2, red, group, all_macs, x, y, z, reuse, _halo(c, effort), index, loops, strides)
+
+
+def loops_of(which: str, axis: str | tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
+    """What a dimension of an array unrolls in a pass: places of loops, those of one group as a single index.
+
+    A short name ("K", "C", "pixels") is one index, several loops flattened; a tuple of loops unrolls each by itself.
+    """
+    places = LOOPS[which]
+    if isinstance(axis, str):
+        return (tuple(places[loop] for loop in MERGED[which][axis]),)
+    return tuple((places[loop],) for loop in axis)
+
+
+def index_of(which: str, place: int) -> str:
+    """The index (g1, g2, red) that a loop of a contraction belongs to."""
+    return INDEX[which][0 if place < 3 else 1 if place < 6 else 2]
 
 
 def _halo(c: dict[str, Array], effort: Array) -> Halo:

@@ -163,10 +163,10 @@ def _line(text: str, start: str) -> int:
         ("int8 = { value = 0.30,", "int8 = { value = 30,", "int8", "dearer than fp32"),
         ("add = 0.9", "add = -1", "add", "op.add"),
         ('kind = "array"', 'kind = "arrray"', "kind", "array, device"),
-        ('sram_law = "cacti-45hp"', 'sram_law = "cacti-3nm"', "sram_law", "cacti-22lop"),
-        ('sram_law = "cacti-45hp"', "read_pj_per_bit = 1", "[memory.buffer]", "read_pj_per_bit and write_pj_per_bit"),
+        ('sram_law = "cacti-45lop"', 'sram_law = "cacti-3nm"', "sram_law", "cacti-22lop"),
+        ('sram_law = "cacti-45lop"', "read_pj_per_bit = 1", "[memory.buffer]", "read_pj_per_bit and write_pj_per_bit"),
         (
-            'sram_law = "cacti-45hp"',
+            'sram_law = "cacti-45lop"',
             "read_pj_per_bit = 50\nwrite_pj_per_bit = 50",
             "[memory.buffer]",
             "dearer than the outer dram",
@@ -280,7 +280,7 @@ def test_an_unknown_name_suggests_the_nearest() -> None:
 
 
 def test_inner_memory_larger_than_outer_is_refused(tmp_path: Path) -> None:
-    extra = '[memory.outer]\nkib = 64\nsram_law = "cacti-45hp"\nsource = "x"\n'
+    extra = '[memory.outer]\nkib = 64\nsram_law = "cacti-45lop"\nsource = "x"\n'
     with pytest.raises(ProfileError, match=r"larger than the outer memory.outer"):
         load(_write(tmp_path, BASE + extra))
 

@@ -42,7 +42,7 @@ def _space(folder: Path, text: str = SPACE) -> Space:
 
 def _alone(folder: Path, chosen: dict[str, Any]) -> str:
     """The profile that one variant is."""
-    law = sram_pj_per_bit("cacti-45hp", chosen["memory.buffer.kib"], 256)
+    law = sram_pj_per_bit("cacti-45lop", chosen["memory.buffer.kib"], 256)
     path = folder / "variant.toml"
     path.write_text(f"""extends = "horowitz-45nm"
 name = "variant"

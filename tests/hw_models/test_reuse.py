@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 from hw_models import load, training_cost
 from hw_models.accelerator.description import Accelerator
 from hw_models.mapping.closed_form import closed
-from hw_models.mapping.deduplicate import distinct, pick
-from hw_models.mapping.exhaustive import _largest, _used, search
+from hw_models.mapping.exhaustive import search
 from hw_models.mapping.spatial import sharing
-from hw_models.mapping.traffic import Lengths, Traffic, Widths, compulsory
+from hw_models.mapping.traffic import Traffic, Widths, compulsory
 from hw_models.workload.layer import Layer
 from hw_models.workload.shapes import shapes
 from hw_models.workload.training_passes import Passes, passes
@@ -100,21 +99,6 @@ def test_everything_on_chip_moves_once() -> None:
     for model in (closed, search):
         t = model(p, bits, _with_buffer(1e6)).to_dram(CHIP)
         assert np.allclose(t.total, compulsory(p, bits).total)
-
-
-@settings(max_examples=60, deadline=None)
-@given(layers, st.integers(1, 16), st.floats(0.5, 512))
-def test_no_tile_exceeds_its_memory(layer: Layer, n: int, kib: float) -> None:
-    """Every candidate fits, margins of windows included, unless it is the least that the array works on."""
-    p = passes(shapes([layer]), n)
-    flat, bits, _ = distinct(p, _bits(p))
-    memory = _with_buffer(kib).memories[0]
-    one = Lengths(*(np.ones_like(flat.g1) for _ in range(3)))
-    row, size = _largest(flat, bits, Lengths(flat.g1, flat.g2, flat.red), memory, one)
-    used = sum(_used(pick(flat, row), pick(bits, row), size, memory))
-    alone = (size.r1 <= 1) & (size.r2 <= 1) & (size.rr <= 1)
-    assert ((used <= memory.bits * (1 + 1e-9)) | alone).all()
-    assert set(row) == set(range(flat.macs.size))  # each problem has a candidate
 
 
 @pytest.mark.parametrize(("g1", "g2", "red"), [(12, 6, 10), (5, 3, 7), (8, 8, 9), (1, 1, 3)])
