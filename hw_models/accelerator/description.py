@@ -198,5 +198,5 @@ def _next_wider(fmt: Format, names: Iterable[str]) -> str:
     fits = [f for f in known if f.integer == fmt.integer and (f.significand if f.integer else f.bits) >= width]
     fits = fits or [f for f in known if f.bits >= fmt.bits]
     if fits:
-        return min(fits, key=lambda f: (f.bits, f.significand)).name
+        return min(fits, key=lambda f: (f.bits, -f.significand)).name
     return max(known, key=lambda f: f.bits).name

@@ -229,6 +229,8 @@ def _memory_energies(chip: Accelerator, values: dict[str, Array]) -> dict[str, A
             else:
                 scale = (kib / own) ** CAPACITY_POWER
             out[f"memory.{m.name}.{side}"] = number.value * scale
+        if m.leakage is not None:
+            out[f"memory.{m.name}.leakage"] = m.leakage.value * kib / own
     return out
 
 

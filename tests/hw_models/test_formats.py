@@ -88,7 +88,13 @@ def test_integer_units_have_the_block_floats_of_their_width(formats: tuple[str, 
 def test_a_block_float_on_a_device_is_as_fast_as_its_integers() -> None:
     rate = load("h100").rate
     assert rate(FORMATS["bfp8"], FORMATS["bfp8"]) == rate(FORMATS["int8"], FORMATS["int8"])
-    assert rate(FORMATS["bfp4"], FORMATS["bfp4"]) == rate(FORMATS["fp32"], FORMATS["fp32"])  # no peak named: the widest
+    assert rate(FORMATS["bfp4"], FORMATS["bfp4"]) == rate(FORMATS["int8"], FORMATS["int8"])  # no peak named: next wider
+
+
+def test_a_width_that_a_device_does_not_name_runs_at_the_next_wider_ones_rate() -> None:
+    rate = load("h100").rate
+    for name, like in (("int4", "int8"), ("int2", "int8"), ("int16", "fp16"), ("int32", "fp32"), ("bfp4", "int8")):
+        assert rate(FORMATS[name], FORMATS[name]) == rate(FORMATS[like], FORMATS[like]), name
 
 
 @pytest.mark.parametrize(
