@@ -100,6 +100,7 @@ def variant(space: Space, i: int) -> Accelerator:
             read=number(f"memory.{m.name}.read", m.read),
             write=number(f"memory.{m.name}.write", m.write),
             bits_per_cycle=chosen.get(f"memory.{m.name}.bits_per_cycle", m.bits_per_cycle),
+            leakage=None if m.leakage is None else number(f"memory.{m.name}.leakage", m.leakage),
         )
         for m in base.memories
     )
