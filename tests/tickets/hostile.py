@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import prune
+from torch.utils.checkpoint import checkpoint
 
 from tests.tickets.networks import Wired, unit
 
@@ -444,13 +445,64 @@ class NoiseConstant(Wired):
         return b + torch.randn(1)
 
 
+class Square(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x * x
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return 2 * ctx.saved_tensors[0] * gradient
+
+
+class Squares(nn.Module):
+    def forward(self, x):
+        return Square.apply(x)
+
+
+class OwnDerivative(Wired):
+    """A function with a derivative of its own, in a module of its own."""
+
+    def parts(self):
+        self.square = Squares()
+
+    def between(self, a, b):
+        return self.square(b)
+
+
+class BareDerivative(Wired):
+    def between(self, a, b):
+        return Square.apply(b)
+
+
+@torch.jit.script
+def scripted(x: Tensor):
+    return x * 2 + x.mean()
+
+
+class Scripted(Wired):
+    def between(self, a, b):
+        return scripted(b)
+
+
+class Checkpointed(Wired):
+    """Activation checkpoints around a block without BatchNorm."""
+
+    def parts(self):
+        self.c = nn.Conv2d(12, 12, 1)
+
+    def between(self, a, b):
+        return checkpoint(self.c, b, use_reentrant=False) + checkpoint(self.c, b, use_reentrant=True)
+
+
 EXACT: dict[str, type[nn.Module]] = {
     kind.__name__: kind
     for kind in (
         Hooked, PreHooked, HookedConvolution, HookedBlock, HookedRoot, InstanceForward, WrappedForward, RootForward,
         FunctionalNorm, OwnNorm, MovingPart, RandomInPart, ShiftedNorm, NormWithActivation, SamePadded, NotAffine,
         OldWeightNorm, NewWeightNorm, TorchPruned, LinearChunks, Sequence, OneByOne, ScalarGain, Focus, Shuffles, Moves,
-        SizeBranches, TemporalShift, DropPath, SizeArithmetic, NoiseConstant,
+        SizeBranches, TemporalShift, DropPath, SizeArithmetic, NoiseConstant, OwnDerivative, Checkpointed,
     )
 }  # fmt: skip
 
@@ -463,6 +515,8 @@ REFUSED: dict[str, tuple[type[nn.Module], str]] = {
     "RandomBranch": (RandomBranch, "branches on tensor values"),
     "PythonRandomBranch": (PythonRandomBranch, "random number generators"),
     "ValueBranch": (ValueBranch, "branches on tensor values"),
+    "BareDerivative": (BareDerivative, "a function with a derivative of its own"),
+    "Scripted": (Scripted, "which is scripted"),
     "NoGradient": (NoGradient, "switches gradients"),
     "Autocast": (Autocast, "autocast"),
 }

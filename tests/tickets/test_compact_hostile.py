@@ -29,6 +29,7 @@ KEPT = {
 WITH_NOTES = {
     "Hooked", "PreHooked", "HookedConvolution", "HookedBlock", "HookedRoot", "InstanceForward", "WrappedForward",
     "RootForward", "MovingPart", "RandomInPart", "OldWeightNorm", "NewWeightNorm", "TorchPruned", "TemporalShift",
+    "OwnDerivative", "Checkpointed",
 }  # fmt: skip
 
 

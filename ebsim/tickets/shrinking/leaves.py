@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
@@ -24,7 +25,7 @@ def is_leaf(module: nn.Module) -> bool:
         return False
     if any(isinstance(child, _BatchNorm) for child in module.modules() if child is not module):
         return False
-    if surprises(module) or _is_torchs(type(module)) or isinstance(module, Select):
+    if surprises(module) or _is_torchs(type(module)) or isinstance(module, Select | torch.jit.ScriptModule):
         return True
     known = next((kind for kind in type(module).__mro__ if _is_torchs(kind)), nn.Module)
     return isinstance(module, _LAYERS) and not overrides_forward(type(module), known)

@@ -20,7 +20,7 @@ from ebsim.errors import CompactError
 from ebsim.tickets.mask import ChannelMask
 from ebsim.tickets.shrinking.leaves import overrides_forward, surprises
 from ebsim.tickets.shrinking.rules.base import Bits, Rule, is_tensor
-from ebsim.tickets.shrinking.rules.registry import CONSERVATIVE, NUMBER, RULES
+from ebsim.tickets.shrinking.rules.registry import COLLECT, CONSERVATIVE, NUMBER, RULES
 from ebsim.tickets.shrinking.slicing import Plan
 
 
@@ -66,6 +66,8 @@ class Structure:
             return CONSERVATIVE
         if node.op != "call_module" and not is_tensor(node) and NUMBER.accepts(self, node):  # type: ignore[arg-type]
             return NUMBER
+        if isinstance(node.target, type):  # builds a structure of the output
+            return COLLECT
         for rule in RULES.get(self._key(node), ()):
             if rule.accepts(self, node):  # type: ignore[arg-type]
                 return rule

@@ -18,6 +18,7 @@ import traceback
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import is_dataclass
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ from torch.fx.node import map_arg
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
+from torch.utils import checkpoint
 
 from ebsim.tickets.shrinking.calls import Call
 from ebsim.tickets.shrinking.leaves import is_leaf, surprises
@@ -135,7 +137,7 @@ class ValueTracer(fx.Tracer):
         """The graph of one call of `root`."""
         self.call = call
         self._names = {id(t): name for name, t in (*root.named_parameters(), *root.named_buffers())}
-        with _RandomCalls(self), _autocast_noted(self.notes):
+        with _RandomCalls(self), _autocast_noted(self.notes), _own_derivatives(self):
             return self.trace(root)
 
     # -- what fx asks ------------------------------------------------------------------------------
@@ -385,6 +387,56 @@ _IN_PLACE = {"iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "i
 
 
 @contextmanager
+def _own_derivatives(tracer: ValueTracer) -> Iterator[None]:
+    """Follow the code inside activation checkpoints; stop at functions with a derivative of their own or scripted.
+
+    They look into tensors past what Python sees, and a traced value has nothing there.
+    """
+    own, generator = vars(torch.autograd.Function)["apply"], checkpoint._checkpoint_without_reentrant_generator
+    scripted = [(kind, kind.__call__) for kind in (torch._C.ScriptFunction, torch._C.ScriptMethod)]
+    note = (
+        "forward uses activation checkpoints, the shrunk network keeps its activations "
+        "(so BatchNorm statistics are updated once a step, not again when a block is recomputed)"
+    )
+
+    def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        if not _traced(args, kwargs):
+            return own.__func__(cls, *args, **kwargs)
+        if cls is checkpoint.CheckpointFunction:
+            tracer.notes.append(note)
+            return args[0](*args[2:])
+        raise Untraceable(f"its forward calls {cls.__name__}, a function with a derivative of its own")
+
+    def script(kind: Any, call: Any) -> Any:
+        def called(self: Any, *args: Any, **kwargs: Any) -> Any:
+            if _traced(args, kwargs):
+                raise Untraceable(f"its forward calls {getattr(self, 'name', 'a function')}, which is scripted")
+            return call(self, *args, **kwargs)
+
+        return called
+
+    def followed(*args: Any, **kwargs: Any) -> Iterator[None]:
+        tracer.notes.append(note)
+        yield
+
+    torch.autograd.Function.apply = classmethod(apply)  # type: ignore[method-assign, assignment]
+    checkpoint._checkpoint_without_reentrant_generator = followed
+    for kind, call in scripted:
+        kind.__call__ = script(kind, call)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        torch.autograd.Function.apply = own  # type: ignore[method-assign]
+        for kind, call in scripted:
+            kind.__call__ = call  # type: ignore[method-assign]
+        checkpoint._checkpoint_without_reentrant_generator = generator
+
+
+def _traced(*arguments: Any) -> bool:
+    return any(type(leaf) is ValueProxy for leaf in pytree.tree_leaves(arguments))
+
+
+@contextmanager
 def _autocast_noted(notes: list[str]) -> Iterator[None]:
     """Note where the network's code switches autocast off for itself: a graph does not say so."""
     enter = torch.autocast.__enter__
@@ -406,10 +458,11 @@ def _autocast() -> tuple[bool, ...]:
 
 def _output(value: Any) -> Any:
     """An output that a graph can write: an OrderedDict is built by a call, other mappings and lists are literal."""
-    if type(value) is OrderedDict:
+    if isinstance(value, dict) and type(value) not in (dict, ValueProxy):
         tracer = next((v.tracer for v in value.values() if type(v) is ValueProxy), None)
         items = [(key, _output(item)) for key, item in value.items()]
-        return tracer.create_proxy("call_function", OrderedDict, (items,), {}) if tracer else value
+        named = {"args": (), "kwargs": dict(items)} if is_dataclass(value) else {"args": (items,), "kwargs": {}}
+        return tracer.create_proxy("call_function", type(value), **named) if tracer else value
     if isinstance(value, list) and type(value) is not ValueProxy:
         return [_output(item) for item in value]
     if type(value) in (tuple, dict):

@@ -8,7 +8,6 @@ a subclass of `Rule` beside those of its kind, and a line here.
 from __future__ import annotations
 
 import operator
-from collections import OrderedDict
 from typing import Any
 
 import torch
@@ -55,7 +54,7 @@ class Collect(Rule):
     quiet = True
 
 
-CONSERVATIVE, NUMBER = Rule(), Number()
+CONSERVATIVE, NUMBER, COLLECT = Rule(), Number(), Collect()
 _NOISE = (Noise(),)
 _SAME, _LIFT, _MOVE, _REDUCE, _MIX, _MAPS = (Same(),), (Lift(),), (Move(),), (Reduce(),), (Mix(),), (Maps(),)
 _ADD, _MUL, _BY, _CAT = (Add(), Lift()), (Mul(), Same()), (LiftPair(), ByNumber(), Lift()), (Cat(), Together())
@@ -140,5 +139,4 @@ RULES: dict[Any, tuple[Rule, ...]] = {
     **_each((Fresh(),), "new_empty", "new_zeros", "new_ones", "new_full", "new_tensor"),
     **_each((FreshLike(),), torch.zeros_like, torch.ones_like, torch.empty_like, torch.full_like),
     **_each((FreshLike(),), torch.rand_like, torch.randn_like),
-    OrderedDict: (Collect(),),
 }
