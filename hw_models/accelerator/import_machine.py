@@ -19,16 +19,20 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from hw_models.accelerator.energy_laws import sram_pj_per_bit
+from hw_models.accelerator.description import Axis
+from hw_models.accelerator.energy_laws import SRAM_LEAKAGE, sram_pj_per_bit
 from hw_models.errors import ProfileError
 
 OPERANDS = ("streaming", "held", "sums")  # X, Y, Z of a pass: forward activations, weights, outputs
 LACKS = {"streaming": "K", "held": "pixels", "sums": "C"}  # the forward index that an operand does not have
-# the name that unrolls the same index of X, Y, Z in the backward passes as this one does forward
-BACKWARD = {
-    "input_gradient": {"K": "C", "C": "K", "pixels": "pixels"},
-    "weight_gradient": {"K": "K", "C": "pixels", "pixels": "C"},
+# which of K, C, pixels a forward loop belongs to, and what unrolls the same index of X, Y, Z in the backward passes
+ROLE = {"K": "K", "C": "C", "R": "C", "S": "C", "N": "pixels", "P": "pixels", "Q": "pixels", "pixels": "pixels"}
+BACKWARD: dict[str, dict[str, Axis]] = {
+    "input_gradient": {"K": ("C",), "C": ("K",), "pixels": "pixels"},
+    "weight_gradient": {"K": ("K",), "C": "pixels", "pixels": "C"},
 }
+# what unrolls the same loops by name: in an input gradient the taps of a window are one loop, in rows
+SAME = {"input_gradient": {"S": "R"}, "weight_gradient": {}}
 MOST_DIMS = 4
 REGISTER_PJ = 0.009  # per bit, Aladdin reg.csv at 40 nm: no register is cheaper
 
@@ -45,7 +49,10 @@ class Store:
     write_pj_per_bit: float | None
     source: str
     access_bits: float = 64
-    bits_per_cycle: float | None = None
+    bits_per_cycle: float | None = None  # of ports that read and write
+    ports: tuple[float, float] | None = None  # or of those that only read, and that only write
+    double_buffer: bool = False
+    least_bits: float = 1.0  # of an access
     sram_law: str = "cacti-45hp"
 
 
@@ -58,7 +65,7 @@ class Machine:
     node_nm: float
     clock_ghz: float
     dims: tuple[int, ...]
-    unrolled: tuple[str, ...]  # K, C or pixels, by dimension, forward
+    unrolled: tuple[Axis, ...]  # by dimension, forward: loops, or `pixels` flattened
     format: str
     mac_pj: float
     mac_source: str
@@ -68,11 +75,16 @@ class Machine:
     notes: list[str] = field(default_factory=list)
 
 
-def choose_unrolling(dims: int, stores: Sequence[Store]) -> tuple[str, ...]:
+def role(axis: Axis) -> str:
+    """Which of K, C and pixels a dimension unrolls forward."""
+    return ROLE[axis if isinstance(axis, str) else axis[0]]
+
+
+def choose_unrolling(dims: int, stores: Sequence[Store]) -> tuple[Axis, ...]:
     """What each dimension unrolls where the file does not say: what the sharing of the registers allows.
 
-    Elements that share an operand's register must differ in the index that it lacks; the other dimensions get K, then
-    C, then pixels.
+    Elements that share an operand's register must differ in the index that it lacks; the other dimensions get output
+    channels, then input channels, then pixels.
     """
     names: list[str] = []
     for d in range(dims):
@@ -81,7 +93,8 @@ def choose_unrolling(dims: int, stores: Sequence[Store]) -> tuple[str, ...]:
         ]
         names.append(found[0] if found else "")
     left = [n for n in ("K", "C", "pixels") if n not in names]
-    return tuple(name or (left.pop(0) if left else "pixels") for name in names)
+    names = [name or (left.pop(0) if left else "pixels") for name in names]
+    return tuple(name if name == "pixels" else (name,) for name in names)
 
 
 def profile_text(machine: Machine) -> tuple[str, tuple[str, ...]]:
@@ -167,7 +180,8 @@ def _array(machine: Machine, registers: dict[str, Store]) -> str:
     tied = any(_shared(machine, operand, store) for operand, store in registers.items())
     lines = ["[array]", f"dims = {_list(machine.dims)}", f"forward = {_list(machine.unrolled)}"]
     for name, turned in BACKWARD.items():
-        lines.append(f"{name} = " + _list([turned[n] if tied else n for n in machine.unrolled]))
+        same = [axis if isinstance(axis, str) else _renamed(axis, SAME[name]) for axis in machine.unrolled]
+        lines.append(f"{name} = " + _list([turned[role(a)] for a in machine.unrolled] if tied else same))
     lines += [
         "",
         "[mac]",
@@ -185,8 +199,13 @@ def _array(machine: Machine, registers: dict[str, Store]) -> str:
     return "\n".join([*lines, ""])
 
 
+def _renamed(loops: tuple[str, ...], names: dict[str, str]) -> tuple[str, ...]:
+    """The loops under other names, each once."""
+    return tuple(dict.fromkeys(names.get(loop, loop) for loop in loops))
+
+
 def _shared(machine: Machine, operand: str, store: Store) -> list[int]:
-    return sorted(d for d in store.served if machine.unrolled[d] == LACKS[operand])
+    return sorted(d for d in store.served if role(machine.unrolled[d]) == LACKS[operand])
 
 
 def _registers(machine: Machine, registers: dict[str, Store]) -> str:
@@ -223,7 +242,7 @@ def _energy(store: Store, operand: str) -> str:
 def _memory(machine: Machine, store: Store, everywhere: frozenset[int], notes: list[str]) -> str:
     copies = 1
     for d in sorted(everywhere - store.served):
-        if any(LACKS[o] != machine.unrolled[d] for o in store.operands):
+        if any(LACKS[o] != role(machine.unrolled[d]) for o in store.operands):
             copies *= machine.dims[d]
     if store.served != everywhere:
         notes.append(
@@ -238,26 +257,38 @@ def _memory(machine: Machine, store: Store, everywhere: frozenset[int], notes: l
     if store.read_pj_per_bit is None or store.write_pj_per_bit is None:
         value = sram_pj_per_bit(store.sram_law, store.bits / 8192, store.access_bits)  # of one copy
         lines += [f"read_pj_per_bit = {value:.4g}", f"write_pj_per_bit = {value:.4g}", "band = 2.0", "derived = true"]
-        notes.append(f"{store.name}: no energy in the file, so {store.sram_law} by its capacity and width")
+        lines.append(f"leakage_w_per_mib = {SRAM_LEAKAGE[store.sram_law]:g}")
+        notes.append(
+            f"{store.name}: no energy in the file, so {store.sram_law} by its capacity and width, and its leakage"
+        )
     else:
         lines += [f"read_pj_per_bit = {store.read_pj_per_bit:.6g}", f"write_pj_per_bit = {store.write_pj_per_bit:.6g}"]
-    if store.bits_per_cycle:
+    if store.ports:
+        lines += [
+            f"{way}_bits_per_cycle = {rate * copies:g}"
+            for way, rate in zip(("read", "write"), store.ports, strict=True)
+        ]
+    elif store.bits_per_cycle:
         lines.append(f"bits_per_cycle = {store.bits_per_cycle * copies:g}")
+    if store.double_buffer:
+        lines.append("double_buffer = true")
+    if store.least_bits > 1:
+        lines.append(f"least_access_bits = {store.least_bits:g}")
     return "\n".join([*lines, f"source = {_quoted(store.source)}", ""])
 
 
 def _dram(machine: Machine, dram: Store, notes: list[str]) -> str:
     read, write = dram.read_pj_per_bit or 0.0, dram.write_pj_per_bit or 0.0
-    if read != write:
-        notes.append(f"{dram.name}: {read:.4g} pJ/bit read and {write:.4g} written; the profile has one, their mean")
-    rate = dram.bits_per_cycle
+    energies = [f"{way}_pj_per_bit = {pj:.6g}" for way, pj in (("read", read), ("write", write))]
+    rate = dram.bits_per_cycle or (sum(dram.ports) if dram.ports else None)
     if rate is None:
         rate = dram.access_bits
         notes.append(f"{dram.name}: no bandwidth in the file; one access of {rate:g} bits per cycle is taken")
     return "\n".join(
         [
             "[dram]",
-            f"pj_per_bit = {{ value = {(read + write) / 2:.6g}, source = {_quoted(dram.source)} }}",
+            *(energies if read != write else [f"pj_per_bit = {read:.6g}"]),
+            f"source = {_quoted(dram.source)}",
             f"gbytes_per_s = {rate * machine.clock_ghz / 8:.6g}",
             "",
         ]

@@ -17,14 +17,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hw_models.accelerator.description import Axis
 from hw_models.accelerator.energy_laws import law
-from hw_models.accelerator.import_machine import OPERANDS, Machine, Store, profile_text
+from hw_models.accelerator.import_machine import OPERANDS, ROLE, Machine, Store, profile_text
 from hw_models.accelerator.yaml_text import TAG, read_yaml
 from hw_models.errors import ProfileError
 from hw_models.precision.formats import FORMATS
 
 OPERAND = {"Inputs": "streaming", "Weights": "held", "Outputs": "sums"}
-UNROLLS = {"M": "K", "C": "C", "R": "C", "S": "C", "N": "pixels", "P": "pixels", "Q": "pixels"}
+UNROLLS = {"M": "K", "C": "C", "R": "R", "S": "S", "N": "N", "P": "P", "Q": "Q"}
 DRAM_PJ = {"LPDDR4": 10.0, "DDR3": 20.0, "GDDR6": 6.5, "HBM2": 5.5, "HBM3": 4.0}  # per bit, as the shipped profiles
 STORED = {
     "depth",
@@ -52,7 +53,7 @@ class _Tree:
     path: str
     attributes: dict[str, Any] = field(default_factory=dict)  # inherited
     dims: list[int] = field(default_factory=list)
-    unrolled: list[str] = field(default_factory=list)
+    unrolled: list[Axis] = field(default_factory=list)
     stores: list[tuple[dict[str, Any], dict[str, Any], int]] = field(default_factory=list)  # node, attributes, depth
     compute: tuple[dict[str, Any], dict[str, Any]] | None = None
     notes: list[str] = field(default_factory=list)
@@ -114,7 +115,7 @@ def machine_of(
         node,
         clock or 1.0,
         tuple(dims),
-        tuple(tree.unrolled or ["K"]),
+        tuple(tree.unrolled or [("K",)]),
         fmt,
         pj,
         origin,
@@ -186,13 +187,14 @@ def _mesh(node: dict[str, Any], name: str, tree: _Tree) -> None:
                 f"problem ({' '.join(UNROLLS)})"
             )
         free = [d for d in some if d in fixed] or [d for d in some if d not in pinned]
-        names = list(dict.fromkeys(UNROLLS[d] for d in free)) or ["K"]
-        if len(names) != 1:
+        loops = [UNROLLS[d] for d in free] or ["K"]
+        chosen = tuple(loop for loop in loops if ROLE[loop] == ROLE[loops[0]])
+        if len(free) != len(chosen) or not free:
             tree.notes.append(
-                f"{name}.{axis}: the mapper may unroll {', '.join(free) or 'nothing'}; {names[0]} is taken"
+                f"{name}.{axis}: the mapper may unroll {', '.join(free) or 'nothing'}; {', '.join(chosen)} in turn here"
             )
         tree.dims.append(size)
-        tree.unrolled.append(names[0])
+        tree.unrolled.append(chosen)
     tree.notes += [
         f"{name}.constraints.spatial.{key}: not used"
         for key in sorted(rules)
@@ -217,11 +219,10 @@ def _store(
     word = _number(a, "datawidth", name, tree, 8)
     width = _number(a, "width", name, tree, word)
     bits = 8e10 if dram else _number(a, "depth", name, tree, 1) * width
-    rates = [
-        _number(a, key, name, tree, 0) * word
-        for key in ("read_bandwidth", "write_bandwidth", "rw_bandwidth")
-        if key in a
-    ]
+    both, reading, writing = (
+        _number(a, key, name, tree, 0) * word for key in ("rw_bandwidth", "read_bandwidth", "write_bandwidth")
+    )
+    ports = (reading + both, writing + both) if reading and writing else None
     own = table.get(name, {})
     read, write = (own[key] / width if key in own else None for key in ("read", "write"))
     source = (
@@ -245,8 +246,9 @@ def _store(
         write,
         source,
         width,
-        sum(rates) or None,
-        "cacti-22hp" if _technology(tree) < 32 else "cacti-45hp",
+        None if ports else both + reading + writing or None,
+        ports,
+        sram_law="cacti-22hp" if _technology(tree) < 32 else "cacti-45hp",
     )
 
 

@@ -12,12 +12,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from hw_models.accelerator.description import Axis
 from hw_models.accelerator.import_machine import OPERANDS, Machine, Store, choose_unrolling, profile_text
 from hw_models.accelerator.yaml_text import read_yaml
 from hw_models.errors import ProfileError
 
 OPERAND = {"I1": "streaming", "I2": "held", "O": "sums"}
-UNROLLS = {"K": "K", "C": "C", "FX": "C", "FY": "C", "OX": "pixels", "OY": "pixels", "B": "pixels"}
+UNROLLS = {"K": "K", "C": "C", "FX": "S", "FY": "R", "OX": "Q", "OY": "P", "B": "N"}
 MEMORY_KEYS = {
     "size",
     "r_cost",
@@ -31,6 +32,7 @@ MEMORY_KEYS = {
     "served_dimensions",
     "force_double_buffering",
 }
+PORTS = ("read_write", "read", "write")
 MAPPING_KEYS = {"name", "spatial_mapping", "memory_operand_links"}
 OPERAND_LINKS = {"O": "O", "W": "I2", "I": "I1"}
 ARRAY_KEYS = {
@@ -146,7 +148,7 @@ def _dataflow(data: dict[str, Any], mapping: str | Path | None) -> tuple[dict[st
 
 def _dimensions(
     names: list[str], sizes: list[int], dataflow: dict[str, Any] | None, path: str, notes: list[str]
-) -> tuple[tuple[int, ...], tuple[str, ...], dict[str, list[int]]]:
+) -> tuple[tuple[int, ...], tuple[Axis, ...], dict[str, list[int]]]:
     """Our dimensions, what they unroll (empty: to be chosen), and which of them each of ZigZag's dimensions became."""
     if dataflow is None:
         notes.append(
@@ -155,28 +157,26 @@ def _dimensions(
         )
         return tuple(sizes), (), {name: [i] for i, name in enumerate(names)}
     dims: list[int] = []
-    unrolled: list[str] = []
+    unrolled: list[Axis] = []
     parts: dict[str, list[int]] = {}
     for name, size in zip(names, sizes, strict=True):
-        loops = [_loop(text, f"{path}: spatial mapping of {name}", notes) for text in dataflow.get(name) or []]
-        loops = [loop for loop in loops if loop[1] > 1] or [("K" if "K" not in unrolled else "C", size)]
+        loops = [_loop(text, f"{path}: spatial mapping of {name}") for text in dataflow.get(name) or []]
+        loops = [loop for loop in loops if loop[1] > 1] or [("C" if ("K",) in unrolled else "K", size)]
         if len(loops) == 1 and loops[0][1] != size:
             notes.append(f"{name}: the mapping unrolls {loops[0][1]} of its {size} elements; all are unrolled here")
             loops = [(loops[0][0], size)]
         parts[name] = list(range(len(dims), len(dims) + len(loops)))
-        unrolled += [index for index, _ in loops]
+        unrolled += [(index,) for index, _ in loops]
         dims += [n for _, n in loops]
     return tuple(dims), tuple(unrolled), parts
 
 
-def _loop(text: Any, where: str, notes: list[str]) -> tuple[str, int]:
+def _loop(text: Any, where: str) -> tuple[str, int]:
     """("K", 32) of the text "K, 32"."""
     index, _, size = str(text).partition(",")
     index = index.strip()
     if index not in UNROLLS or not size.strip().isdigit():
         raise ProfileError(f"{where}: {text!r} has no counterpart; known loops: {', '.join(UNROLLS)}")
-    if index in ("FX", "FY"):
-        notes.append(f"{where.partition(': ')[2]}: {index} is unrolled as part of channels x window")
     return UNROLLS[index], int(size)
 
 
@@ -201,17 +201,15 @@ def _store(name: str, m: dict[str, Any], parts: dict[str, list[int]], path: str,
             notes.append(f"memories.{name}.{key}: not used")
     if m.get("latency", 1) != 1:
         notes.append(f"memories.{name}.latency: {m['latency']} cycles, not modelled")
-    if m.get("force_double_buffering"):
-        notes.append(f"memories.{name}.force_double_buffering: half the size is taken, the other half is being filled")
     if len(served) < sum(map(len, parts.values())) and reading not in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024):
         notes.append(
             f"memories.{name}: {reading:g} bits an access, charged by the bit here; ZigZag charges a whole access "
             "for a narrower number"
         )
-    size = _number(m.get("size"), f"{where}.size", 1) / (2 if m.get("force_double_buffering") else 1)
+    least = min((_number(p.get("bandwidth_min", 1), f"{where}.ports.bandwidth_min", 1) for p in ports), default=1.0)
     return Store(
         name,
-        size,
+        _number(m.get("size"), f"{where}.size", 1),
         tuple(o for o in OPERANDS if o in operands),
         served,
         costs[0],
@@ -219,7 +217,9 @@ def _store(name: str, m: dict[str, Any], parts: dict[str, list[int]], path: str,
         f"{Path(path).name}, {name}: {m.get('r_cost')} read per {reading:g} bit, {m.get('w_cost')} written per "
         f"{writing:g}",
         reading,
-        _rate(ports),
+        *_rates(ports),
+        bool(m.get("force_double_buffering")),
+        least,
     )
 
 
@@ -235,9 +235,11 @@ def _width(ports: Iterable[dict[str, Any]], directions: tuple[str, ...], where: 
     raise ProfileError(f"{where}.ports: no port for {' or '.join(directions)}")
 
 
-def _rate(ports: list[dict[str, Any]]) -> float:
-    """Bits per cycle of all ports that serve the array's side."""
-    return sum(float(p.get("bandwidth_max") or 0) for p in ports if _directions(p) & {"tl", "fl"})
+def _rates(ports: list[dict[str, Any]]) -> tuple[float | None, tuple[float, float] | None]:
+    """Bits per cycle of the ports that do both, or of those that read and those that write."""
+    rates = {kind: sum(float(p["bandwidth_max"]) for p in ports if p.get("type") == kind) for kind in PORTS}
+    both, reading, writing = rates["read_write"], rates["read"], rates["write"]
+    return (None, (reading + both, writing + both)) if reading and writing else (both + reading + writing or None, None)
 
 
 def _table(value: Any, where: str) -> dict[str, Any]:

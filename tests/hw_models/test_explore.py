@@ -187,7 +187,7 @@ def test_the_example_runs_from_the_command_line(tmp_path: Path) -> None:
     done = CliRunner().invoke(main, ["hw", "explore", str(path), "--network", "vgg16", "--out", str(out), "--json"])
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
-    rows = list(csv.DictReader((out / "variants.csv").open()))
+    rows = list(csv.DictReader((out / "variants.csv").read_text().splitlines()))
     assert found["variants"] == len(rows) and sum(int(r["pareto"]) for r in rows) == len(found["pareto"])
     assert (out / "pareto.png").stat().st_size > 10_000
     again = CliRunner().invoke(main, ["hw", "explore", str(path), "--network", "vgg16", "--out", str(out)])

@@ -133,9 +133,9 @@ def test_a_zigzag_architecture_keeps_its_costs_capacities_and_sharing(tmp_path: 
     assert chip.dims == (8, 4, 2) and chip.clock_hz == 0.5e9 and chip.node_nm == 28
     # D3 shares a weight: pixels; D2 adds into one sum: channels; D1 is left for K
     assert chip.unroll == {
-        "forward": ("K", "C", "pixels"),
-        "input_gradient": ("C", "K", "pixels"),
-        "weight_gradient": ("K", "pixels", "C"),
+        "forward": (("K",), ("C",), "pixels"),
+        "input_gradient": (("C",), ("K",), "pixels"),
+        "weight_gradient": (("K",), "pixels", "C"),
     }
     held, sums = chip.registers["held"], chip.registers["sums"]
     assert (held.bits, held.shared_along, held.pj_per_bit.value) == (8, (2,), pytest.approx(0.01 / 8))
@@ -150,6 +150,9 @@ def test_a_zigzag_architecture_keeps_its_costs_capacities_and_sharing(tmp_path: 
     )
     assert (far.bits, far.holds, far.bits_per_cycle) == (512 * 8192, ("streaming", "sums"), 256)
     assert chip.dram_bits_per_s == pytest.approx(64 * 0.5e9)
+    assert chip.dram_writes is not None
+    assert (chip.dram.value, chip.dram_writes.value) == (pytest.approx(700 / 64), pytest.approx(800 / 64))
+    assert near.access_bits == 8
     assert any("dataflow" in n for n in notes) and any("unit_area" in n for n in notes)
     assert all(f"# - {note}" in text for note in notes)
     assert training_cost(reference.vgg16(10), chip, "all int8", 8).total > 0
@@ -174,17 +177,44 @@ def test_the_mapping_file_says_what_the_array_unrolls(tmp_path: Path) -> None:
     for name in ("weight", "sum"):
         data["memories"][name]["served_dimensions"] = []
     text, notes = import_zigzag(_file(tmp_path, data), mapping=mapping)
-    assert _chip(tmp_path, text).unroll["forward"] == ("C", "C", "K")
+    assert _chip(tmp_path, text).unroll == {
+        "forward": (("C",), ("S",), ("K",)),
+        "input_gradient": (("C",), ("R",), ("K",)),  # the taps of a window are one loop there
+        "weight_gradient": (("C",), ("S",), ("K",)),
+    }
     assert "mapping.yaml: default.temporal_ordering: not used" in notes
     assert any("the mappings of Add, Pooling: not used" in n for n in notes)
-    assert any("FX" in n for n in notes) and any("3 of its 4" in n for n in notes)
+    assert any("3 of its 4" in n for n in notes)
 
 
 def test_one_dimension_that_unrolls_two_loops_becomes_two(tmp_path: Path) -> None:
     data = zigzag() | {"dataflows": {"D1": ["K, 4", "OX, 2"], "D2": ["C, 4"], "D3": ["OY, 2"]}}
     chip = _chip(tmp_path, import_zigzag(_file(tmp_path, data))[0])
-    assert chip.dims == (4, 2, 4, 2) and chip.unroll["forward"] == ("K", "pixels", "C", "pixels")
+    assert chip.dims == (4, 2, 4, 2) and chip.unroll["forward"] == (("K",), ("Q",), ("C",), ("P",))
     assert chip.registers["held"].shared_along == (3,) and chip.registers["sums"].shared_along == (2,)
+
+
+def test_separate_ports_and_double_buffering_are_taken_over(tmp_path: Path) -> None:
+    data = zigzag()
+    data["memories"]["near"] |= {
+        "force_double_buffering": True,
+        "ports": [
+            {"name": "r_port_1", "type": "read", "bandwidth_min": 16, "bandwidth_max": 128, "allocation": ["I2, tl"]},
+            {"name": "w_port_1", "type": "write", "bandwidth_min": 32, "bandwidth_max": 64, "allocation": ["I2, fh"]},
+        ],
+    }
+    near = _chip(tmp_path, import_zigzag(_file(tmp_path, data))[0]).memories[0]
+    assert (near.bits, near.double_buffer, near.access_bits) == (32 * 8192, True, 16)
+    assert (near.bits_per_cycle, near.write_bits_per_cycle) == (128, 64)
+    assert (near.read.value, near.write.value) == (pytest.approx(6.4 / 128), pytest.approx(12.8 / 64))
+
+
+def test_a_mesh_that_may_take_several_loops_of_one_index_takes_them_in_turn(tmp_path: Path) -> None:
+    """Row stationary: rows of the filter first, channels in what remains."""
+    text = TIMELOOP.replace("factors: N=1 P=1 Q=1 R=1 S=1 M=1", "factors: N=1 P=1 Q=1 R=1, permutation: [S, C, M]")
+    toml, notes = import_timeloop(_file(tmp_path, text))
+    assert _chip(tmp_path, toml).unroll["forward"] == (("Q",), ("S", "C"))
+    assert any("PE.meshY: the mapper may unroll S, C, M; S, C in turn here" in n for n in notes)
 
 
 def test_replicated_buffers_are_added_up_where_their_data_differ(tmp_path: Path) -> None:
@@ -222,13 +252,14 @@ def test_what_has_no_counterpart_is_refused_by_name(tmp_path: Path, change: Any,
 def test_a_timeloop_architecture_with_its_energies(tmp_path: Path) -> None:
     text, notes = import_timeloop(_file(tmp_path, TIMELOOP), energies=_file(tmp_path, ERT, "ERT.yaml"))
     chip = _chip(tmp_path, text)
-    assert chip.dims == (14, 12) and chip.unroll["forward"] == ("pixels", "C") and chip.node_nm == 45
+    assert chip.dims == (14, 12) and chip.unroll["forward"] == (("Q",), ("C",)) and chip.node_nm == 45
     assert chip.clock_hz == pytest.approx(0.5e9)  # the table's cycle
     assert {n: r.bits for n, r in chip.registers.items()} == {"streaming": 192, "held": 3072, "sums": 256}
     assert chip.registers["held"].pj_per_bit.value == pytest.approx(0.1)
     (glb,) = chip.memories
     assert (glb.name, glb.bits, glb.holds) == ("glb", 8192 * 128, ("streaming", "sums"))
-    assert (glb.read.value, glb.write.value, glb.bits_per_cycle) == (pytest.approx(0.1), pytest.approx(0.2), 256)
+    assert (glb.read.value, glb.write.value) == (pytest.approx(0.1), pytest.approx(0.2))
+    assert (glb.bits_per_cycle, glb.write_bits_per_cycle) == (128, 128)  # 16 words of 8 bits
     assert chip.mac_points["int8"].value == 0.21 and chip.dram.value == pytest.approx(8)
     assert chip.static.value == pytest.approx((0.5 + 168 * 0.25) * 1e-12 * 0.5e9)
     for thing in ("noc (class wire)", "psum.fifo", "column.required_actions", "column.wires", "vector operations"):
@@ -239,6 +270,7 @@ def test_a_timeloop_architecture_with_its_energies(tmp_path: Path) -> None:
 def test_without_energies_laws_stand_in_and_say_so(tmp_path: Path) -> None:
     text, notes = import_timeloop(_file(tmp_path, TIMELOOP))
     chip = _chip(tmp_path, text)
+    assert chip.memories[0].leakage is not None and chip.memories[0].leakage.derived
     assert chip.memories[0].read.derived and chip.mac_points["int8"].derived
     for thing in ("mac: no energy", "glb: no energy", "DRAM: no energy", "clock"):
         assert any(n.startswith(thing) for n in notes), thing
