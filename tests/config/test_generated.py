@@ -74,7 +74,7 @@ def mutated(folder: Path, count: int, seed: int) -> int:
 
 
 def test_some(tmp_path: Path) -> None:
-    ends = generated(tmp_path, 120, 0)
+    ends = generated(tmp_path, 800, 0)
     assert ends["accepted"] > 5 and ends["refused"] > 40
     assert mutated(tmp_path, 40, 0) > 10
 
