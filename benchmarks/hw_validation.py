@@ -15,12 +15,12 @@ from typing import NamedTuple
 import numpy as np
 from scipy.optimize import brentq
 
-from benchmarks.hw_zigzag import GOLDEN, table
+from benchmarks.hw_zigzag import GOLDEN, RECORD, chip_of, layer_of, read, table
 from hw_models import load, training_cost
 from hw_models.accelerator.description import Accelerator
 from hw_models.analysis.anchors import anchors
 from hw_models.analysis.calibration import fit, read_steps
-from hw_models.cost.step_cost import COMPONENTS, Cost
+from hw_models.cost.step_cost import COMPONENTS, STAGES, Cost
 from hw_models.precision.record_schema import OPERANDS
 from hw_models.workload import reference_networks
 from hw_models.workload.layer import CONTRACTIONS, Layer
@@ -290,6 +290,21 @@ def law_table() -> str:
     return _table("| cell | E | e_pruned / e_dense | FLOPs ratio | ours, horowitz-45nm | ours, jetson-tx2 |", rows)
 
 
+def latency_table() -> str:
+    """ZigZag's cycles with stalls, loading and unloading over those of `closed`, the slower of array and DRAM."""
+    lines = []
+    for name, rows in read(GOLDEN).items():
+        chip = chip_of(rows[0]["chip"])
+        layers = [replace(layer_of(row), name=str(i)) for i, row in enumerate(rows)]
+        seconds = training_cost(layers, chip, RECORD, rows[0]["batch"]).row_seconds
+        mine = seconds[[STAGES.index(row["pass"]) for row in rows], np.arange(len(rows))] * chip.clock_hz
+        theirs = np.array([row["latency"] for row in rows])
+        near = int((np.abs(theirs / mine - 1) <= 0.15).sum())
+        least, most = (theirs / mine).min(), (theirs / mine).max()
+        lines.append([name, f"{theirs.sum() / mine.sum():.2f}", f"{least:.2f} to {most:.2f}", f"{near} of {len(rows)}"])
+    return _table("| architecture | total, theirs / ours | rows | rows within 15 % |", lines)
+
+
 def tables() -> dict[str, str]:
     """Every computed block of the page, by the name of its marker."""
     ratios, shares = ratio_tables()
@@ -297,6 +312,7 @@ def tables() -> dict[str, str]:
     return {
         "counts": counts_table(),
         "zigzag": table([GOLDEN]),
+        "latency": latency_table(),
         "eyeriss": eyeriss_table(),
         "eyeriss_chip": eyeriss_chip_table(),
         "anchors": anchors_table(),
