@@ -54,6 +54,9 @@ class Call:
     training: bool = True
 
 
+WEIGHTS = {training: Call(training=training) for training in (True, False)}
+
+
 class Quantizers(Protocol):
     """What a layer needs of the placement; `set_steps` counts the calls of `set_step`."""
 
@@ -74,12 +77,13 @@ class LayerPrecision:
         self.weight_shared, self.activation_shared, self.error_shared = (
             shared(cells, role) for role in ("weight", "activation", "error")
         )
-        self._calls: dict[tuple[int, bool], int] = {}
+        self._since, self._calls = -1, {True: 0, False: 0}  # set_step, and the calls since: in training, in evaluation
 
     def begin(self, training: bool) -> Call:
         """The layer's next call. One inside a backward pass recomputes an earlier one (activation checkpointing)."""
-        key = self.quantizers.set_steps, training
-        number = self._calls.get(key, 0)
+        if self._since != self.quantizers.set_steps:
+            self._since, self._calls = self.quantizers.set_steps, {True: 0, False: 0}
+        number = self._calls[training]
         if torch._C._current_graph_task_id() != -1:
             if number != 1:
                 raise ConfigError(
@@ -88,7 +92,7 @@ class LayerPrecision:
                     "and use the layer once in it"
                 )
             return Call(0, self.quantizers.samples, training)
-        self._calls = {k: n for k, n in self._calls.items() if k[0] == key[0]} | {key: number + 1}
+        self._calls[training] = number + 1
         return Call(number, self.quantizers.samples, training)
 
     def __call__(self, phase: str, role: str, x: Tensor, call: Call, op: Any = None) -> Tensor:
@@ -96,7 +100,7 @@ class LayerPrecision:
         if chosen.untouched:
             return x
         if role == "weight":  # one rounding of a weight in each step, whoever uses it
-            call = dataclasses.replace(call, number=0, samples=ALL)
+            call = WEIGHTS[call.training]
         laid, axis, back = x, 1, None
         if op is not None:
             laid, axis, back = op.laid_out(x, role, SUMMED[phase, role], chosen.format.blocked or chosen.hadamard)
