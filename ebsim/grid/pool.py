@@ -100,9 +100,10 @@ class Pool:
     def _listen(self, worker: Worker) -> None:
         """Pass a worker's lines on; its end, however it came, is a message too."""
         assert worker.process.stdout is not None
-        for line in worker.process.stdout:
-            with contextlib.suppress(ValueError):  # a line cut short by the process's end
-                self.messages.put((worker, json.loads(line)))
+        with worker.process.stdout as lines:
+            for line in lines:
+                with contextlib.suppress(ValueError):  # a line cut short by the process's end
+                    self.messages.put((worker, json.loads(line)))
         self.messages.put((worker, {"kind": "gone", "message": _exit_reason(worker)}))
 
     def _end(self, worker: Worker) -> None:
@@ -110,6 +111,9 @@ class Pool:
             del self._workers[worker.number]
         worker.process.kill()
         worker.process.wait()
+        if worker.process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):  # what it was told and did not read any more
+                worker.process.stdin.close()
 
 
 def _exit_reason(worker: Worker) -> str:

@@ -55,7 +55,14 @@ def _memory() -> Schema:
             "write_pj_per_bit": _constant("pJ per bit of a write."),
             "sram_law": _plain("Both energies from kib and access_bits, by a CACTI fit.", enum=list(_LAWS)),
             "access_bits": _plain("Width of one access; used by sram_law."),
-            "bits_per_cycle": _plain("Bandwidth to the array's side, for the time only."),
+            "leakage_w_per_mib": _constant(
+                "W per MiB of cells that hold data; default: what sram_law says of its cells."
+            ),
+            "least_access_bits": _plain("Fewest bits that one access moves."),
+            "bits_per_cycle": _plain("Bandwidth of one port to the array's side, for the time only."),
+            "read_bits_per_cycle": _plain("Bandwidth of a read port; with write_bits_per_cycle, for bits_per_cycle."),
+            "write_bits_per_cycle": _plain("Bandwidth of a write port; with read_bits_per_cycle."),
+            "double_buffer": _plain("Half of it fills while the other half is read.", type="boolean"),
             "holds": {**_list({"enum": ["streaming", "held", "sums"]}), "description": "Operands it keeps."},
             "slides": _plain("Overlapping rows stay when the window moves on (search only).", type="boolean"),
         },
@@ -76,7 +83,8 @@ def _operand() -> Schema:
 def accelerator_schema() -> Schema:
     """The schema of an accelerator file of either kind."""
     fused = {**_list({"enum": list(_FUSED)}), "description": "Pointwise rows whose tensors cause no traffic."}
-    unrolled = _list({"enum": ["K", "C", "pixels"]})
+    loops = _list({"enum": ["N", "K", "C", "P", "Q", "R", "S"]})
+    unrolled = _list({"anyOf": [{"enum": ["K", "C", "pixels"]}, loops]})
     top: Schema = {
         "schema": _plain("Version of this format.", const=1),
         "extends": _plain("Start from a shipped profile or another file.", **_TEXT),
@@ -101,6 +109,7 @@ def accelerator_schema() -> Schema:
             {
                 "dims": {**_list({"type": "integer", "minimum": 1}), "minItems": 1, "maxItems": 4},
                 "forward": unrolled, "input_gradient": unrolled, "weight_gradient": unrolled,
+                "fill_cycles": _plain("Cycles until the first result of a tile leaves the array."),
                 "zero_skip": _plain("Zeros inserted by a stride are not multiplied.", type="boolean"),
                 "fused": fused,
             },
@@ -112,7 +121,12 @@ def accelerator_schema() -> Schema:
             "type": "object", "description": "Memories by name, innermost first.", "additionalProperties": _memory()
         },
         "dram": _object(
-            {"pj_per_bit": _constant("pJ per bit, either way."), "gbytes_per_s": _plain("GB/s that are reached.")}
+            {
+                "pj_per_bit": _constant("pJ per bit, either way."),
+                "read_pj_per_bit": _constant("pJ per bit from DRAM; with write_pj_per_bit, for pj_per_bit."),
+                "write_pj_per_bit": _constant("pJ per bit to DRAM; with read_pj_per_bit."),
+                "gbytes_per_s": _plain("GB/s that are reached."),
+            }
         ),
         "static": _object({"watts": _constant("W of idle power, over the roofline time.")}),
         "device": _object(

@@ -59,14 +59,14 @@ def test_help_fits_its_terminal_and_cuts_no_summary(columns: int) -> None:
 
 @pytest.mark.parametrize("words", [["precision", "list"], ["data", "list"], ["hw", "list"], ["hw", "show", "h100"]])
 def test_a_reader_that_leaves_early_is_no_error(words: list[str]) -> None:
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, str(ROOT / "cli.py"), *words], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    assert process.stdout is not None and process.stderr is not None
-    process.stdout.close()  # before anything is written
-    errors = process.stderr.read().decode()
-    assert process.wait(60) == 0, errors
-    assert errors == ""
+    ) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()  # before anything is written
+        errors = process.stderr.read().decode()
+        assert process.wait(60) == 0, errors
+        assert errors == ""
 
 
 @pytest.mark.parametrize("columns", [60, 80, 100])
