@@ -33,6 +33,8 @@ def is_leaf(module: nn.Module) -> bool:
 
 def surprises(module: nn.Module) -> str:
     """What runs around or in the place of the forward of the module's class; empty where nothing does."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return ""
     for name in _HOOKS:
         if vars(module).get(name):
             return "a hook"

@@ -59,6 +59,8 @@ class Shrinker:
         self._constants = {name: value for name, value in vars(root).items() if name.startswith(CONSTANT)}
         self._structure = Structure(root, list(dict.fromkeys(self._graphs.values())))
         for module in root.modules():  # from here on only their shapes are read
+            if isinstance(module, torch.jit.ScriptModule):
+                continue
             for name, p in module._parameters.items():
                 if p is not None:
                     module._parameters[name] = nn.Parameter(p.detach().to("meta"), p.requires_grad)

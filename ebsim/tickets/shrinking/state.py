@@ -14,7 +14,10 @@ class State:
     """Attributes, parameters and buffers of every module in `root`, now."""
 
     def __init__(self, root: nn.Module) -> None:
-        self._before = {module: _Held(module) for module in root.modules()}
+        held = (
+            m for m in root.modules() if not isinstance(m, torch.jit.ScriptModule)
+        )  # that does not change in Python
+        self._before = {module: _Held(module) for module in held}
         self._names = {module: name for name, module in root.named_modules()}
         self._random = random_state()
 

@@ -11,13 +11,9 @@ the module stays whole.
 from __future__ import annotations
 
 import copy
-import linecache
-import math
 import operator
-import traceback
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import is_dataclass
 from typing import Any
 
@@ -26,94 +22,17 @@ from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.fx.node import map_arg
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
-from torch.utils import checkpoint
 
 from ebsim.tickets.shrinking.calls import Call
+from ebsim.tickets.shrinking.in_place import changes_in_place
 from ebsim.tickets.shrinking.leaves import is_leaf, surprises
-from ebsim.tickets.shrinking.run_time import assigned, expect
+from ebsim.tickets.shrinking.run_time import expect
 from ebsim.tickets.shrinking.state import State
+from ebsim.tickets.shrinking.trace_contexts import RandomCalls, autocast_noted, autocast_state, own_derivatives
+from ebsim.tickets.shrinking.value_proxy import Method, Untraceable, ValueProxy
 
 CONSTANT = "_tensor_constant"  # what tensors that the code makes by itself are called on the root
-
-
-class Untraceable(Exception):
-    """What the network's code does cannot be written as a graph; the message says what."""
-
-
-class ValueProxy(fx.Proxy):
-    """A traced value that can be asked for its type, its length and, if it is a number, for itself."""
-
-    tracer: ValueTracer
-
-    @property  # type: ignore[misc]
-    def __class__(self) -> Any:
-        return Tensor if isinstance(self.value, Tensor) else type(self.value)
-
-    @property
-    def value(self) -> Any:
-        return self.node.meta["val"]
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__fx_"):
-            raise AttributeError(name)
-        return self.tracer.attribute(self, name)
-
-    def __iter__(self) -> Iterator[Any]:
-        return (self[i] for i in range(len(self)))  # type: ignore[index]
-
-    def __len__(self) -> int:
-        return self.tracer.length(self)
-
-    def __bool__(self) -> bool:
-        return self.tracer.to_bool(self)
-
-    def __index__(self) -> int:
-        return operator.index(self.tracer.concrete(self))
-
-    def __int__(self) -> int:
-        return int(self.tracer.concrete(self))
-
-    def __float__(self) -> float:
-        return float(self.tracer.concrete(self))
-
-    def __hash__(self) -> int:
-        return id(self) if isinstance(self.value, Tensor) else hash(self.tracer.concrete(self))
-
-    def __contains__(self, item: Any) -> bool:
-        return any(bool(item == own) for own in self)
-
-    def __setitem__(self, index: Any, value: Any) -> None:
-        self.tracer.create_proxy("call_function", assigned, (self, index, value), {})
-
-    def __ceil__(self) -> Any:
-        return self.tracer.create_proxy("call_function", math.ceil, (self,), {})
-
-    def __floor__(self) -> Any:
-        return self.tracer.create_proxy("call_function", math.floor, (self,), {})
-
-    def __round__(self, digits: Any = None) -> Any:
-        return self.tracer.create_proxy("call_function", round, (self, digits), {})
-
-    def __format__(self, spec: str) -> str:
-        return repr(self.value)
-
-
-class _RandomCalls(TorchFunctionMode):
-    """Records random tensors that do not depend on any traced value; otherwise one draw would be frozen in."""
-
-    def __init__(self, tracer: ValueTracer) -> None:
-        super().__init__()
-        self.tracer = tracer
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in _RANDOM and not self.tracer.busy:
-            return self.tracer.create_proxy("call_function", func, args, kwargs or {})
-        return func(*args, **(kwargs or {}))
-
-
-_RANDOM = {torch.rand, torch.randn, torch.randint, torch.randperm, torch.normal}
 
 
 class ValueTracer(fx.Tracer):
@@ -131,13 +50,13 @@ class ValueTracer(fx.Tracer):
         self._names: dict[int, str] = {}
         self._stored: dict[int, str] = {}  # memory of parameters and buffers -> name
         self._grad = torch.is_grad_enabled()
-        self._autocast = _autocast()
+        self._autocast = autocast_state()
 
     def graph_of(self, root: nn.Module, call: Call) -> fx.Graph:
         """The graph of one call of `root`."""
         self.call = call
         self._names = {id(t): name for name, t in (*root.named_parameters(), *root.named_buffers())}
-        with _RandomCalls(self), _autocast_noted(self.notes), _own_derivatives(self):
+        with RandomCalls(self), autocast_noted(self.notes), own_derivatives(self):
             return self.trace(root)
 
     # -- what fx asks ------------------------------------------------------------------------------
@@ -174,7 +93,7 @@ class ValueTracer(fx.Tracer):
     def _refuse_contexts(self) -> None:
         if torch.is_grad_enabled() != self._grad or torch.is_inference_mode_enabled():
             raise Untraceable("its forward switches gradients on or off for a part of the network")
-        if _autocast() != self._autocast:
+        if autocast_state() != self._autocast:
             raise Untraceable("its forward switches autocast on or off for a part of the network")
 
     def _refuse_updates(self, node: fx.Node) -> None:
@@ -278,7 +197,7 @@ class ValueTracer(fx.Tracer):
         if callable(found) and not isinstance(found, Tensor):
             if own and name in ("size", "dim", "numel", "ndimension", "stride", "is_floating_point"):
                 return found
-            return _Method(proxy, name)
+            return Method(proxy, name)
         if (
             name.startswith("_")
             or name in ("ndim", "names")
@@ -342,18 +261,6 @@ class ValueTracer(fx.Tracer):
             self.graph.erase_node(node)
 
 
-class _Method:
-    """A method of a traced value, not called yet."""
-
-    def __init__(self, proxy: ValueProxy, name: str) -> None:
-        self.proxy, self.name = proxy, name
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if self.name in ("item", "tolist", "numpy") and isinstance(self.proxy.value, Tensor):
-            raise Untraceable("its forward branches on tensor values")
-        return self.proxy.tracer.create_proxy("call_method", self.name, (self.proxy, *args), kwargs)
-
-
 class _Computing:
     def __init__(self, tracer: ValueTracer) -> None:
         self.tracer = tracer
@@ -368,92 +275,6 @@ class _Computing:
         self.tracer.fake.__exit__(*error)
         self.tracer.busy -= 1
         self.grad.__exit__(*error)
-
-
-def changes_in_place(node: fx.Node) -> bool:
-    """Whether a node overwrites its first argument: `a += b`, `a.relu_()`, `a[i] = b`, F.relu_(a)."""
-    if node.op == "call_method":
-        return is_in_place(str(node.target))
-    name = getattr(node.target, "__name__", "")
-    own = node.op == "call_function" and (node.target is assigned or name in _IN_PLACE or is_in_place(name))
-    return own or (node.op == "call_function" and bool(node.kwargs.get("inplace")))
-
-
-def is_in_place(name: str) -> bool:
-    return name.endswith("_") and not name.endswith("__")
-
-
-_IN_PLACE = {"iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior", "ixor"}
-
-
-@contextmanager
-def _own_derivatives(tracer: ValueTracer) -> Iterator[None]:
-    """Follow the code inside activation checkpoints; stop at functions with a derivative of their own or scripted.
-
-    They look into tensors past what Python sees, and a traced value has nothing there.
-    """
-    own, generator = vars(torch.autograd.Function)["apply"], checkpoint._checkpoint_without_reentrant_generator
-    scripted = [(kind, kind.__call__) for kind in (torch._C.ScriptFunction, torch._C.ScriptMethod)]
-    note = (
-        "forward uses activation checkpoints, the shrunk network keeps its activations "
-        "(so BatchNorm statistics are updated once a step, not again when a block is recomputed)"
-    )
-
-    def apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
-        if not _traced(args, kwargs):
-            return own.__func__(cls, *args, **kwargs)
-        if cls is checkpoint.CheckpointFunction:
-            tracer.notes.append(note)
-            return args[0](*args[2:])
-        raise Untraceable(f"its forward calls {cls.__name__}, a function with a derivative of its own")
-
-    def script(kind: Any, call: Any) -> Any:
-        def called(self: Any, *args: Any, **kwargs: Any) -> Any:
-            if _traced(args, kwargs):
-                raise Untraceable(f"its forward calls {getattr(self, 'name', 'a function')}, which is scripted")
-            return call(self, *args, **kwargs)
-
-        return called
-
-    def followed(*args: Any, **kwargs: Any) -> Iterator[None]:
-        tracer.notes.append(note)
-        yield
-
-    torch.autograd.Function.apply = classmethod(apply)  # type: ignore[method-assign, assignment]
-    checkpoint._checkpoint_without_reentrant_generator = followed
-    for kind, call in scripted:
-        kind.__call__ = script(kind, call)  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        torch.autograd.Function.apply = own  # type: ignore[method-assign]
-        for kind, call in scripted:
-            kind.__call__ = call  # type: ignore[method-assign]
-        checkpoint._checkpoint_without_reentrant_generator = generator
-
-
-def _traced(*arguments: Any) -> bool:
-    return any(type(leaf) is ValueProxy for leaf in pytree.tree_leaves(arguments))
-
-
-@contextmanager
-def _autocast_noted(notes: list[str]) -> Iterator[None]:
-    """Note where the network's code switches autocast off for itself: a graph does not say so."""
-    enter = torch.autocast.__enter__
-
-    def noted(self: Any) -> Any:
-        notes.append("forward sets autocast for a part of the network, the shrunk network does not")
-        return enter(self)
-
-    torch.autocast.__enter__ = noted  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        torch.autocast.__enter__ = enter  # type: ignore[method-assign]
-
-
-def _autocast() -> tuple[bool, ...]:
-    return tuple(torch.is_autocast_enabled(kind) for kind in ("cpu", "cuda"))
 
 
 def _output(value: Any) -> Any:
@@ -483,17 +304,3 @@ def _random_like(value: Any) -> Any:
         return value
     kind = value.dtype if value.is_floating_point() else torch.float32
     return torch.rand(value.shape, dtype=kind, device=value.device).to(value.dtype)
-
-
-def place_of(error: BaseException) -> str:
-    """Where in the network's own code an error came up: "file:line: code"; empty where that is not known."""
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if not _is_library(f.filename)]
-    if not frames:
-        return ""
-    last = frames[-1]
-    code = linecache.getline(last.filename, last.lineno or 0).strip()
-    return f"{last.filename.rpartition('/')[2]}:{last.lineno}: {code}"
-
-
-def _is_library(path: str) -> bool:
-    return any(part in path for part in ("/torch/", "ebsim/tickets/", "<eval_with_key>", "<frozen"))

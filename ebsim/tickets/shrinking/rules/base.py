@@ -111,6 +111,11 @@ def plain(value: Any) -> Any:
     return fx.node.map_arg(value, lambda n: n.meta["val"])
 
 
+def call_name(node: fx.Node) -> str:
+    """The name of the method or function that a node calls."""
+    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+
+
 def tensors(node: fx.Node) -> list[fx.Node]:
     """The inputs of a node that are tensors."""
     return [n for n in node.all_input_nodes if is_tensor(n)]

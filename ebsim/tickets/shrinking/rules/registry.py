@@ -18,9 +18,6 @@ from ebsim.tickets.shrinking.rules.base import Rule
 from ebsim.tickets.shrinking.rules.channel_moves import (
     Cat,
     ChannelPad,
-    Move,
-    MoveOn,
-    Parts,
     PixelShuffle,
     PixelUnshuffle,
     Selection,
@@ -44,6 +41,7 @@ from ebsim.tickets.shrinking.rules.elementwise import (
     SpatialPad,
 )
 from ebsim.tickets.shrinking.rules.shape_reads import Fresh, FreshLike, Number, Size
+from ebsim.tickets.shrinking.rules.views import Move, MoveOn, Parts
 from ebsim.tickets.shrinking.rules.weighted_layers import Mix, Norm, PerChannel
 from ebsim.tickets.shrinking.select import Select
 
