@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -13,14 +13,11 @@ from torch.utils import checkpoint
 
 from ebsim.tickets.shrinking.value_proxy import Untraceable, ValueProxy
 
-if TYPE_CHECKING:
-    from ebsim.tickets.shrinking.value_tracer import ValueTracer
-
 
 class RandomCalls(TorchFunctionMode):
     """Records random tensors that do not depend on any traced value; otherwise one draw would be frozen in."""
 
-    def __init__(self, tracer: ValueTracer) -> None:
+    def __init__(self, tracer: Any) -> None:
         super().__init__()
         self.tracer = tracer
 
@@ -34,7 +31,7 @@ _RANDOM = {torch.rand, torch.randn, torch.randint, torch.randperm, torch.normal}
 
 
 @contextmanager
-def own_derivatives(tracer: ValueTracer) -> Iterator[None]:
+def own_derivatives(tracer: Any) -> Iterator[None]:
     """Follow the code inside activation checkpoints; stop at functions with a derivative of their own or scripted.
 
     They look into tensors past what Python sees, and a traced value has nothing there.

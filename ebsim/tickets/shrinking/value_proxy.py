@@ -5,14 +5,11 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor, fx
 
 from ebsim.tickets.shrinking.run_time import assigned
-
-if TYPE_CHECKING:
-    from ebsim.tickets.shrinking.value_tracer import ValueTracer
 
 
 class Untraceable(Exception):
@@ -22,7 +19,7 @@ class Untraceable(Exception):
 class ValueProxy(fx.Proxy):
     """A traced value that can be asked for its type, its length and, if it is a number, for itself."""
 
-    tracer: ValueTracer
+    tracer: Any
 
     @property  # type: ignore[misc]
     def __class__(self) -> Any:
