@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import hw_models
 from ebsim.precision import apply, list_backends, placement, three_passes
 from hw_models.cost.training_step import ROUNDED_IN
-from hw_models.cost.vector_ops import QUANTISE
+from hw_models.cost.vector_ops import QUANTIZE
 from hw_models.precision.formats import PASSES, parse_precision
 from hw_models.precision.record_schema import OPERANDS
 from hw_models.workload.layer import CONTRACTIONS
@@ -189,7 +189,7 @@ def energy_of_quantizers(record: dict[str, Any], rows: Any) -> tuple[float, floa
     parts = {part.key: part.counts.sum() for part in cost.parts if part.component == "quantiser"}
     if not parts:
         return 0.0, 0.0
-    return parts["op.compare"] / QUANTISE["compare"], parts["op.random"]
+    return parts["op.compare"] / QUANTIZE["compare"], parts["op.random"]
 
 
 def by_layer_and_stage(record: dict[str, Any], rows: Any) -> Counter[tuple[str, int]]:
