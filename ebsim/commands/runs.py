@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from ebsim.commands.app import (
+    complete_runs,
     json_option,
     main,
     name_plugins,
@@ -63,20 +64,23 @@ def _show_run(folder: Path, as_json: bool) -> None:
 
 
 @main.command()
-@click.argument("folders", nargs=-1, required=True, type=click.Path())
+@click.argument("runs", nargs=-1, required=True, type=click.Path(), shell_complete=complete_runs)
 @click.option("--baseline", multiple=True, metavar="METHOD|KEY=VALUE", help="Default: the settings of the first run.")
 @click.option("--assert-equal", is_flag=True, help="Exit 7 and tell the first difference unless all results are equal.")
+@runs_dir_option
 @json_option
-def compare(folders: tuple[str, ...], baseline: tuple[str, ...], assert_equal: bool, as_json: bool) -> None:
+def compare(runs: tuple[str, ...], baseline: tuple[str, ...], assert_equal: bool, runs_dir: str, as_json: bool) -> None:
     """Set finished runs side by side.
 
-    First how their experiments differ, then their results. Runs that differ in the seed alone become one line with
-    its spread.
+    A RUN is the path of its folder, its name, or a unique beginning of its name. First how their experiments differ,
+    then their results. Runs that differ in the seed alone become one line with its spread.
     """
     from ebsim import grid
     from ebsim.report import print_table
     from ebsim.report.comparison import runs as comparing
+    from ebsim.runs.inventory import folder_of
 
+    folders = [folder_of(run, Path(runs_dir)) for run in runs]
     found = comparing.compare(folders, grid.parse_baseline(baseline) if baseline else None)
     if as_json:
         print_json(found.as_json())
@@ -104,23 +108,28 @@ def write_page(folder: Path, contents: Mapping[str, bytes]) -> None:
 
 
 @main.command()
-@click.argument("folders", nargs=-1, required=True, type=click.Path())
+@click.argument("runs", nargs=-1, required=True, type=click.Path(), shell_complete=complete_runs)
 @click.option("--paper", is_flag=True, help="Also: each figure as PDF and PGF, 3.25 and 6.75 inches wide.")
+@runs_dir_option
 @json_option
-def report(folders: tuple[str, ...], paper: bool, as_json: bool) -> None:
-    """Rebuild tables, figures and page of finished runs."""
+def report(runs: tuple[str, ...], paper: bool, runs_dir: str, as_json: bool) -> None:
+    """Rebuild tables, figures and page of finished runs.
+
+    A RUN is the path of its folder, its name, or a unique beginning of its name.
+    """
     from ebsim import report as reports
+    from ebsim.runs.inventory import folder_of
     from ebsim.runs.store import exclusive
 
-    for folder in folders:
+    for folder in [folder_of(run, Path(runs_dir)) for run in runs]:
         reports.load_run(folder)  # before anything is made in a folder that is no run
-        with exclusive(Path(folder)):
-            reports.write_report(Path(folder), for_paper=paper)
-        _show_run(Path(folder), as_json)
+        with exclusive(folder):
+            reports.write_report(folder, for_paper=paper)
+        _show_run(folder, as_json)
 
 
 @main.command()
-@click.argument("folder", type=click.Path())
+@click.argument("run", type=click.Path(), shell_complete=complete_runs)
 @click.option("--hw", "profiles", multiple=True, help="A shipped name or the path of a TOML. Default: that of the run.")
 @click.option("--reuse", help="Reuse model: macs, compulsory, closed, search. Default: that of the run.")
 @click.option("--hypothetical", is_flag=True, help="Price formats that the device does not have.")
@@ -129,19 +138,28 @@ def report(folders: tuple[str, ...], paper: bool, as_json: bool) -> None:
     is_flag=True,
     help="Also: energies by stage and component, where each saving comes from, and what it rests on.",
 )
+@runs_dir_option
 @json_option
 def energy(
-    folder: str, profiles: tuple[str, ...], reuse: str | None, hypothetical: bool, split: bool, as_json: bool
+    run: str,
+    profiles: tuple[str, ...],
+    reuse: str | None,
+    hypothetical: bool,
+    split: bool,
+    runs_dir: str,
+    as_json: bool,
 ) -> None:
     """Price a finished run again, without training.
 
-    On other accelerators, or by another reuse model. FOLDER is the run's.
+    On other accelerators, or by another reuse model. A RUN is the path of its folder, its name, or a unique beginning
+    of its name.
     """
     from ebsim import report as reports
     from ebsim.pricing.reprice import reprice
+    from ebsim.runs.inventory import folder_of
 
-    run = reports.load_run(folder)
-    priced = [reprice(run, name, model=reuse, hypothetical=hypothetical) for name in profiles or [None]]
+    finished = reports.load_run(folder_of(run, Path(runs_dir)))
+    priced = [reprice(finished, name, model=reuse, hypothetical=hypothetical) for name in profiles or [None]]
     if as_json:
         print_json([item.results for item in priced])
     else:
@@ -150,4 +168,4 @@ def energy(
         if len(priced) > 1:
             from ebsim.report.comparison import pricings
 
-            write_page(run.path.parent / "comparisons" / pricings.folder_name(priced), pricings.build(priced))
+            write_page(finished.path.parent / "comparisons" / pricings.folder_name(priced), pricings.build(priced))

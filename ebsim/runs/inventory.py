@@ -101,6 +101,22 @@ def run_names(root: Path) -> list[str]:
     return sorted(path.name for path in root.glob("*") if _is_run(path)) if root.is_dir() else []
 
 
+def folder_of(word: str | Path, root: Path) -> Path:
+    """The folder that a RUN on the command line means: a path that exists, or a run below `root` by its name or a
+    unique beginning of that. What means no run comes back as a path: whoever reads it says what is missing there.
+
+    Raises `ConfigError` where several runs begin so.
+    """
+    path = Path(word)
+    if path.exists():
+        return path
+    names = run_names(root)
+    found = [name for name in names if name == str(word)] or [name for name in names if name.startswith(str(word))]
+    if len(found) > 1:
+        raise ConfigError(f"{word}: several runs are called so in {root}: {', '.join(found)}")
+    return root / found[0] if found else path
+
+
 def take(root: Path, *, check: bool = False) -> Inventory:
     """Look at every run below `root`; `check` compares every file with its digest."""
     folders = [root / name for name in run_names(root)]

@@ -155,3 +155,25 @@ def test_watching_shows_what_a_run_has_told(root: Path) -> None:
     assert done.stdout.splitlines() == ["[2/3] eb-train p = 0.5", "  ticket p = 0.5 emerged at epoch 9"]
     assert "c-3: interrupted" in done.stderr
     assert invoke(root, "watch", "--once").output == ""  # nothing is going on
+
+
+def test_a_run_is_meant_by_its_path_its_name_or_a_beginning(tmp_path: Path) -> None:
+    """As `energy`, `report` and `compare` read a RUN; what is no run stays the path that it was."""
+    first, second = made(tmp_path, "one-12345678", ["dense-1"]), made(tmp_path, "two-12345678", ["dense-1"])
+    made(tmp_path, "two-87654321", ["dense-1"])
+    assert inventory.folder_of(first, tmp_path) == first
+    assert inventory.folder_of("one", tmp_path) == first
+    assert inventory.folder_of("two-12345678", tmp_path) == second
+    assert inventory.folder_of("three", tmp_path) == Path("three")
+    with pytest.raises(ConfigError, match=r"two: several runs are called so in .*: two-12345678, two-87654321"):
+        inventory.folder_of("two", tmp_path)
+    for command in (["energy"], ["report"], ["compare", "one"]):
+        done = CliRunner().invoke(cli.main, [*command, "two", "--runs-dir", str(tmp_path)])
+        assert done.exit_code == 2 and "several runs are called so" in done.stderr
+
+
+def test_a_list_of_runs_shows_names_whole(tmp_path: Path) -> None:
+    name = "table2-preresnet101-cifar10-87654321"[-32:]
+    made(tmp_path, name, ["dense-1"])
+    done = CliRunner().invoke(cli.main, ["runs", "list", "--runs-dir", str(tmp_path)])
+    assert any(line.startswith(name) for line in done.stdout.splitlines()), done.stdout

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _GAP = 2
 _WORD = 18
+_NAME = 32
 """Characters of a word that are kept together in a text; a number is always kept together."""
 
 
@@ -73,8 +74,9 @@ def _least(column: Column) -> int:
     words = [word for cell in cells for word in cell.split() if not column.numeric]
     whole = [cell for cell in cells if column.numeric] + plain(column.heading).split()
     numbers = [word for word in words if _is_number(word)]
-    short = [min(_cells(cell), _WORD) for cell in cells]  # a short name stays on one line
-    return max([*map(_cells, [*whole, *numbers]), *short, *(min(_cells(word), _WORD) for word in words)], default=0)
+    most = _NAME if column.key else _WORD  # a name that one copies from the table stays on one line
+    short = [min(_cells(cell), most) for cell in cells]
+    return max([*map(_cells, [*whole, *numbers]), *short, *(min(_cells(word), most) for word in words)], default=0)
 
 
 def _is_number(word: str) -> bool:
