@@ -106,7 +106,9 @@ def test_the_ledger_counts_what_was_really_trained(finished: tuple[Path, dict]) 
             search, retrain = row["ledger"]
             assert search["epochs"] == search["mask_draws"] == row["epoch_drawn"]
             assert retrain["epochs"] == 7 - row["epoch_drawn"]
-    events = [json.loads(line) for path in folder.glob("runs/stages/*/events.jsonl") for line in path.open()]
+    events = [
+        json.loads(line) for path in folder.glob("runs/stages/*/events.jsonl") for line in path.read_text().splitlines()
+    ]
     trained = [event for event in events if event["event"] == "epoch"]
     assert len(trained) == results["epochs_trained"] == 7 + sum(7 - row["epoch_drawn"] for row in results["rows"][1:])
 
