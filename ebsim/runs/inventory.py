@@ -61,7 +61,8 @@ class Inventory:
         wanted = Path(word)
         exact = [run for run in self.runs if run.name == str(word) or run.path == wanted]
         exact = exact or [run for run in self.runs if wanted.exists() and run.path.resolve() == wanted.resolve()]
-        found = exact or [run for run in self.runs if run.name.startswith(str(word))]
+        meant = called(word, [run.name for run in self.runs])
+        found = exact or [run for run in self.runs if run.name in meant]
         if len(found) == 1:
             return found[0]
         names = ", ".join(run.name for run in (found or self.runs)) or "none"
@@ -101,17 +102,22 @@ def run_names(root: Path) -> list[str]:
     return sorted(path.name for path in root.glob("*") if _is_run(path)) if root.is_dir() else []
 
 
+def called(word: str | Path, names: Iterable[str]) -> list[str]:
+    """Which of some run names a word means: the one that it is, else those that begin so."""
+    known = list(names)
+    return [name for name in known if name == str(word)] or [name for name in known if name.startswith(str(word))]
+
+
 def folder_of(word: str | Path, root: Path) -> Path:
-    """The folder that a RUN on the command line means: a path that exists, or a run below `root` by its name or a
+    """The folder that a RUN on the command line means: a run folder by its path, or a run below `root` by its name or a
     unique beginning of that. What means no run comes back as a path: whoever reads it says what is missing there.
 
     Raises `ConfigError` where several runs begin so.
     """
     path = Path(word)
-    if path.exists():
+    if _is_run(path):
         return path
-    names = run_names(root)
-    found = [name for name in names if name == str(word)] or [name for name in names if name.startswith(str(word))]
+    found = called(word, run_names(root))
     if len(found) > 1:
         raise ConfigError(f"{word}: several runs are called so in {root}: {', '.join(found)}")
     return root / found[0] if found else path

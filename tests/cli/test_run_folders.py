@@ -157,7 +157,7 @@ def test_watching_shows_what_a_run_has_told(root: Path) -> None:
     assert invoke(root, "watch", "--once").output == ""  # nothing is going on
 
 
-def test_a_run_is_meant_by_its_path_its_name_or_a_beginning(tmp_path: Path) -> None:
+def test_a_run_is_meant_by_its_path_its_name_or_a_beginning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As `energy`, `report` and `compare` read a RUN; what is no run stays the path that it was."""
     first, second = made(tmp_path, "one-12345678", ["dense-1"]), made(tmp_path, "two-12345678", ["dense-1"])
     made(tmp_path, "two-87654321", ["dense-1"])
@@ -165,6 +165,9 @@ def test_a_run_is_meant_by_its_path_its_name_or_a_beginning(tmp_path: Path) -> N
     assert inventory.folder_of("one", tmp_path) == first
     assert inventory.folder_of("two-12345678", tmp_path) == second
     assert inventory.folder_of("three", tmp_path) == Path("three")
+    (tmp_path / "elsewhere" / "one").mkdir(parents=True)  # a folder of that name that is no run hides no run
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert inventory.folder_of("one", tmp_path) == first
     with pytest.raises(ConfigError, match=r"two: several runs are called so in .*: two-12345678, two-87654321"):
         inventory.folder_of("two", tmp_path)
     for command in (["energy"], ["report"], ["compare", "one"]):
