@@ -186,7 +186,7 @@ def echo_lines(text: str) -> None:
     wide = width()
     for line in text.splitlines():
         indent = " " * (len(line) - len(line.lstrip()) + 8)
-        parts = textwrap.wrap(line, wide, subsequent_indent=indent, break_long_words=False) if wide else [line]
+        parts = textwrap.wrap(line, wide, subsequent_indent=indent, break_on_hyphens=False) if wide else [line]
         click.echo("\n".join(parts) if parts else "")
 
 

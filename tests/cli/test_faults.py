@@ -78,6 +78,18 @@ def test_lists_break_between_words_only(columns: int, monkeypatch: pytest.Monkey
         assert name in shown
 
 
+def test_only_a_word_that_fits_on_no_line_is_broken_inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The path of a plug-in, say."""
+    from ebsim.precision import listing
+
+    path = str(tmp_path / ("deep-folder/" * 9) / "own.py:INT5")
+    monkeypatch.setattr(listing, "list_formats", lambda: {"fp32": path})
+    monkeypatch.setenv("COLUMNS", "60")
+    shown = CliRunner().invoke(cli.main, ["precision", "list"]).output
+    assert max(map(len, shown.splitlines())) <= 60
+    assert path in shown.replace("\n", "").replace(" ", "")
+
+
 def test_a_file_of_a_run_is_not_called_missing(tmp_path: Path) -> None:
     from ebsim.runs.load import load_run
 
