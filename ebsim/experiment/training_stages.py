@@ -47,16 +47,17 @@ class Training:
 
     def ledger(self, stage: str, until: int | None = None, *, draws: int = 0) -> dict[str, Any]:
         """What the epochs up to `until` or N executed."""
-        train = self.context.train
+        train, curve = self.context.train, self.curve(until)
         return entry(
             stage,
             self.context.workload(self.key, self.network),
-            self.curve(until),
+            curve,
             self.context.precision_record(self.key, self.network, self.backend),
             batch_size=train.batch_size,
             draws=draws,
             channels=self.channels,
             l1=train.l1 > 0,
+            averages=sum(self.trajectory.averages(row["epoch"]) for row in curve),
             density=self._density(),
         )
 

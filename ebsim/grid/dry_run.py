@@ -24,6 +24,7 @@ from ebsim.experiment.context import ExperimentContext
 from ebsim.files import digest
 from ebsim.methods import METHODS
 from ebsim.runs.store import Stage, Store
+from ebsim.training import Averaging
 
 Epoch = tuple[str, int]
 
@@ -40,9 +41,11 @@ class StubTrajectory:
         *,
         first: int = 0,
         backend: Any = "fp32",
+        averaging: Averaging | None = None,
         **_: Any,
     ) -> None:
         self.stage, self.first, self.epoch, self.backend = stage, first, first, backend
+        self._averaging = averaging
         self._network, self._data, self._train = network, data, train
         self._scores: Tensor | None = None
 
@@ -66,7 +69,12 @@ class StubTrajectory:
                "steps": -(-images // self._train.batch_size)}  # fmt: skip
         tested = epoch % self._train.eval_every == 0 or epoch == self._train.epochs
         test = {"test_loss": 0.0, "test_accuracy": 0.0, "test_images": self._data.test_images}
+        if epoch == self._train.epochs and self.averages(epoch):
+            test |= {"average_accuracy": 0.0, "average_images": images + self._data.test_images}
         return row | (test if tested else {})
+
+    def averages(self, epoch: int) -> bool:
+        return self._averaging is not None and self._averaging.includes(epoch)
 
     def extend(self, to: int, until: Callable[[Tensor], bool] | None = None) -> int:
         while self.epoch < to and not (until is not None and until(self.gammas)):

@@ -20,14 +20,16 @@ def entry(
     draws: int,
     channels: int,
     l1: bool,
+    averages: int = 0,
     density: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """A ledger entry for the epochs in `curve` (rows of a trajectory).
 
     images and steps are totals over those epochs; eval_images counts every image of every one of the `evaluations`,
     that of averaged weights included; statistics_images those of the forward pass that gives averaged weights their
-    BatchNorm statistics. density: layer -> fraction of its weights that
-    are not masked, where single weights are pruned (they meet the mask at every step; no multiplication is saved).
+    BatchNorm statistics. averages: epochs after which the weights entered a running mean (SWA), written as
+    weight_averages. density: layer -> fraction of its weights that are not masked, where single weights are pruned
+    (they meet the mask at every step; no multiplication is saved).
     """
     tested = [row["test_images"] for row in curve if "test_images" in row]
     # A row with averaged weights counts their statistics and their evaluation, on the test set of its own, together.
@@ -46,6 +48,7 @@ def entry(
         "eval_images": sum(tested),
         "evaluations": len(tested),
         "statistics_images": sum(row["average_images"] - row["test_images"] for row in averaged),
+        **({"weight_averages": averages} if averages else {}),
         "mask_draws": draws,
         "channels": channels,
         "l1": l1,

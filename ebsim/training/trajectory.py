@@ -96,6 +96,11 @@ class Trajectory:
         """One row per epoch so far: epoch, lr, loss, accuracy, test_loss, test_accuracy, images, seconds, ..."""
         return self._newest().curve
 
+    def averages(self, epoch: int) -> bool:
+        """Whether the weights after `epoch` enter the average (SWA)."""
+        averaging = self._setup.averaging
+        return averaging is not None and averaging.includes(epoch)
+
     @property
     def history(self) -> list[dict[str, Any]]:
         """The environments under which the epochs so far were trained, each with its `first_epoch`."""

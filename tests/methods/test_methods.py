@@ -14,6 +14,7 @@ from ebsim import tickets
 from ebsim.experiment.context import ExperimentContext
 from ebsim.experiment.result import MethodResult, accuracies
 from ebsim.experiment.training_stages import dense_training
+from ebsim.grid.dry_run import DryRunContext, StageNames, StubTrajectory
 from ebsim.methods import METHODS
 from ebsim.pipeline import results
 from tests.methods.bench import Data, context, epochs_trained
@@ -100,6 +101,33 @@ def test_images_in_the_ledger_are_those_that_were_served(tmp_path: Path) -> None
     assert isinstance(bench.data, Data)
     row = METHODS["eb-train"].results(bench)[0]
     assert sum(bench.data.served) == sum(entry["images"] for entry in row.ledger)
+
+
+def test_averaged_weights_are_counted_and_priced(tmp_path: Path) -> None:
+    """SWA of bfp8 from epoch 3 of 4 on: retraining updates a mean of all weights, a search of no known end does not."""
+    bench = context(tmp_path, prune={"ratio": [0.5]}, precision={"low": "bfp8"})
+    found = METHODS["eb-train-ll"].results(bench)[0]
+    search, retrain = found.ledger
+    drawn = found.epoch_drawn
+    assert drawn is not None and found.averaged and "weight_averages" not in search
+    assert retrain["weight_averages"] == sum(epoch >= 3 for epoch in range(drawn + 1, N + 1)) > 0
+    chip = hw_models.load("horowitz-45nm")
+    with_, without = (
+        hw_models.price([entry], bench.networks, chip) for entry in (retrain, {**retrain, "weight_averages": 0})
+    )
+    weights = sum(row["weights"] for row in bench.networks[retrain["network"]] if "weights" in row)
+    each = (
+        chip.ops["multiply"].value + 2 * chip.ops["add"].value + 64 * chip.dram_read.value + 32 * chip.dram_write.value
+    )
+    assert with_.joules - without.joules == pytest.approx(retrain["weight_averages"] * weights * each * 1e-12)
+
+    dry = DryRunContext(
+        bench.experiment, Data(), StageNames(tmp_path / "dry"), torch.device("cpu"), make_trajectory=StubTrajectory
+    )
+    (planned,) = METHODS["eb-train-ll"].results(dry)
+    counts = ("epochs", "images", "steps", "eval_images", "evaluations", "statistics_images", "weight_averages")
+    assert planned.epoch_drawn == drawn
+    assert {key: planned.ledger[1][key] for key in counts} == {key: retrain[key] for key in counts}
 
 
 def test_no_credit_for_single_weights_but_the_honest_count_beside_it(everything: Any) -> None:
