@@ -21,7 +21,7 @@ from hw_models.accelerator.description import Accelerator
 from hw_models.analysis.anchors import anchors
 from hw_models.analysis.calibration import fit, read_steps
 from hw_models.cost.step_cost import COMPONENTS, STAGES, Cost
-from hw_models.precision.record_schema import OPERANDS
+from hw_models.precision.record_schema import OPERAND_ROLES
 from hw_models.workload import reference_networks
 from hw_models.workload.layer import CONTRACTIONS, Layer
 from hw_models.workload.op_counts import paper_gflops, paper_pflops, training_count
@@ -34,7 +34,7 @@ IMAGENET, CIFAR = 1_281_167, 50_000
 CHIP_16 = {
     "name": "16 bit",
     "default": {
-        **{p: dict.fromkeys(roles, "int16") for p, roles in OPERANDS.items()},
+        **{p: dict.fromkeys(roles, "int16") for p, roles in OPERAND_ROLES.items()},
         "accumulator": "int16",
         "output": "int16",
     },

@@ -26,7 +26,7 @@ from hw_models.cost.step_cost import STAGES
 from hw_models.cost.training_step import MODELS
 from hw_models.mapping.exhaustive import innermost_tiles
 from hw_models.mapping.traffic import Widths
-from hw_models.precision.record_schema import OPERANDS
+from hw_models.precision.record_schema import OPERAND_ROLES
 from hw_models.workload.shapes import shapes
 from hw_models.workload.training_passes import passes
 
@@ -35,7 +35,7 @@ GOLDEN = HERE.parent / "tests" / "golden" / "hw_zigzag.jsonl"
 RECORD = {
     "name": "zigzag",
     "default": {  # 8-bit operands and results, 16-bit sums, as in the reference
-        **{p: dict.fromkeys(roles, "int8") for p, roles in OPERANDS.items()},
+        **{p: dict.fromkeys(roles, "int8") for p, roles in OPERAND_ROLES.items()},
         "accumulator": "int16",
         "output": "int8",
     },

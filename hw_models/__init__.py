@@ -23,7 +23,7 @@ REUSE_MODELS = {
 }
 """How data reuse is modelled, from the simplest on: name -> what it assumes."""
 
-_HOME = {
+_NAMES = {  # public name -> module that defines it, imported on first use
     "Layer": "workload.layer",
     "trace": "workload.trace",
     "load": "accelerator.loader",
@@ -43,7 +43,7 @@ _HOME = {
     "ratio": "cost.uncertainty",
     "sensitivity": "cost.uncertainty",
 }
-_MODULES = {
+_MODULES = {  # public module name -> where the module is
     "commands": "analysis.commands",
     "counts": "workload.op_counts",
     "evaluation": "cost.inference",
@@ -55,12 +55,12 @@ _MODULES = {
     "uncertainty": "cost.uncertainty",
     "variants": "analysis.design_sweep",
 }
-__all__ = sorted(["REUSE_MODELS", "REVISION", *_HOME, *_MODULES])
+__all__ = sorted(["REUSE_MODELS", "REVISION", *_NAMES, *_MODULES])
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(importlib.import_module(f"hw_models.{_HOME[name]}"), name)
+    if name in _NAMES:
+        return getattr(importlib.import_module(f"hw_models.{_NAMES[name]}"), name)
     if name in _MODULES:
         return importlib.import_module(f"hw_models.{_MODULES[name]}")
     raise AttributeError(f"module 'hw_models' has no attribute {name!r}")

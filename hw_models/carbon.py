@@ -9,7 +9,7 @@ SOURCE = "CodeCarbon 3's bundled country table (Our World in Data), 2023"
 
 
 @dataclass(frozen=True)
-class Grid:
+class CarbonIntensity:
     """Grams of CO2 equivalent per kWh, with year and source."""
 
     name: str
@@ -18,8 +18,8 @@ class Grid:
     source: str
 
 
-GRIDS = {
-    name: Grid(name, grams, YEAR, source)
+INTENSITIES = {
+    name: CarbonIntensity(name, grams, YEAR, source)
     for name, grams, source in [
         ("world", 475.0, "CodeCarbon 3's fallback for an unknown place"),
         ("USA", 369.5, SOURCE),
@@ -31,8 +31,8 @@ GRIDS = {
 }
 
 
-def intensity(name: str = "world") -> Grid:
-    """The grid called `name`; raises `ValueError` with the known names."""
-    if name not in GRIDS:
-        raise ValueError(f"no carbon intensity for {name!r}; known: {', '.join(GRIDS)}")
-    return GRIDS[name]
+def intensity(name: str = "world") -> CarbonIntensity:
+    """Carbon intensity of electricity in `name`, a country code or "world"; raises `ValueError` for an unknown one."""
+    if name not in INTENSITIES:
+        raise ValueError(f"no carbon intensity for {name!r}; known: {', '.join(INTENSITIES)}")
+    return INTENSITIES[name]

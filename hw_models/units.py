@@ -1,4 +1,4 @@
-"""Physical conversions, one constant each. Inside the model energies are pJ; results are J."""
+"""Physical units: conversion factors and the display of joules. Inside the model energies are pJ; results are J."""
 
 from __future__ import annotations
 

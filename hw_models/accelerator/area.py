@@ -1,9 +1,9 @@
-"""Silicon area by law: multipliers by format, registers and memories by capacity.
+"""Silicon area of an array accelerator: multipliers by number format, registers and memories by capacity.
 
     integer MAC   c0 + c1 b + c2 b^2       Bit Fusion synthesis, 45 nm, 4 x 4 array, b = 2, 4, 8, 16 (fit within 2.2 %)
     float MAC     a m^2 + b (m + e), and an adder (m + e)^1.62    through Horowitz/Dally's 16 and 32 bit, 45 nm
     register      a flip-flop per bit, or a register file's cells where those are smaller
-    SRAM          the published 6T cell of the node over the share of an array that is cells
+    SRAM          the area of the published 6T cell of the node, divided by the share of the memory that is cells
 
 Logic scales with the square of the node (Intel's published transistor densities from 45 to 10 nm follow it within 1.4).
 Not in it: control, vector unit, network, DRAM interface, pads. Bands: logic and SRAM x/÷ 2.
@@ -69,7 +69,7 @@ def sram_mm2(bits: float, node_nm: float) -> float:
 
 
 def area_mm2(chip: Accelerator, formats: Sequence[Format]) -> dict[str, float]:
-    """mm2 of an array that multiplies `formats`, by component; integer and float multipliers are units of their own.
+    """mm2 of an array that multiplies `formats`, by component; integer and float multipliers are separate units.
 
     Raises `HardwareError` for a device, whose multipliers are not counted.
     """

@@ -1,4 +1,4 @@
-"""A constant of an accelerator, with its provenance."""
+"""`Number`: one physical constant of an accelerator (energy, power, bandwidth) with its band and source."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from hw_models.errors import FormatError
 from hw_models.precision.formats import FORMATS, Format
 
 OPS = ("add", "multiply", "compare", "integer", "random")
-REGISTERS = ("streaming", "held", "sums")  # of the operands X, Y and Z of a contraction
+OPERANDS = ("streaming", "held", "sums")  # X, Y and Z of a contraction, as profiles name them
 Axis = str | tuple[str, ...]  # what a dimension of an array unrolls: one index by its short name, or loops
 
 
@@ -45,7 +45,7 @@ class Memory:
     read: Number
     write: Number
     bits_per_cycle: float
-    holds: tuple[str, ...] = REGISTERS
+    holds: tuple[str, ...] = OPERANDS
     slides: bool = True
     double_buffer: bool | None = None
     leakage: Number | None = None
@@ -145,7 +145,7 @@ class Accelerator:
     def supply(self) -> tuple[float, float, float]:
         """pJ per bit of the memory that feeds the array with X and Y and takes its sums."""
         cost = []
-        for operand in REGISTERS:
+        for operand in OPERANDS:
             source = next((m for m in self.memories if operand in m.holds), None)
             cost.append(
                 self.dram.value

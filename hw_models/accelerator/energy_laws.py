@@ -1,4 +1,4 @@
-"""Energy laws, used where a profile has no explicit value and drawn through the explicit points that it has.
+"""Energy per MAC and per SRAM bit by law, where a profile has no explicit value; scaled to pass through those it has.
 
 integer multiply-accumulate   c0 + c1 b + c2 b^2      Bit Fusion synthesis, 45 nm, b = 2, 4, 8, 16
 float multiplier              a m^2 + b (m + e)       Horowitz 45 nm fp16 and fp32; m with the hidden one
@@ -19,7 +19,7 @@ from hw_models.precision.formats import FORMATS, Format
 INT_LAW = (0.0121, 0.0111, 0.00161)
 FP_LAW = (0.00449, 0.0348)
 FP_ADD = 0.9  # pJ, the accumulate that the float law's shape includes (Horowitz fp32 add)
-LAW_BAND = 1.25  # a value by the law is that much less sure than the points it goes through
+LAW_BAND = 1.25  # a value by the law is that much less certain than the points it passes through
 
 SRAM_LAWS = {
     "cacti-45hp": (0.523, 0.588, 2.36),
@@ -39,7 +39,7 @@ def sram_pj_per_bit(law: str, kib: float, access_bits: float) -> float:
 
 
 def law(x: Format, y: Format) -> float:
-    """The shape of the MAC energy, pJ at 45 nm, before it is drawn through a profile's points."""
+    """MAC energy by law, pJ at 45 nm, before it is scaled to a profile's points."""
     if x.integer and y.integer:
         b, product = (x.significand + y.significand) / 2, x.significand * y.significand
         return INT_LAW[0] + INT_LAW[1] * b + INT_LAW[2] * product

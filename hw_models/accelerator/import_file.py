@@ -1,4 +1,4 @@
-"""An accelerator description of another tool, whichever it is, as an accelerator file of ours."""
+"""Import of a ZigZag or Timeloop architecture, whichever the file is, as an accelerator file (TOML) of this package."""
 
 from __future__ import annotations
 

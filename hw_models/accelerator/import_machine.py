@@ -1,6 +1,6 @@
-"""A foreign architecture in neutral terms, and the accelerator file that says the same.
+"""An imported architecture as a tool-neutral `Machine`, and the accelerator file (TOML) written from it.
 
-What the importers of ZigZag and Timeloop files share. A `Machine` is an array of multipliers and stores (registers,
+Shared by the importers of ZigZag and Timeloop files. A `Machine` is an array of multipliers and stores (registers,
 buffers) that each serve some of its dimensions; `profile_text` turns it into the TOML that `load` reads:
 
 - the store next to the multipliers that is replicated over the array is the operand's register; elements that it serves
@@ -19,11 +19,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from hw_models.accelerator.description import Axis
+from hw_models.accelerator.description import OPERANDS, Axis
 from hw_models.accelerator.energy_laws import SRAM_LEAKAGE, sram_pj_per_bit
+from hw_models.accelerator.toml_writer import quoted
 from hw_models.errors import ProfileError
 
-OPERANDS = ("streaming", "held", "sums")  # X, Y, Z of a pass: forward activations, weights, outputs
 LACKS = {"streaming": "K", "held": "pixels", "sums": "C"}  # the forward index that an operand does not have
 # which of K, C, pixels a forward loop belongs to, and what unrolls the same index of X, Y, Z in the backward passes
 ROLE = {"K": "K", "C": "C", "R": "C", "S": "C", "N": "pixels", "P": "pixels", "Q": "pixels", "pixels": "pixels"}
@@ -58,7 +58,7 @@ class Store:
 
 @dataclass(frozen=True)
 class Machine:
-    """An array, its stores (innermost first, DRAM last) and what the foreign file says about itself."""
+    """An array, its stores (innermost first, DRAM last), and the name, clock and process node of the imported file."""
 
     name: str
     origin: str  # file and tool
@@ -140,10 +140,6 @@ def profile_text(machine: Machine) -> tuple[str, tuple[str, ...]]:
     return "\n".join([_comment(machine, notes), *text]), tuple(notes)
 
 
-def _quoted(text: str) -> str:
-    return json.dumps("".join(c if c.isprintable() else " " for c in text), ensure_ascii=False)
-
-
 def _name(text: str) -> str:
     """A key of a TOML table."""
     return re.sub(r"[^A-Za-z0-9_-]", "_", text) or "memory"
@@ -162,13 +158,13 @@ def _head(machine: Machine) -> str:
     return "\n".join(
         [
             "schema = 1",
-            f"name = {_quoted(machine.name)}",
+            f"name = {quoted(machine.name)}",
             'kind = "array"',
-            f"summary = {_quoted(f'{machine.name}, imported; ' + ' x '.join(map(str, machine.dims)) + ' multipliers')}",
+            f"summary = {quoted(f'{machine.name}, imported; ' + ' x '.join(map(str, machine.dims)) + ' multipliers')}",
             f"node_nm = {machine.node_nm:g}",
             f"clock_ghz = {machine.clock_ghz:g}",
             "absolute_band = 2.5",
-            f"source = {_quoted(machine.origin)}",
+            f"source = {quoted(machine.origin)}",
             f"formats = {_list([machine.format])}",
             "",
         ]
@@ -185,13 +181,13 @@ def _array(machine: Machine, registers: dict[str, Store]) -> str:
     lines += [
         "",
         "[mac]",
-        f"source = {_quoted(machine.mac_source)}",
+        f"source = {quoted(machine.mac_source)}",
         f"{machine.format} = {{ value = {machine.mac_pj:g}"
         + (", derived = true" if machine.mac_derived else "")
         + " }",
         "",
         "[op]",
-        f"source = {_quoted('in proportion to Horowitz 45 nm, by the 8-bit MAC of 0.3 pJ')}",
+        f"source = {quoted('in proportion to Horowitz 45 nm, by the 8-bit MAC of 0.3 pJ')}",
         "band = 3",
     ]
     for name, pj in (("add", 0.9), ("multiply", 3.7), ("compare", 0.1), ("integer", 0.03), ("random", 0.5)):
@@ -233,10 +229,10 @@ def _energy(store: Store, operand: str) -> str:
         source = "no energy in the file: " + (
             "Aladdin reg.csv, 40 nm" if law < REGISTER_PJ else f"{store.sram_law} at {store.bits / 8192:.4g} KiB"
         )
-        return f"{{ value = {max(law, REGISTER_PJ):.4g}, band = 2.0, derived = true, source = {_quoted(source)} }}"
+        return f"{{ value = {max(law, REGISTER_PJ):.4g}, band = 2.0, derived = true, source = {quoted(source)} }}"
     mean = (store.read_pj_per_bit + store.write_pj_per_bit) / 2
     value = mean if operand == "sums" else store.read_pj_per_bit
-    return f"{{ value = {value:.6g}, source = {_quoted(store.source)} }}"
+    return f"{{ value = {value:.6g}, source = {quoted(store.source)} }}"
 
 
 def _memory(machine: Machine, store: Store, everywhere: frozenset[int], notes: list[str]) -> str:
@@ -274,7 +270,7 @@ def _memory(machine: Machine, store: Store, everywhere: frozenset[int], notes: l
         lines.append("double_buffer = true")
     if store.least_bits > 1:
         lines.append(f"least_access_bits = {store.least_bits:g}")
-    return "\n".join([*lines, f"source = {_quoted(store.source)}", ""])
+    return "\n".join([*lines, f"source = {quoted(store.source)}", ""])
 
 
 def _dram(machine: Machine, dram: Store, notes: list[str]) -> str:
@@ -288,7 +284,7 @@ def _dram(machine: Machine, dram: Store, notes: list[str]) -> str:
         [
             "[dram]",
             *(energies if read != write else [f"pj_per_bit = {read:.6g}"]),
-            f"source = {_quoted(dram.source)}",
+            f"source = {quoted(dram.source)}",
             f"gbytes_per_s = {rate * machine.clock_ghz / 8:.6g}",
             "",
         ]
@@ -300,7 +296,7 @@ def _static(machine: Machine) -> str:
         [
             "[static]",
             f"watts = {{ value = {machine.static_watts:.4g}, "
-            f"source = {_quoted(f'leakage of all components in {machine.origin}')} }}",
+            f"source = {quoted(f'leakage of all components in {machine.origin}')} }}",
             "",
         ]
     )

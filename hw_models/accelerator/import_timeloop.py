@@ -1,4 +1,4 @@
-"""Timeloop v4 / Accelergy architecture YAML (version 0.4) -> an accelerator file of ours.
+"""Timeloop v4 / Accelergy architecture YAML (version 0.4) -> an accelerator file of this package.
 
 The tree is read from outside in: a container with a mesh is a dimension of the array, a component with a capacity a
 store that serves the meshes below it, the last component the multiplier. Energies are not in an architecture file;
@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hw_models.accelerator.description import Axis
+from hw_models.accelerator.description import OPERANDS, Axis
 from hw_models.accelerator.energy_laws import law
-from hw_models.accelerator.import_machine import OPERANDS, ROLE, Machine, Store, profile_text
+from hw_models.accelerator.import_machine import ROLE, Machine, Store, profile_text
 from hw_models.accelerator.yaml_text import TAG, read_yaml
 from hw_models.errors import ProfileError
 from hw_models.precision.formats import FORMATS
@@ -48,7 +48,7 @@ COMPUTE = re.compile(r"mac|mult|compute", re.IGNORECASE)
 
 @dataclass
 class _Tree:
-    """What the walk through the nodes has met so far."""
+    """State of the walk through the nodes: dimensions, stores and notes collected so far."""
 
     path: str
     attributes: dict[str, Any] = field(default_factory=dict)  # inherited
@@ -85,7 +85,7 @@ def import_timeloop(
 def machine_of(
     data: dict[str, Any], path: str, table: dict[str, dict[str, float]], clock_ghz: float | None, node_nm: float | None
 ) -> Machine:
-    """The architecture in neutral terms; `table`: component -> action -> pJ, "instances" -> how many."""
+    """The architecture as a `Machine`; `table`: component -> action -> pJ, "instances" -> how many."""
     arch = data["architecture"]
     if str(arch.get("version")) != "0.4" or not isinstance(arch.get("nodes"), list):
         raise ProfileError(

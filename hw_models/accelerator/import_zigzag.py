@@ -1,4 +1,4 @@
-"""ZigZag 3.x accelerator YAML -> an accelerator file of ours.
+"""ZigZag 3.x accelerator YAML -> an accelerator file of this package.
 
 ZigZag's costs are pJ per access of a port's full width (`r_cost` over `bandwidth_max`), sizes are bits, served
 dimensions those along which one instance serves all multipliers. Its file has no clock, no process node and, unless a
@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from hw_models.accelerator.description import Axis
-from hw_models.accelerator.import_machine import OPERANDS, Machine, Store, choose_unrolling, profile_text
+from hw_models.accelerator.description import OPERANDS, Axis
+from hw_models.accelerator.import_machine import Machine, Store, choose_unrolling, profile_text
 from hw_models.accelerator.yaml_text import read_yaml
 from hw_models.errors import ProfileError
 
@@ -72,7 +72,7 @@ def import_zigzag(
 def machine_of(
     data: dict[str, Any], path: str, dataflow: dict[str, Any] | None, clock_ghz: float | None, node_nm: float | None
 ) -> Machine:
-    """The architecture in neutral terms; `dataflow`: dimension -> ["K, 32", ...] or None."""
+    """The architecture as a `Machine`; `dataflow`: dimension -> ["K, 32", ...] or None."""
     notes: list[str] = []
     array = _table(data["operational_array"], f"{path}: operational_array")
     if array.get("is_imc") or array.get("imc_type"):
@@ -149,7 +149,7 @@ def _dataflow(data: dict[str, Any], mapping: str | Path | None) -> tuple[dict[st
 def _dimensions(
     names: list[str], sizes: list[int], dataflow: dict[str, Any] | None, path: str, notes: list[str]
 ) -> tuple[tuple[int, ...], tuple[Axis, ...], dict[str, list[int]]]:
-    """Our dimensions, what they unroll (empty: to be chosen), and which of them each of ZigZag's dimensions became."""
+    """Array dimensions, what they unroll (empty: to be chosen), and those that each of ZigZag's dimensions became."""
     if dataflow is None:
         notes.append(
             "dataflow: not in the file; what the array unrolls follows from the registers' sharing (--mapping "

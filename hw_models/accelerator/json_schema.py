@@ -1,7 +1,7 @@
-"""JSON Schema (draft 2020-12) of an accelerator file, for editors: completion, descriptions and mistakes as one types.
+"""JSON Schema (draft 2020-12) of an accelerator file, for editors: completion, descriptions and errors while typing.
 
-It says what a single key may be; what keys ask of each other (a memory inside another must be smaller, say) is for
-`hw check`. docs/accelerator-file.md describes the keys.
+It says what a single key may be; rules between keys (an inner memory must be smaller than the outer one) are checked
+by `hw check`. docs/accelerator-file.md describes the keys.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ _NUMBER: Schema = {"type": "number", "minimum": 0}
 _TEXT: Schema = {"type": "string", "minLength": 1}
 _CITED: Schema = {
     "source": {**_TEXT, "description": "Where the numbers come from."},
-    "band": {"type": "number", "minimum": 1, "description": "Factor x/÷ within which a value is believed to 90 %."},
-    "derived": {"type": "boolean", "description": "Nobody has published it as such."},
+    "band": {"type": "number", "minimum": 1, "description": "Factor x/÷ of the 90 % credible interval."},
+    "derived": {"type": "boolean", "description": "Computed from published values, not published itself."},
 }
 _FORMATS = ("fp32", "tf32", "bf16", "fp16", "e4m3", "e5m2", "int32", "int16", "int8", "int4", "int2", "bfp8", "bfp4")
 _FUSED = ("bn", "relu", "activation", "maxpool", "avgpool", "add", "mul", "concat", "select", "dropout", "loss",

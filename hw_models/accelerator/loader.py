@@ -1,4 +1,4 @@
-"""A profile's TOML -> `Accelerator`, every value checked, every problem reported with file, line, key and cure."""
+"""Loads an accelerator profile: TOML -> `Accelerator`, every value checked, each problem with file, line, key, cure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from hw_models.accelerator.constant import Number
-from hw_models.accelerator.description import OPS, REGISTERS, Accelerator, Axis, Memory, Register
+from hw_models.accelerator.description import OPERANDS, OPS, Accelerator, Axis, Memory, Register
 from hw_models.accelerator.energy_laws import LEAKAGE_BAND, SRAM_LAWS, SRAM_LEAKAGE, sram_pj_per_bit
 from hw_models.accelerator.toml_reader import SHIPPED, Source, read
 from hw_models.precision.formats import FORMATS, PASSES
@@ -20,7 +20,7 @@ from hw_models.workload.training_passes import LOOPS, SHARED_INDEX, index_of, lo
 
 UNROLLS = ("K", "C", "pixels")
 MOST_DIMS = 4
-UNLIMITED = 1e9  # bits per cycle of a memory that says nothing
+UNLIMITED = 1e9  # bits per cycle of a memory whose profile gives no bandwidth
 
 
 def shipped() -> list[Accelerator]:
@@ -49,7 +49,7 @@ def build(s: Source) -> Accelerator:
     unroll: dict[str, tuple[Axis, ...]] = dict.fromkeys(PASSES, ("K",))
     if kind == "array":
         dims, unroll = _array(s)
-    registers = {r: _register(s, r, dims, unroll) for r in REGISTERS} if kind == "array" else {}
+    registers = {r: _register(s, r, dims, unroll) for r in OPERANDS} if kind == "array" else {}
     network = s.number("network.pj_per_bit", 0, 1000) if kind == "array" else None
     memories = tuple(_memory(s, m) for m in s.keys("memory"))
     if not memories:
@@ -81,7 +81,7 @@ def build(s: Source) -> Accelerator:
         "speedup",
         *(f"memory.{m.name}" for m in memories),
     ):
-        s.seen |= {f"{table}.{name}" for name in ("source", "band", "derived")}  # any table may say it for its numbers
+        s.seen |= {f"{table}.{name}" for name in ("source", "band", "derived")}  # allowed in any table
     if not s.problems:  # values that stand for refused ones compare wrongly
         _order(s, points, memories, dram, kind)
     s.refuse_unknown()
@@ -236,7 +236,7 @@ def _memory(s: Source, name: str) -> Memory:
             explicit = (replace(number, source=f"{at}; {number.source}"),) * 2
     elif law_name or not all(explicit):
         s.problem(key, "needs either sram_law, or read_pj_per_bit and write_pj_per_bit, and not both")
-    holds = _texts(s, f"{key}.holds", REGISTERS) or REGISTERS
+    holds = _texts(s, f"{key}.holds", OPERANDS) or OPERANDS
     reads = s.plain(f"{key}.read_bits_per_cycle", 1, UNLIMITED, 0.0)
     writes = s.plain(f"{key}.write_bits_per_cycle", 1, UNLIMITED, 0.0)
     shared = s.plain(f"{key}.bits_per_cycle", 1, UNLIMITED, UNLIMITED)
@@ -259,7 +259,7 @@ def _memory(s: Source, name: str) -> Memory:
 
 
 def _leakage(s: Source, key: str, mib: float, law_name: str) -> Number | None:
-    """W of a memory: what the profile says per MiB, else what the law says of its cells."""
+    """Leakage of a memory in W: the profile's W per MiB, else that of its SRAM law."""
     stated = s.number(f"{key}.leakage_w_per_mib", 0, 1000)
     if stated is not None:
         return replace(stated, value=stated.value * mib)
@@ -312,7 +312,7 @@ def _texts(s: Source, key: str, known: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _order(s: Source, points: dict[str, Number], memories: tuple[Memory, ...], dram: Number, kind: str) -> None:
-    """What no real chip does: wider integers cheaper, inner memories dearer, DRAM cheapest."""
+    """Problems of orders that no chip has: int8 dearer than fp32, inner memories dearer or larger than outer ones."""
     table = "mac" if kind == "array" else "pj_per_flop"
     if "int8" in points and "fp32" in points and points["int8"].value > points["fp32"].value:
         s.problem(
@@ -321,7 +321,7 @@ def _order(s: Source, points: dict[str, Number], memories: tuple[Memory, ...], d
             f"({points['fp32'].value:g} pJ); swap or correct them",
         )
     levels = [(f"memory.{m.name}", m.read.value, m.bits, set(m.holds)) for m in memories]
-    levels.append(("dram", dram.value, math.inf, set(REGISTERS)))
+    levels.append(("dram", dram.value, math.inf, set(OPERANDS)))
     for (inner, cost, size, held), (outer, more, larger, holds) in itertools.combinations(levels, 2):
         if not held & holds:
             continue  # side by side, each for its own operands

@@ -1,7 +1,7 @@
-"""Reading a profile so that every complaint can name file, line and key.
+"""Reads the TOML of a profile with the line of every key, so that each error names file, line and key.
 
-`tomllib` gives values without positions, so the lines of the keys are found by a second, simple look at the
-text. `extends` lets a profile start from another (shipped name or relative path); chains are short and
+`tomllib` gives values without positions, so the lines of the keys are found by scanning the text a second
+time. `extends` lets a profile start from another (shipped name or relative path); chains are short and
 acyclic. Problems are collected, so that one attempt shows them all.
 """
 
@@ -149,7 +149,7 @@ class Source:
         return next((value for value in found if value is not None), default)
 
     def refuse_unknown(self) -> None:
-        """A problem for every key that nobody asked for, with the nearest valid one."""
+        """Adds a problem for every key that was never read, with the nearest valid one."""
         known: dict[str, set[str]] = {}  # table -> its keys
         for key in self.seen:
             while key:
@@ -221,7 +221,7 @@ def _like_a_profile(path: Path) -> bool:
 
 
 def _meant(text: str, shipped: list[str], path: Path) -> str:
-    """The shipped profile, or the file in the same folder, that was perhaps meant."""
+    """`; did you mean X?` of the nearest shipped profile or file in the same folder, or ""."""
     files = []
     with contextlib.suppress(OSError, ValueError):
         files = [p.name for p in path.parent.glob("*.toml") if p.name.isprintable() and _like_a_profile(p)]

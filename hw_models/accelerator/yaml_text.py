@@ -1,4 +1,4 @@
-"""YAML files of other tools: read safely, tags kept, every complaint with file and place.
+"""YAML files of other tools: read safely, tags kept, every error with file and line.
 
 `!Container` and the like become the key `TAG` of their mapping. No tag ever constructs an object.
 """

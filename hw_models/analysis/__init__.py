@@ -1,1 +1,1 @@
-"""Accelerators and steps taken apart and compared: breakdowns, sanity checks, calibration, design sweeps."""
+"""Accelerators and training steps analyzed and compared: breakdowns, sanity checks, calibration, design sweeps."""

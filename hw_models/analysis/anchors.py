@@ -1,4 +1,4 @@
-"""Published measurements beside what the model says for a profile of the device, with the error of each.
+"""Published measurements beside the modelled value for a profile of the same device, with the error of each.
 
 The measurements are data (`data/anchors.toml`), each with its source. No profile is fitted to them; a calibrated one is
 checked by `hw calibrate` instead.
@@ -18,7 +18,7 @@ from hw_models.cost.inference import forward_cost
 from hw_models.cost.step_cost import COMPONENTS, Cost
 from hw_models.cost.training_step import training_cost
 from hw_models.precision.formats import FORMATS
-from hw_models.precision.record_schema import OPERANDS
+from hw_models.precision.record_schema import OPERAND_ROLES
 from hw_models.workload.layer import CONTRACTIONS
 from hw_models.workload.reference_networks import network
 
@@ -112,7 +112,7 @@ def _forward(chip: Accelerator, case: dict[str, Any]) -> Cost:
     record = {
         "name": f"{fmt} throughout",
         "default": {
-            **{p: dict.fromkeys(roles, fmt) for p, roles in OPERANDS.items()},
+            **{p: dict.fromkeys(roles, fmt) for p, roles in OPERAND_ROLES.items()},
             "accumulator": fmt,
             "output": fmt,
         },

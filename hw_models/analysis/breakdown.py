@@ -1,4 +1,4 @@
-"""One training step on one accelerator, taken apart: by component, pass and layer, beside the simpler models."""
+"""Energy of one training step on one accelerator by component, pass and layer, beside the simpler reuse models."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Breakdown:
         }
 
     def column(self) -> dict[str, str]:
-        """What -> value of a table with a column per accelerator; the unit stands with what or with the value."""
+        """Label -> value with its unit: the accelerator's column of a comparison table."""
         ms = 1e3 * self.seconds
         return {
             "energy [90 % band]": show_joules(self.joules, self.low, self.high),
@@ -83,7 +83,7 @@ def breakdown(
     model: str = "closed",
     hypothetical: bool = False,
 ) -> Breakdown:
-    """Energy of a training step by component, with the two simpler models as brackets."""
+    """Energy of a training step by component, with the two simpler reuse models as lower brackets."""
     chip = load(profile)
     layers, precision = network(name), parse_precision(FORMATS[chip.widest] if bits is None else bits)
 

@@ -1,18 +1,18 @@
-"""Fitted constants of a device, and the accelerator file that says them."""
+"""Fitted constants of a device profile, and the accelerator file (TOML) written from them."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from hw_models.accelerator.description import Accelerator
 from hw_models.accelerator.toml_reader import SHIPPED
+from hw_models.accelerator.toml_writer import quoted
 
 
 @dataclass(frozen=True)
 class Constants:
-    """What is fitted of a device profile. `scale`: by which the energies of the vector unit are multiplied."""
+    """The fitted constants of a device profile. `scale`: factor on the energies of the vector unit."""
 
     eta: dict[str, float]
     gbytes_per_s: float
@@ -28,7 +28,7 @@ def constants_text(c: Constants, chip: Accelerator, name: str, measured_on: str,
     """A TOML that extends `chip` with the fitted constants; loads as a profile of its own, from any folder."""
     path = Path(chip.path).resolve()
     base = path.stem if path.parent == SHIPPED.resolve() else str(path)
-    source = f"source = {_quoted(f'fitted to {measured_on}')}"
+    source = f"source = {quoted(f'fitted to {measured_on}')}"
     fastest = max(c.eta.values())
     others = "".join(  # formats that were not measured keep their proportion to the widest one that was
         f"{f} = {{ value = {max(n.value / 2 * c.scale, 1e-3):.6g}, derived = true }}\n"
@@ -37,11 +37,11 @@ def constants_text(c: Constants, chip: Accelerator, name: str, measured_on: str,
     )
     ops = "".join(f"{op} = {{ value = {n.value * c.scale:.6g}, derived = true }}\n" for op, n in chip.ops.items())
     return (
-        f"""extends = {_quoted(base)}
-name = {_quoted(name)}
+        f"""extends = {quoted(base)}
+name = {quoted(name)}
 absolute_band = {band:.3g}
-summary = {_quoted(summary)}
-calibrated_on = {_quoted(measured_on)}
+summary = {quoted(summary)}
+calibrated_on = {quoted(measured_on)}
 
 [device]
 eta_compute = {fastest:.6g}
@@ -72,8 +72,3 @@ pj_per_bit = {{ value = {max(c.pj_per_bit, 1e-3):.6g}, band = {band:.3g}, {sourc
 watts = {{ value = {c.static_w:.6g}, band = {band:.3g}, {source} }}
 """
     )
-
-
-def _quoted(text: str) -> str:
-    """A TOML string; what a terminal would obey is replaced."""
-    return json.dumps("".join(c if c.isprintable() else "?" for c in text), ensure_ascii=False)

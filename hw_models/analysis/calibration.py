@@ -1,4 +1,4 @@
-"""Fit a device profile to measured training steps, and say how well the profile that comes out predicts others.
+"""Fits a device profile to measured training steps, and measures how well the fitted profile predicts other steps.
 
     time of a step     t = (1 + half_batch / batch) (sum of max(F / (eta peak), B / bandwidth) + launches)
     energy of a step   E = watts t + pj_per_flop F + op energies + pj_per_bit B
@@ -53,7 +53,7 @@ class Fit:
 
     @property
     def doubts(self) -> list[str]:
-        """Why the errors say less than they seem to."""
+        """Reasons why the stated errors may be too small, as sentences."""
         c = self.constants
         count = len(c.pj_per_flop) + 2
         found = []

@@ -14,7 +14,7 @@ from hw_models.analysis.measured_steps import Step
 from hw_models.precision.formats import FORMATS
 from hw_models.workload.shapes import Array
 
-EXTRAS = ("gbytes_per_s", "launch_us", "half_batch")  # constants of time that steps may or may not tell
+EXTRAS = ("gbytes_per_s", "launch_us", "half_batch")  # constants of time that measured steps may or may not determine
 GAIN = 0.9  # a further constant must bring the left-out error to this share of it
 
 

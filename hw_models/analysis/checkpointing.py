@@ -1,4 +1,4 @@
-"""Ways to checkpoint a training step, with the memory that each needs and what its recomputing costs."""
+"""Activation checkpointing of a training step: memory needed and energy of the recomputation, for several plans."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hw_models.workload.reference_networks import network
 
 @dataclass(frozen=True)
 class Plan:
-    """A way to checkpoint: where segments begin, the memory that it needs, and one step with what is recomputed."""
+    """A checkpointing plan: where segments begin, the memory it needs, and the energy of a step with recomputation."""
 
     cuts: tuple[int, ...]
     memory: Footprint
@@ -28,7 +28,7 @@ class Plan:
 
 
 def plans(cost: Cost, layers: Sequence[Layer], bits: Bits = None) -> list[Plan]:
-    """Ways to checkpoint a step that trade memory for energy: each needs less memory than those that cost less.
+    """Checkpointing plans that trade memory for energy: each needs less memory than those that cost less.
 
     `cost`: the step without checkpoints (`training_cost` of `layers` in `bits`). A recomputed row costs what its
     forward pass did. Cuts follow Chen's rule, for many budgets: a segment ends when what it
@@ -81,7 +81,7 @@ def memory_report(
     checkpoints: bool = False,
     room: float | None = None,
 ) -> dict[str, Any]:
-    """The memory of a training step of a network (a name or a file), and ways to checkpoint it, as plain data in bytes.
+    """The memory of a training step of a network (a name or a file), and checkpointing plans, as plain data in bytes.
 
     `bits`: None is the widest format that the accelerator has. `room`: also the largest batch within so many bytes.
     Raises the errors of `network` and `load`.

@@ -1,4 +1,4 @@
-"""What stands behind `hw list|show|new|check|compare|calibrate`: plain functions, data in and data out.
+"""The functions of the commands `hw list|show|new|check|compare|calibrate`: plain data in and out.
 
 None of them needs torch: the networks are the reference tables of `hw_models.workload.reference_networks`.
 """
@@ -39,7 +39,7 @@ def list_profiles() -> list[dict[str, Any]]:
 
 
 def show(profile: str) -> dict[str, Any]:
-    """Everything a profile says: geometry, and each constant with value, unit, band, source and whether derived."""
+    """The content of a profile: geometry, and each constant with value, unit, band, source and whether derived."""
     chip = load(profile)
     return {
         "name": chip.name,
@@ -87,7 +87,7 @@ def show(profile: str) -> dict[str, Any]:
 
 
 def describe(facts: dict[str, Any]) -> list[tuple[str, str]]:
-    """What `show` found, but for the constants, as (what, value with its unit)."""
+    """The result of `show` without the constants, as (label, value with its unit)."""
     array = facts["kind"] == "array"
     memories = [
         (
@@ -181,7 +181,7 @@ def profile_target(path: str | Path) -> Path:
 
 
 def write_profile(target: Path, text: str) -> None:
-    """Write a new profile and load it once; a text that is no profile leaves no file."""
+    """Write a new profile and load it once; if it does not load, the file is removed."""
     try:
         with target.open("x", encoding="utf-8") as file:
             file.write(text)
@@ -207,7 +207,7 @@ def calibrate(profile: str, measurements: str | Path, out: str | Path | None = N
     name = f"{chip.name}-calibrated" if target is None else target.stem
     text = profile_text(fitted, chip, name, f"{len(steps)} steps of {Path(measurements).name}")
     try:
-        with tempfile.TemporaryDirectory() as folder:  # proved before anything is written or shown
+        with tempfile.TemporaryDirectory() as folder:  # loaded once before anything is written or shown
             write_profile(Path(folder) / "fitted.toml", text)
     except ProfileError as error:
         raise ProfileError(

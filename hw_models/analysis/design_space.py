@@ -1,9 +1,9 @@
-"""A space of accelerators: a base profile, and the values that some of its keys may take.
+"""A design space of accelerators: a base profile, and the values that some of its keys may take.
 
     base = "horowitz-45nm"                 # a profile; what is not varied stays as it is
     network = "resnet50"                   # defaults of the command line, all three may be left out
     batch = 64
-    sample = 10000                         # at most so many variants, drawn with `seed` if the grid has more
+    sample = 10000                         # at most so many variants, sampled with `seed` if the grid has more
     seed = 0
 
     [vary]
@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from hw_models.accelerator.description import REGISTERS, Accelerator
+from hw_models.accelerator.description import OPERANDS, Accelerator
 from hw_models.accelerator.loader import load
 from hw_models.errors import HardwareError, nearest
 from hw_models.precision.formats import Precision, parse_precision
@@ -89,7 +89,7 @@ def read_space(path: str | Path) -> Space:
     if count > MOST_VARIANTS and "sample" not in data:
         raise HardwareError(f"{file}: vary: {count:,} variants; at most {MOST_VARIANTS:,}, or give sample = 10000")
     wanted = _whole(file, data, "sample", MOST_VARIANTS, MOST_VARIANTS)
-    variants = _drawn(list(axes.values()), count, wanted, _whole(file, data, "seed", 0, 2**31))
+    variants = _sampled(list(axes.values()), count, wanted, _whole(file, data, "seed", 0, 2**31))
     possible = tuple(v for v in variants if _nested(base, dict(zip(axes, v, strict=True))))
     if not possible:
         raise HardwareError(f"{file}: vary: in every variant a memory is larger than the one around it")
@@ -117,7 +117,7 @@ def _beside(file: Path, base: str) -> str:
     return str(beside) if base.endswith(".toml") and beside.is_file() else base
 
 
-def _drawn(axes: Sequence[Sequence[Any]], count: int, wanted: int, seed: int) -> tuple[tuple[Any, ...], ...]:
+def _sampled(axes: Sequence[Sequence[Any]], count: int, wanted: int, seed: int) -> tuple[tuple[Any, ...], ...]:
     """Every variant of the grid, or `wanted` different ones of it."""
     if count <= wanted:
         return tuple(itertools.product(*axes))
@@ -171,7 +171,7 @@ def _plain_keys(base: Accelerator) -> list[str]:
         "dram.gbytes_per_s",
         *(f"memory.{m.name}.kib" for m in base.memories),
         *(f"memory.{m.name}.bits_per_cycle" for m in base.memories),
-        *(f"registers.{r}.bits" for r in REGISTERS),
+        *(f"registers.{r}.bits" for r in OPERANDS),
     ]
 
 

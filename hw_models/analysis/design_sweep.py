@@ -1,4 +1,4 @@
-"""Many accelerators at once: what a step costs with other constants, buffers, bandwidths or clocks.
+"""Energy and time of a training step on many variants of an accelerator: constants, buffers, bandwidths, clocks.
 
 Energy is a sum of counts times constants, so another constant needs no new mapping; another buffer size needs the
 closed formulas again, for all sizes together. A thousand variants of ResNet-50 take a fraction of a second.

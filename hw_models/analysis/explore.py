@@ -1,8 +1,8 @@
-"""Energy, time and area of thousands of accelerators on one network, and those that nothing else beats.
+"""Energy, time and area of thousands of accelerators on one network, and their Pareto fronts.
 
 Variants that share array, registers and formats are priced together by the closed formulas, a block at a time, on the
-distinct rows of the network; clock, bandwidths and buffer sizes are arrays there. What comes out is what pricing each
-variant alone gives (a test holds some).
+distinct rows of the network; clock, bandwidths and buffer sizes are arrays there. The result equals pricing each
+variant alone (a test compares some).
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Explored:
         return sorted(best, key=lambda i: tuple(values[i]))
 
     def row(self, i: int) -> dict[str, Any]:
-        """One variant: what was varied, and what came out."""
+        """One variant: the varied keys and its objectives."""
         chosen = {
             k: list(v) if isinstance(v, tuple) else v
             for k, v in zip(self.space.keys, self.space.variants[i], strict=True)
@@ -194,7 +194,7 @@ def _groups(space: Space) -> list[tuple[Accelerator, Precision, NDArray[np.int64
 def _distinct(table: Shapes, precision: Precision) -> tuple[Shapes, Array]:
     """The table with equal rows once, and how often each occurs.
 
-    A row's quantizers depend on the widths that its neighbors hand on; where those differ every row stays.
+    A row's quantizers depend on the widths of its neighbors' outputs; where those differ every row stays.
     """
     handed = {_handed(precision, name, KINDS[kind]) for name, kind in zip(table.names, table.kind, strict=True)}
     if not precision.uniform or len(handed) > 1:
@@ -206,7 +206,7 @@ def _distinct(table: Shapes, precision: Precision) -> tuple[Shapes, Array]:
 
 
 def _handed(precision: Precision, name: str, kind: str) -> tuple[float, float]:
-    """Bits of an element that a row hands on and back."""
+    """Bits per element of a row's output, and of the gradient of its input."""
     if kind in CONTRACTIONS:
         rule = precision.rule(name, kind)
         return rule.output.bits, rule.activation_gradient.bits

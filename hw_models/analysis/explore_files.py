@@ -1,4 +1,4 @@
-"""An explored space as files: every variant as CSV, and its Pareto front as a picture."""
+"""The results of `hw explore` as files: every variant in a CSV, the Pareto front in a figure."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def write_explored(found: Explored, objectives: Sequence[str], folder: str | Pat
             raise HardwareError(f"{target}: is not empty; name a new folder")
         paths = [target / "variants.csv", target / "pareto.png"]
         _table(found, objectives, paths[0])
-        _picture(found, objectives, paths[1])
+        _figure(found, objectives, paths[1])
     except OSError as error:
         raise HardwareError(f"{target}: cannot be written ({error.strerror})") from error
     return paths
@@ -49,7 +49,7 @@ def _table(found: Explored, objectives: Sequence[str], path: Path) -> None:
             )
 
 
-def _picture(found: Explored, objectives: Sequence[str], path: Path) -> None:
+def _figure(found: Explored, objectives: Sequence[str], path: Path) -> None:
     """The first two objectives against each other, the third as color, the front on top."""
     import matplotlib
 

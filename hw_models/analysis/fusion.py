@@ -1,4 +1,4 @@
-"""Layers fused depth-first: rows of pixels pass from one layer to the next on the chip, and never through DRAM.
+"""Depth-first layer fusion: rows of pixels pass from one layer to the next on the chip, not through DRAM.
 
 A stack is a chain of rows of the layer table, each the only reader of the one before. One image after the other runs
 through it row of pixels by row of pixels; what must be on the chip at once is
@@ -8,7 +8,7 @@ through it row of pixels by row of pixels; what must be on the chip at once is
     one row of pixels of the stack's output, at accumulator width
 
 and if that fits, DRAM sees the stack's input, its weights and its output once, and of the tensors inside only those
-that the backward pass needs, on their way out. Chains are cut into stacks so that the most DRAM traffic goes.
+that the backward pass needs, on their way out. Chains are cut into stacks so that DRAM traffic falls the most.
 
 Limits. Only the forward pass is fused: a backward pass needs tensors from both ends. In training a BatchNorm ends a
 stack, for its statistics are of the whole batch; in inference it is a scale. Strides, groups and pools are taken as

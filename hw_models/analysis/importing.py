@@ -1,4 +1,4 @@
-"""What stands behind `hw import`: files of other tools as an accelerator file or a layer table of ours."""
+"""The function of `hw import`: files of other tools as an accelerator file or a layer table of this package."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hw_models.workload.layer_file import write_layers
 
 @dataclass(frozen=True)
 class Imported:
-    """What a file of another tool became: the text of an accelerator file, or the rows of a network."""
+    """The imported file: the text of an accelerator file, or the rows of a network."""
 
     kind: str  # "accelerator" or "network"
     text: str
@@ -52,7 +52,7 @@ def import_file(
     if out is not None:
         text = re.sub(r'(?m)^name = ".*"$', f'name = "{profile_target(out).stem}"', text, count=1)
         write_profile(profile_target(out), text)
-    else:  # proved before it is shown
+    else:  # loaded once before it is shown
         with tempfile.TemporaryDirectory() as folder:
             proof = Path(folder) / "imported.toml"
             proof.write_text(text, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Measured training steps, read from a CSV, with what the model counts of each.
+"""Measured training steps, read from a CSV, each with the FLOPs and traffic that the model counts.
 
 Columns: network, precision, batch, joules, seconds (one row per case; `joules` and `seconds` per step). Lines that
 start with # may stand above them.
@@ -49,7 +49,7 @@ def read_steps(
     try:
         with Path(path).open(newline="", encoding="utf-8") as file:
             lines = file.readlines()
-        above = next((i for i, line in enumerate(lines) if not line.startswith("#")), 0)  # where they are from
+        above = next((i for i, line in enumerate(lines) if not line.startswith("#")), 0)  # comment lines on top
         rows = list(csv.DictReader(lines[above:]))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise HardwareError(f"{path}: cannot be read as CSV ({error})") from error

@@ -1,4 +1,4 @@
-"""Memory of a training step over time: what the backward pass needs kept, its peak, and what recomputing it costs.
+"""Memory of a training step over time: activations kept for the backward pass, the peak, and recomputation.
 
 The rows run in order, then backwards. A row's output lives until its last reader; longer if a backward pass reads it:
 
@@ -10,7 +10,7 @@ The rows run in order, then backwards. A row's output lives until its last reade
 
 That is what an eager framework keeps (a test holds it against torch's saved tensors); what several read counts once.
 Gradients of activations live from the first reader's backward pass to their own row's. Weights, their gradients and
-momentum are there all the time. Bytes follow from the precision: outputs in their format, statistics in fp32.
+momentum are allocated all the time. Bytes follow from the precision: outputs in their format, statistics in fp32.
 
 With checkpoints (`hw_models.analysis.checkpointing`) the network is cut into segments: of all but the last only the
 tensors that cross a cut are kept, and a segment runs forward again before its backward pass (Chen et al., arXiv
@@ -58,7 +58,7 @@ class Moment:
 
 @dataclass(frozen=True)
 class Footprint:
-    """Memory of one step on a batch: over time, its peak, and what each row kept."""
+    """Memory of one step on a batch: over time, its peak, and the bytes that each row keeps."""
 
     batch: float
     timeline: tuple[Moment, ...]
@@ -151,19 +151,19 @@ def _union(tables: Iterable[dict[str, float]]) -> dict[str, float]:
     return out
 
 
-def _handed_on(precision: Precision, row: Layer) -> float:
-    """Bits of an element of what a row hands on."""
+def _output_bits(precision: Precision, row: Layer) -> float:
+    """Bits per element of a row's output."""
     if row.kind in CONTRACTIONS:
         return precision.rule(row.name, row.kind).output.bits
     return precision.pointwise_row(row.name, row.kind).forward.bits
 
 
 class StepMemory:
-    """Tensors, who makes and reads them, and what each row keeps; bytes for the whole batch."""
+    """Tensors with the rows that make and read them, and what each row keeps; bytes for the whole batch."""
 
     def __init__(self, layers: Sequence[Layer], precision: Precision, batch: float, index_bits: float | None) -> None:
         self.rows = list(layers)
-        self.size = {row.name: row.outputs * batch * _handed_on(precision, row) / 8 for row in self.rows}
+        self.size = {row.name: row.outputs * batch * _output_bits(precision, row) / 8 for row in self.rows}
         first = next((row for row in self.rows if INPUT in row.sources), None)
         self.size[INPUT] = (first.inputs if first else 0) * batch * precision.default.output.bits / 8
         self.made = {INPUT: -1, **{row.name: i for i, row in enumerate(self.rows)}}

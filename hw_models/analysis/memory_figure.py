@@ -1,4 +1,4 @@
-"""The memory of a training step over time, as a picture."""
+"""Figure of the memory of a training step over time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MIB = 2**20
 
 
 def write_memory_figure(report: Mapping[str, Any], path: str | Path) -> Path:
-    """Draw the timelines of a `memory_report` (without checkpoints, and of its leanest plan) into a new picture file.
+    """Plot the timelines of a `memory_report` (without checkpoints, and of its leanest plan) into a new image file.
 
     Raises `HardwareError` if the file exists or cannot be written.
     """

@@ -14,7 +14,7 @@ from hw_models.analysis.breakdown import Breakdown, breakdown
 from hw_models.precision.formats import FORMATS
 from hw_models.units import BITS_PER_KIB
 
-SHARE = (0.005, 0.90)  # a component outside this share of a training step deserves a second look
+SHARE = (0.005, 0.90)  # a component outside this share of a training step is reported as suspicious
 OFF = 5.0  # a factor x/÷ between a MAC's energy and the law's at its node
 LAW_NM = 45.0  # the node of the law; shipped profiles are within 1.6 of it after `_scaling`, but for Bit Fusion's 3.5
 _SPEED = {"array": "speedup", "device": "device.peak_tflops"}  # where a chip says how fast a format is
@@ -77,8 +77,8 @@ def _shares(row: Breakdown, chip: Accelerator, suspects: bool) -> list[str]:
 
 
 def _scaling(node_nm: float) -> float:
-    """How the energy of logic goes with the node, roughly: capacitance and voltage above 45 nm; below it Jouppi's
-    units, 2.6 times less at 7 nm."""
+    """Energy of logic relative to 45 nm, roughly: by capacitance and voltage above 45 nm; below it by Jouppi's units,
+    2.6 times less at 7 nm."""
     return (node_nm / LAW_NM) ** (2.0 if node_nm > LAW_NM else 0.5)
 
 
@@ -118,7 +118,7 @@ def _rates(row: Breakdown, chip: Accelerator) -> list[str]:
 
 
 def _suspicious(chip: Accelerator) -> list[str]:
-    """What in a profile is allowed and hardly meant."""
+    """Values that are allowed but probably not meant: wide bands, empty sources, capacities in the wrong unit."""
     found = []
     for key, number in chip.constants.items():
         if number.band > WIDE:

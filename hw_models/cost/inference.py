@@ -1,4 +1,4 @@
-"""Forward passes without a gradient: evaluation on a test set, and passes that only gather BatchNorm statistics.
+"""Cost of forward passes without a gradient: evaluation on a test set, and passes that gather BatchNorm statistics.
 
 In evaluation a BatchNorm uses its running statistics, constants by then: y = a x + b, one product, one sum and one pass
 over the tensor instead of two. (A compiler may fold it into the convolution before it; here it stays a row of its own,

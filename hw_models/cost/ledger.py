@@ -1,4 +1,4 @@
-"""Pricing a ledger: what was executed (networks, epochs, images, precisions) -> joules, seconds, grams.
+"""Prices a ledger of what was executed (networks, epochs, images, precisions): joules, seconds, grams of CO2.
 
 A ledger entry is one stage of a method; see `price`. Nothing here needs the run or the training: a finished
 ledger can be priced again on any accelerator.
@@ -23,7 +23,7 @@ from hw_models.units import PJ, kwh, show_joules
 from hw_models.workload.layer import Layer
 from hw_models.workload.shapes import Shapes, shapes
 
-ENTRY = {  # what an entry may say, see `price`
+ENTRY = {  # keys of a ledger entry, see `price`
     "stage",
     "network",
     "precision",
@@ -206,7 +206,7 @@ class EnergyReport:
                     raise ConservationError(f"stage {s.stage!r}: {name} sum to {found}, the total is {total}")
 
 
-Bill = EnergyReport  # the name until 0.1; documents and scripts use it
+Bill = EnergyReport  # the class's name until 0.1, kept for scripts
 
 
 def _sum(tables: Any) -> dict[str, float]:

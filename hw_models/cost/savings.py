@@ -1,4 +1,4 @@
-"""Several ledgers on one accelerator, and what each saves against a baseline.
+"""Energies of several ledgers on one accelerator, and the saving of each against a baseline.
 
 A saving is a ratio of two energies that share their constants, so most of what makes an absolute uncertain cancels:
 it has its own, much tighter band. `sensitivity` says which constants it rests on.

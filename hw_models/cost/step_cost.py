@@ -1,4 +1,4 @@
-"""The result of pricing a step: how often each constant was used, by pass and layer, and every sum over that."""
+"""`Cost`, the result of pricing a training step: uses of each constant by pass and layer, and the sums over them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hw_models.units import PJ, show_joules
 from hw_models.workload.shapes import Array, Shapes
 
 STAGES = (*PASSES, "update")  # the pass axis of a cost
-LIMITS = ("compute", "buffer", "dram")  # what a row can wait for
+LIMITS = ("compute", "buffer", "dram")  # what can set the time of a row
 COMPONENTS = ("mac", "register", "interconnect", "buffer", "dram", "vector", "quantiser", "static")
 
 
@@ -179,8 +179,8 @@ class Cost:
         return out
 
     def check(self) -> None:
-        """Raise `ConservationError` unless rows, passes, layers and components sum to the total, and what is billed as
-        products and DRAM bits is what is reported as such."""
+        """Raise `ConservationError` unless rows, passes, layers and components sum to the total, and the uses of the
+        mac.* and dram.* constants are the MACs and DRAM bits that are reported."""
         totals = [
             (name, sum(parts.values()), self.total)
             for name, parts in (("components", self.components), ("passes", self.passes), ("layers", self.layers))
@@ -192,8 +192,8 @@ class Cost:
                 float(told.sum()),
             )
             for name, key, told in (
-                ("billed MACs", "mac.", self.row_macs),
-                ("billed DRAM bits", "dram.", self.dram_bits),
+                ("charged MACs", "mac.", self.row_macs),
+                ("charged DRAM bits", "dram.", self.dram_bits),
             )
         ]
         for name, found, total in totals:

@@ -4,8 +4,8 @@ Energy is a sum of counts times constants (pJ), and the counts do not depend on 
 keeps, for every constant of the profile, how often each layer and pass used it: totals, breakdowns, bands
 and sensitivities are all sums over that table, and rows sum to totals by construction (checked anyway).
 
-The ladder of models: `macs` (multiply-accumulates only), `compulsory` (+ every tensor once per use from
-DRAM, pointwise work, optimizer), `closed` (+ registers, buffers and refetches by the closed formulas of
+The reuse models, from the simplest on: `macs` (multiply-accumulates only), `compulsory` (+ every tensor once per use
+from DRAM, pointwise work, optimizer), `closed` (+ registers, buffers and refetches by the closed formulas of
 `hw_models.mapping.closed_form`), `search` (the same by an exhaustive search over tiles and loop orders).
 """
 
@@ -39,7 +39,7 @@ from hw_models.precision.formats import (
     mac_key,
     parse_precision,
 )
-from hw_models.precision.record_schema import OPERANDS
+from hw_models.precision.record_schema import OPERAND_ROLES
 from hw_models.units import PJ
 from hw_models.workload.layer import KINDS, Layer
 from hw_models.workload.shapes import Array, Shapes, shapes
@@ -206,8 +206,8 @@ def _vector_parts(
 ) -> list[Part]:
     """Pointwise layers, quantizers and the update; their traffic is added to `dram` in place."""
     moves = pointwise(table, chip.fused)
-    handed = _Handed(table, precision)
-    width = np.stack([handed.forward, handed.backward])[_lead(table)]
+    widths = _TensorBits(table, precision)
+    width = np.stack([widths.forward, widths.backward])[_lead(table)]
     dram[0][:2] += moves.read * width * batch
     dram[1][:2] += moves.written * width * batch
     dram[1][0] += moves.index_bits[0] * batch
@@ -221,13 +221,13 @@ def _vector_parts(
         add[3] += np.where(table.kind == KINDS.index("bn"), weights / 2, 0.0)
     matrix = _matrix(table)
     thin = (weights - matrix) * precision.one_dimensional.bits  # gradient, momentum, weight read, two written
-    dram[0][3] += matrix * handed.update_reads + 3 * thin
-    dram[1][3] += matrix * handed.update_writes + 2 * thin
+    dram[0][3] += matrix * widths.update_reads + 3 * thin
+    dram[1][3] += matrix * widths.update_writes + 2 * thin
     parts = [
         Part(f"op.{name}", "vector", chip.ops[name], counts, None)
         for name, counts in (("multiply", multiply), ("add", add), ("compare", compare))
     ]
-    return parts + _quantizer_parts(table, chip, precision, handed, batch, dram)
+    return parts + _quantizer_parts(table, chip, precision, widths, batch, dram)
 
 
 def _lead(table: Shapes) -> tuple[Any, ...]:
@@ -241,10 +241,10 @@ def _matrix(table: Shapes) -> Array:
     return np.where(table.kind < MATMUL, np.minimum(whole, table.weights), 0.0)
 
 
-class _Handed:
-    """Bits of what each row hands on (forward) and hands back (backward), [rows]; and those that its update moves.
+class _TensorBits:
+    """Bits per element of each row's output and input gradient, [rows], and bits per weight that its update moves.
 
-    A row reads what the row before it handed on, and its gradient is what the row after it handed back.
+    A row reads the output of the row before it (`input`), and gets the input gradient of the row after it (`error`).
     """
 
     def __init__(self, table: Shapes, precision: Precision) -> None:
@@ -263,12 +263,12 @@ class _Handed:
         columns = np.array([distinct[id(row)] for row in self.rows]).reshape(-1, 4).T
         self.forward, self.backward, self.update_reads, self.update_writes = columns
         first = [precision.default.output.bits if "*" in precision.pointwise else FORMATS["fp32"].bits]
-        self.received = np.array([*first, *self.forward[:-1]])
-        self.arriving = np.array([*self.backward[1:], FORMATS["fp32"].bits])
+        self.input = np.array([*first, *self.forward[:-1]])
+        self.error = np.array([*self.backward[1:], FORMATS["fp32"].bits])
 
 
 def _bits(row: Rule | Pointwise) -> tuple[float, float, float, float]:
-    """What a row hands on, hands back, and reads and writes for each weight in the update."""
+    """Bits per element of a row's output and input gradient, and bits per weight that its update reads and writes."""
     if isinstance(row, Pointwise):
         return row.forward.bits, row.backward.bits, 0.0, 0.0
     gradient, momentum, stored = (fmt.bits for fmt in row.update)
@@ -276,7 +276,7 @@ def _bits(row: Rule | Pointwise) -> tuple[float, float, float, float]:
 
 
 def _quantizer_parts(
-    table: Shapes, chip: Accelerator, precision: Precision, handed: _Handed, batch: float, dram: Array
+    table: Shapes, chip: Accelerator, precision: Precision, widths: _TensorBits, batch: float, dram: Array
 ) -> list[Part]:
     """Range, scale, round and clamp of every quantized tensor; a pass over it where its width changes."""
     elements, random = np.zeros((2, *dram.shape[1:]))
@@ -293,26 +293,26 @@ def _quantizer_parts(
         dram[1, stage, ..., row] += n * written
 
     thin = precision.one_dimensional_rounding
-    if not thin and not any(any(row.rounded.values() if isinstance(row, Rule) else row.rounded) for row in handed.rows):
+    if not thin and not any(any(row.rounded.values() if isinstance(row, Rule) else row.rounded) for row in widths.rows):
         return []
-    for i, row in enumerate(handed.rows):
+    for i, row in enumerate(widths.rows):
         inputs, outputs, once = table.inputs[..., i] * batch, table.outputs[..., i] * batch, needed[..., i]
         if isinstance(row, Rule):
             late = ("weight_gradient", "error") in row.rounded
             operands = {
                 (phase, role): fmt.bits
                 for phase, pair in zip(PASSES, row.operands, strict=True)
-                for role, fmt in zip(OPERANDS[phase], pair, strict=True)
+                for role, fmt in zip(OPERAND_ROLES[phase], pair, strict=True)
             }
             tensors = {  # elements, and their width before the quantizer (None: on its way out, no pass of its own)
-                ("forward", "activation"): (inputs, handed.received[i]),
+                ("forward", "activation"): (inputs, widths.input[i]),
                 ("forward", "weight"): (matrix[..., i], row.update[2].bits),
                 ("forward", "output"): (outputs, None),
                 ("input_gradient", "weight"): (matrix[..., i] * once, row.update[2].bits),
-                ("input_gradient", "error"): (outputs * (once if late else 1.0), handed.arriving[i]),
+                ("input_gradient", "error"): (outputs * (once if late else 1.0), widths.error[i]),
                 ("input_gradient", "activation_gradient"): (inputs * once, None),
-                ("weight_gradient", "activation"): (inputs, handed.received[i]),
-                ("weight_gradient", "error"): (outputs, handed.arriving[i]),
+                ("weight_gradient", "activation"): (inputs, widths.input[i]),
+                ("weight_gradient", "error"): (outputs, widths.error[i]),
                 **{("update", role): (trained[..., i], None) for role in ("gradient", "momentum", "stored")},
             }
             for cell, how in row.rounded.items():

@@ -1,12 +1,12 @@
-"""How sure an energy is: correlated log-normal draws over the constants of a profile.
+"""Bands of modelled energies: correlated log-normal samples of the constants of a profile.
 
 Every constant has a band: a factor x/÷ around its value that is its 90 % credible interval (5th to 95th
-percentile), so sigma = ln(band) / 1.645. Errors of constants of one kind go together (one process, one
+percentile), so sigma = ln(band) / 1.645. Errors of constants of one kind are correlated (one process, one
 library, one measurement campaign): a share RHO of the variance is common to the group. The profile as a whole
 has one more common factor, `absolute_band` (process corner, clock, memory generator, what is not modelled),
-and the traffic a model term. Energy is a sum of counts x constants, so a draw costs one small product.
+and the traffic a model term. Energy is a sum of counts x constants, so a sample costs one small product.
 
-A ratio of two energies on one profile uses the *same* draws: what is common cancels, and its band is much
+A ratio of two energies on one profile uses the *same* samples: what is common cancels, and its band is much
 tighter. A residual model term that does not cancel, RATIO_MODEL, is added to it.
 """
 
@@ -24,7 +24,7 @@ from hw_models.accelerator.description import Accelerator
 from hw_models.errors import HardwareError
 from hw_models.workload.shapes import Array
 
-DRAWS = 1024
+SAMPLES = 1024
 RHO = 0.8  # share of a constant's variance that its group has in common
 MODEL = 1.15  # x/÷ of modelled traffic, from the comparison with an independent mapper
 RATIO_MODEL = 1.10  # what of it does not cancel between two networks or precisions
@@ -44,11 +44,11 @@ class Priced(Protocol):
     def numbers(self) -> dict[str, Number]: ...
 
 
-def _normal(key: str, draws: int) -> Array:
-    """Standard normal draws of one named factor: the same name gives the same draws, everywhere."""
+def _normal(key: str, count: int) -> Array:
+    """Standard normal samples of one named factor: the same name always gives the same samples."""
     seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")
-    order = np.random.default_rng(seed).permutation(draws)  # a Latin hypercube: each factor's quantiles are exact
-    return ndtri((order + 0.5) / draws)
+    order = np.random.default_rng(seed).permutation(count)  # a Latin hypercube: each factor's quantiles are exact
+    return ndtri((order + 0.5) / count)
 
 
 def _factor(band: float, z: Array) -> Array:
@@ -56,15 +56,17 @@ def _factor(band: float, z: Array) -> Array:
 
 
 def group(key: str) -> str:
-    """Constants that err together: all MACs and operations, all on-chip memory, DRAM, static power."""
+    """Group of constants with correlated errors: all MACs and operations, all on-chip memory, DRAM, static power."""
     if key.endswith(".leakage"):
         return "static"
     first = key.partition(".")[0]
     return {"mac": "logic", "op": "logic", "registers": "sram", "memory": "sram", "network": "sram"}.get(first, first)
 
 
-def draws(constants: Mapping[str, float], numbers: Mapping[str, Number], absolute_band: float, n: int = DRAWS) -> Array:
-    """`n` draws of the total of `constants` (J by constant).
+def samples(
+    constants: Mapping[str, float], numbers: Mapping[str, Number], absolute_band: float, n: int = SAMPLES
+) -> Array:
+    """`n` samples of the total of `constants` (J by constant).
 
     Seeded by the keys of the constants alone: two accelerators of the same constants have the same band, whatever
     they are called, and a constant that changes a little moves the band a little.
@@ -78,14 +80,14 @@ def draws(constants: Mapping[str, float], numbers: Mapping[str, Number], absolut
     return total * _factor(absolute_band, _normal("model.absolute", n))
 
 
-def energy_draws(priced: Priced, n: int = DRAWS) -> Array:
-    """`n` draws of the joules of a `Cost` or `EnergyReport`."""
-    return draws(priced.by_constant, priced.numbers, priced.chip.absolute_band, n)
+def energy_samples(priced: Priced, n: int = SAMPLES) -> Array:
+    """`n` samples of the joules of a `Cost` or `EnergyReport`."""
+    return samples(priced.by_constant, priced.numbers, priced.chip.absolute_band, n)
 
 
 def band(priced: Priced) -> tuple[float, float]:
     """The 90 % band of the joules of a `Cost` or `EnergyReport`."""
-    low, high = np.quantile(energy_draws(priced), [0.05, 0.95])
+    low, high = np.quantile(energy_samples(priced), [0.05, 0.95])
     return min(float(low), priced.total), max(float(high), priced.total)
 
 
@@ -104,8 +106,8 @@ def ratio(a: Priced, b: Priced) -> tuple[float, float, float]:
     if b.total == 0:
         raise HardwareError("the second energy is zero")
     value = a.total / b.total
-    residual = _factor(RATIO_MODEL, _normal("model.ratio", DRAWS))
-    low, high = np.quantile(energy_draws(a) / energy_draws(b) * residual, [0.05, 0.95])
+    residual = _factor(RATIO_MODEL, _normal("model.ratio", SAMPLES))
+    low, high = np.quantile(energy_samples(a) / energy_samples(b) * residual, [0.05, 0.95])
     return value, min(float(low), value), max(float(high), value)
 
 

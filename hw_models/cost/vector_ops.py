@@ -1,4 +1,4 @@
-"""Work of everything that is not a matrix product: operations and elements moved, per element.
+"""Operations and traffic of layers that are not matrix products (BatchNorm, ReLU, pools, update), per element.
 
 Counts per image for n_in / n_out elements of the layer's tensors (k^2 = window of a pool):
 

@@ -1,4 +1,4 @@
-"""The array inside the tiles of the innermost memory: which operand stays in the registers, and how they are split."""
+"""Mapping of the innermost memory's tiles onto the array: which operand stays in the registers, and their split."""
 
 from __future__ import annotations
 
@@ -136,5 +136,5 @@ def _blocks(sizes: Array, counts: Array, unit: Array, merged: Array) -> tuple[Ar
     for s, c in zip(steps[1:], counts[1:], strict=True):
         one = (one[:, :, None] * s[:, None, :]).reshape(len(one), -1)
         many = (many[:, :, None] * c[:, None, :]).reshape(len(many), -1)
-    used = many.any(axis=0)  # kinds that no row has are left out
+    used = many.any(axis=0)  # kinds of tiles that no row has are left out
     return whole_steps(one[:, used], merged[:, None]), many[:, used]

@@ -1,4 +1,4 @@
-"""How many bits cross each boundary of the memory hierarchy: reuse lengths in closed form.
+"""Reuse model `closed`: bits across each boundary of the memory hierarchy, from reuse lengths in closed form.
 
 A contraction Z[g1, g2] += X[g1, red] Y[red, g2] is cut into nested blocks, one size per boundary. What a
 boundary moves follows from three *reuse lengths* (r1, r2, rr), the extent of each index that is worked
@@ -28,10 +28,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from hw_models.accelerator.description import Accelerator
+from hw_models.accelerator.description import OPERANDS, Accelerator
 from hw_models.mapping.spatial import grid, inner_capacity
 from hw_models.mapping.traffic import (
-    OPERANDS,
     Costs,
     Grid,
     Lengths,

@@ -1,4 +1,4 @@
-"""Identical mapping problems solved once: the distinct contractions of a network, and results spread again."""
+"""Deduplicates mapping problems: the distinct contractions of a network, and their results copied to all rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reuse by search over integer tiles and loop orders, level by level, with the true margins of windows.
+"""Reuse model `search`: the best mapping over integer tiles and loop orders, level by level, with exact window margins.
 
 A memory keeps a tile of each operand that it holds; the loops over its tiles run in some order inside the tile of the
 memory outside. An element of an operand is fetched as often as there are tiles along the loops which the operand does
@@ -9,7 +9,7 @@ that X depends on, the rows that the last tile needed too may slide along.
 Candidates are tiles of pixels (images, rows, columns) x tiles of the window (channels, rows, columns), all of them for
 small layers, else strips, squares and whole images, then the surroundings of the best; filters per tile are as many as
 the memory still takes. The best tiles of a memory are cut again by the next inner one, and the array is mapped inside
-the best of the innermost. A test holds what is found against all tilings and orders of small problems.
+the best of the innermost. A test compares the result with all tilings and orders of small problems.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A contraction mapped onto an accelerator: what every boundary moves, by the chosen model of the ladder.
+"""Maps contractions onto an accelerator by the chosen reuse model: bits across every memory boundary.
 
 `closed` works from DRAM inwards: the block that each memory keeps bounds what the next inner one can reuse,
 down to the registers of the array. `hw_models.mapping.exhaustive` gives the same answer by enumeration.

@@ -1,4 +1,4 @@
-"""The mapping problems of a search: the distinct contractions with their loops, and the machine that runs them."""
+"""Inputs of the mapping search: the distinct contractions with their loops, and the accelerator's memories."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hw_models.accelerator.description import Accelerator
+from hw_models.accelerator.description import OPERANDS, Accelerator
 from hw_models.mapping.deduplicate import Bools, Ints, distinct
 from hw_models.mapping.spatial import units
-from hw_models.mapping.traffic import OPERANDS, Widths
+from hw_models.mapping.traffic import Widths
 from hw_models.workload.shapes import Array
 from hw_models.workload.training_passes import FILTERS, PIXELS, WINDOW, Passes
 

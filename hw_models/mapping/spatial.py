@@ -1,4 +1,4 @@
-"""How a contraction is spread over the array: parallel work along each index, and what registers find room for."""
+"""Spatial mapping: a contraction unrolled over the array, parallel work along each index, capacity of the registers."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hw_models.accelerator.description import Accelerator, Axis, Memory
-from hw_models.mapping.traffic import OPERANDS, Grid
+from hw_models.accelerator.description import OPERANDS, Accelerator, Axis, Memory
+from hw_models.mapping.traffic import Grid
 from hw_models.workload.shapes import Array
 from hw_models.workload.training_passes import FILTERS, PIXELS, SHARED_INDEX, WINDOW, Passes, index_of, loops_of
 
@@ -68,7 +68,7 @@ def register_sharing(p: Passes, chip: Accelerator) -> tuple[Array | float, ...]:
 
 
 def inner_capacity(chip: Accelerator, memory: Memory) -> Array:
-    """Bits that X, Y and sums (rows) find inside `memory` in each pass: an inner memory, or all their registers."""
+    """Bits that X, Y and sums (rows) have inside `memory` in each pass: of an inner memory, or of all registers."""
     inner = chip.memories[: chip.memories.index(memory)]
     room = np.zeros((3, 3))
     for i, operand in enumerate(OPERANDS):

@@ -1,4 +1,4 @@
-"""The best tiles of one memory inside the tiles of the memory outside it, all candidates at once."""
+"""Search for the best tiles of one memory inside the tiles of the next outer memory, all candidates at once."""
 
 from __future__ import annotations
 

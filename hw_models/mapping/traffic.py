@@ -1,4 +1,4 @@
-"""What crosses the boundaries of a memory hierarchy: bits of each operand, from how long each is reused."""
+"""Traffic across the boundaries of a memory hierarchy: bits of each operand, from how long each is reused."""
 
 from __future__ import annotations
 
@@ -8,17 +8,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from hw_models.accelerator.description import Accelerator
+from hw_models.accelerator.description import OPERANDS, Accelerator
 from hw_models.workload.shapes import Array
 from hw_models.workload.training_passes import Passes
 
 T = TypeVar("T", bound=Any)
 
-
 Costs = tuple[float, float, float]  # pJ per bit of X, Y and sums
-
-
-OPERANDS = ("streaming", "held", "sums")  # X, Y, Z: the names that profiles use for them
 
 
 @dataclass(frozen=True)

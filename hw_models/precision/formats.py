@@ -24,9 +24,9 @@ from typing import Any
 from hw_models.errors import FormatError, did_you_mean
 from hw_models.precision import presets
 from hw_models.precision.presets import PRESETS
-from hw_models.precision.record_schema import OPERANDS, mistakes
+from hw_models.precision.record_schema import OPERAND_ROLES, mistakes
 
-PASSES = tuple(OPERANDS)
+PASSES = tuple(OPERAND_ROLES)
 
 
 KEYS = ("bits", "mac", "scale_bits", "block")  # of a format in a record
@@ -45,7 +45,7 @@ class Format:
 
     @property
     def hardware(self) -> str:
-        """The name hardware knows it by: that of the known format with the same multiplier, else its own."""
+        """The format's name on hardware: that of the known format with the same multiplier, else its own."""
         same = (self.kind, self.significand, self.exponent)
         return next((f.name for f in FORMATS.values() if (f.kind, f.significand, f.exponent) == same), self.name)
 
@@ -110,7 +110,7 @@ FORMATS = {
 
 @dataclass(frozen=True)
 class Rule:
-    """The formats of one layer: (x, y) of each pass, accumulator, what it hands on forward and backward, its update.
+    """The formats of one layer: (x, y) of each pass, accumulator, output, input gradient, and update.
 
     `rounded`: (pass, role) -> rounding of every quantizer that works on a tensor of it.
     """
@@ -126,7 +126,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Pointwise:
-    """The formats that a row without products hands on and hands back, and the roundings of both (None: none)."""
+    """The formats of a pointwise row's output and of its input gradient, and the roundings of both (None: none)."""
 
     forward: Format
     backward: Format
@@ -266,7 +266,7 @@ def _uniform(fmt: Format) -> Precision:
 
 def _over(default: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]:
     """The default with what a layer says differently, role by role."""
-    return {**default, **layer, **{p: {**default.get(p, {}), **layer.get(p, {})} for p in OPERANDS}}
+    return {**default, **layer, **{p: {**default.get(p, {}), **layer.get(p, {})} for p in OPERAND_ROLES}}
 
 
 def _from_record(record: Mapping[str, Any], products: bool = True) -> Precision:
@@ -290,7 +290,7 @@ def _from_record(record: Mapping[str, Any], products: bool = True) -> Precision:
         made = Rule(
             tuple(
                 (find(data.get(p, {}).get(x, "fp32")), find(data.get(p, {}).get(y, "fp32")))
-                for p, (x, y) in OPERANDS.items()
+                for p, (x, y) in OPERAND_ROLES.items()
             ),
             find(data.get("accumulator", "fp32")),
             find(data.get("output", "fp32")),

@@ -1,8 +1,8 @@
-"""The precisions that a training can be named by, as tables: which number format each role has. Data, and one reading.
+"""The named precisions of a training as tables: which number format each tensor role has.
 
-A table gives roles a format and a rounding ("int8/row stochastic"; no rounding means to nearest, no entry fp32), and
-`rule`s give the first or last layer ("@first", "@last") others. ebsim trains by these tables, and `record` makes of one
-what the hardware model prices, so a name cannot mean two things.
+A table gives roles a format and a rounding ("int8/row stochastic"; without a rounding, to nearest; a missing role is
+fp32), and `rule`s set others for the first or last layer ("@first", "@last"). ebsim trains by these tables, and
+`record` turns one into the precision record that the hardware model prices, so a name cannot mean two things.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Building a precision record from the table of a training: which operand each cell (pass, role) of a layer has.
+"""Builds a precision record from the cells (pass, role) -> format of each layer.
 
-One way from cells to record, for the presets of this package and for whoever trains.
+Used by the presets of this package and by a training that writes its own record.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from hw_models.precision.record_schema import OPERANDS, UPDATE_ROLES
+from hw_models.precision.record_schema import OPERAND_ROLES, UPDATE_ROLES
 
 
 class Cell(NamedTuple):
@@ -84,7 +84,7 @@ def build(
 
 
 def roundings(cells: Cells, trained: bool = True) -> dict[str, dict[str, str]]:
-    """Pass -> role -> rounding, of the quantizers that really work: a copy that a second pass shares is made once."""
+    """Pass -> role -> rounding of the executed quantizers: a rounded copy that a second pass shares is made once."""
     found: dict[str, dict[str, str]] = {}
     for (phase, role), cell in cells.items():
         if not cell.rounds or (phase in ("weight_gradient", "update") and not trained):
@@ -108,9 +108,9 @@ def _entry(cells: Cells, accumulator: str, trained: bool) -> dict[str, Any]:
 
     entry: dict[str, Any] = {
         phase: {role: operand(phase, role) for role in sorted(pair, key=ORDER.index)}
-        for phase, pair in OPERANDS.items()
+        for phase, pair in OPERAND_ROLES.items()
     }
-    plain = {fmt for phase in OPERANDS for fmt in entry[phase].values()} == {"fp32"}
+    plain = {fmt for phase in OPERAND_ROLES for fmt in entry[phase].values()} == {"fp32"}
     if transformed := [role for role in ("activation", "error") if cells["weight_gradient", role].hadamard and trained]:
         entry["hadamard"] = transformed
     entry["accumulator"] = "fp32" if plain else accumulator

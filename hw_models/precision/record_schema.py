@@ -1,6 +1,6 @@
-"""What a precision record may say; everything else in one is a mistake, named with the key that was perhaps meant.
+"""Validates a precision record: its keys and values; an unknown key is an error that names the nearest known one.
 
-A record that is silently read as less than it says would be priced as fp32, so nothing unknown passes.
+An ignored key would be priced as fp32, so nothing unknown is accepted.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 
 from hw_models.errors import did_you_mean
 
-OPERANDS = {  # the roles that play (x, y) in the contraction of each pass, see hw_models.workload.training_passes
+OPERAND_ROLES = {  # the roles that play (x, y) in the contraction of each pass, see hw_models.workload.training_passes
     "forward": ("activation", "weight"),
     "input_gradient": ("error", "weight"),
     "weight_gradient": ("activation", "error"),
@@ -24,7 +24,7 @@ ROUNDED = {  # in schema 2: the roles that a quantizer may work on in each pass
     "weight_gradient": ("activation", "error"),
     "update": UPDATE,
 }
-OUTPUTS = ("output", "activation_gradient")  # what a layer hands on, forward and backward
+OUTPUTS = ("output", "activation_gradient")  # what leaves a layer forward and backward
 ROUNDINGS = ("nearest", "stochastic")
 TOP = ("schema", "name", "formats", "default", "layers", "update", "quantise", "covered", "pointwise")
 
@@ -34,7 +34,7 @@ def mistakes(record: Mapping[str, Any]) -> Iterator[str]:
     if record.get("schema", 1) not in (1, 2):
         yield f"schema: is {record['schema']!r}, must be 1 or 2"
     for key in record:
-        if key in OPERANDS or key in ("accumulator", *OUTPUTS):
+        if key in OPERAND_ROLES or key in ("accumulator", *OUTPUTS):
             yield f'{key}: belongs under default: {{"default": {{"{key}": ...}}}}'
         elif key not in TOP:
             yield f"{key}: is not a known key{did_you_mean(str(key), TOP)}"
@@ -67,12 +67,12 @@ def _rule(key: str, rule: Any, more: tuple[str, ...]) -> Iterator[str]:
     yield from _table(key, rule)
     if not isinstance(rule, Mapping):
         return
-    known = (*OPERANDS, "accumulator", "hadamard", *OUTPUTS, *more)
+    known = (*OPERAND_ROLES, "accumulator", "hadamard", *OUTPUTS, *more)
     for name, value in rule.items():
         if name not in known:
             yield f"{key}.{name}: is not a known key{did_you_mean(str(name), known)}"
-        elif name in OPERANDS:
-            yield from _names(f"{key}.{name}", value, OPERANDS[name])
+        elif name in OPERAND_ROLES:
+            yield from _names(f"{key}.{name}", value, OPERAND_ROLES[name])
         elif name == "hadamard":
             if not isinstance(value, Sequence) or set(value) - {"activation", "error"}:
                 yield f"{key}.hadamard: is {value!r}, must be a list of activation, error"

@@ -1,4 +1,4 @@
-"""Measured energy: a real sensor around real work, and the reading of NVIDIA GPUs that it needs without Zeus."""
+"""Measured energy by hardware sensors (Zeus, or NVIDIA's counters directly); never mixed with modelled energy."""
 
 from hw_models.sensors.energy_meter import COLUMNS, Measured, measure, sensor
 

@@ -1,7 +1,7 @@
-"""Measured energy, as an extra: a real sensor around real work, never mixed with modelled numbers.
+"""Measures the energy of a piece of work with a hardware sensor; never mixed with modelled energy.
 
 NVIDIA GPUs are read from their driver; `pip install 'ebsim[measure]'` (Zeus) adds CPUs (RAPL) and a Jetson's rails.
-Where no sensor lets itself be read the answer is "not available" with the reason, never a zero and never an estimate.
+Where no sensor can be read the result is "not available" with the reason, never a zero and never an estimate.
 Measured values travel in a `Measured` of their own; nothing here converts between the two.
 
 The energy of a measurement is that of one rail, the device that did the work; every other rail that was read stands

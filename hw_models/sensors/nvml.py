@@ -1,4 +1,4 @@
-"""The energy counters of NVIDIA GPUs, read from the driver's own library: what measuring needs without Zeus.
+"""The energy counters of NVIDIA GPUs, read from the driver's NVML library, for measuring without Zeus.
 
 `Nvml` has the calls of Zeus' monitor that `hw_models.sensors` uses. Counters are those of boards from Volta on
 (`nvmlDeviceGetTotalEnergyConsumption`, mJ since the driver was loaded). A GPU's index is that of the process: the

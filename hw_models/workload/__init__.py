@@ -1,1 +1,1 @@
-"""Networks as layers with exact MACs, and the three passes of training."""
+"""Networks as tables of layers with exact MACs, and the three contractions (passes) of training each layer."""

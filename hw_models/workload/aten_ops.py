@@ -1,11 +1,10 @@
-"""What each ATen operation is to the workload table: its kind of row, and its geometry on a batch of one."""
+"""ATen operation -> kind of layer-table row, and its geometry (channels, sizes, kernel, MACs) on one image."""
 
 from __future__ import annotations
 
-from math import prod
 from typing import Any
 
-from hw_models.workload.layer import CONTRACTIONS, conv_macs
+from hw_models.workload.layer import CONTRACTIONS, conv_macs, fold_sizes
 
 # ATen name (without a trailing "_") -> kind of row
 KIND = {
@@ -63,7 +62,7 @@ KIND = {
     "_unsafe_index": "select",
     "native_dropout": "dropout",
 }
-# operations that move no data of their own: views of their first tensor ...
+# operations that move no data: views of their first tensor
 VIEWS = {
     "view",
     "_unsafe_view",
@@ -91,7 +90,7 @@ VIEWS = {
     "unsafe_chunk",
 }
 # known to move, compare or add without a product, beside what torch tags as pointwise or a reduction: rows of kind
-# "other" that deserve no warning
+# "other", without a warning
 PLAIN = {
     "copy",
     "flip",
@@ -123,7 +122,7 @@ PLAIN = {
     "embedding",
     "repeat_interleave",
 }
-# ... and tensors made from nothing
+# tensors that are created, not computed from others
 MADE = {
     "empty",
     "zeros",
@@ -155,7 +154,7 @@ def geometry(name: str, kind: str, args: Any, x: Any, out: Any) -> dict[str, Any
     channels = (int(x.shape[1]) if x.dim() > 1 else 1, int(out.shape[1]) if out.dim() > 1 else 1)
     if name == "convolution":
         weight, stride, dilation, transposed, groups = args[1], args[3], args[5], args[6], int(args[8])
-        kernel = _fold(weight.shape[2:])
+        kernel = fold_sizes(weight.shape[2:])
         macs = (
             conv_macs(x.numel(), channels[1], kernel, groups)
             if transposed
@@ -167,8 +166,8 @@ def geometry(name: str, kind: str, args: Any, x: Any, out: Any) -> dict[str, Any
             "size": size,
             "out": done,
             "kernel": kernel,
-            "stride": (1, 1) if transposed else _fold(stride),
-            "dilation": _fold(dilation),
+            "stride": (1, 1) if transposed else fold_sizes(stride),
+            "dilation": fold_sizes(dilation),
             "groups": groups,
         }
     if kind in CONTRACTIONS:
@@ -195,19 +194,12 @@ def geometry(name: str, kind: str, args: Any, x: Any, out: Any) -> dict[str, Any
                 "stride": kernel,
                 "adaptive": x.dim() == out.dim(),
             }  # ATen runs a global adaptive pool as a mean
-        kernel = _fold(args[1])
-        stride = _fold(args[2]) if len(args) > 2 and args[2] else kernel
+        kernel = fold_sizes(args[1])
+        stride = fold_sizes(args[2]) if len(args) > 2 and args[2] else kernel
         return {"channels": channels, "size": size, "out": done, "kernel": kernel, "stride": stride}
     return {"channels": channels, "size": size, "out": done}
 
 
 def _size(shape: Any) -> tuple[int, int]:
     """(height, width) of an N C ... tensor; further leading dimensions fold into the height."""
-    return _fold(shape[2:])
-
-
-def _fold(values: Any) -> tuple[int, int]:
-    values = [int(v) for v in values]
-    if not values:
-        return (1, 1)
-    return (prod(values[:-1]), values[-1])
+    return fold_sizes(shape[2:])

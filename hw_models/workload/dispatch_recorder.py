@@ -1,4 +1,4 @@
-"""The dispatch mode that sees every ATen operation of one forward pass and makes a `Layer` of it.
+"""Torch dispatch mode that records every ATen operation of one forward pass as a `Layer`.
 
 A tensor that depends on the image is "flowing"; its source is the row that made it. A tensor made from parameters
 alone is still the parameter. Made by a function, so that torch is only imported when a network is traced.

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from hw_models.errors import WorkloadError, WorkloadWarning
-from hw_models.workload.layer import INPUT, Layer, conv_macs
+from hw_models.workload.layer import INPUT, Layer, conv_macs, fold_sizes
 from hw_models.workload.onnx_operators import KIND, PLAIN, SILENT, UNREADABLE, VIEWS
 from hw_models.workload.onnx_shapes import known, with_shapes
 
@@ -207,20 +207,24 @@ def _geometry(
 ) -> tuple[str, dict[str, Any]]:
     """(kind, channels, sizes, kernel, stride, MACs) of one node."""
     op = node.op_type
-    shape: dict[str, Any] = {"channels": (_channels(x), _channels(out)), "size": _fold(x[2:]), "out": _fold(out[2:])}
+    shape: dict[str, Any] = {
+        "channels": (_channels(x), _channels(out)),
+        "size": fold_sizes(x[2:]),
+        "out": fold_sizes(out[2:]),
+    }
     if op in ("Conv", "ConvTranspose"):
         weight, groups = _shape(node.input[1], node, graph), int(a.get("group", 1))
-        kernel = _fold(weight[2:])
+        kernel = fold_sizes(weight[2:])
         macs = (
             conv_macs(prod(out), x[1], kernel, groups) if op == "Conv" else conv_macs(prod(x), out[1], kernel, groups)
         )
-        stride = _fold(a.get("strides") or [1] * len(weight[2:])) if op == "Conv" else (1, 1)
+        stride = fold_sizes(a.get("strides") or [1] * len(weight[2:])) if op == "Conv" else (1, 1)
         return "conv", {
             **shape,
             "macs": macs,
             "kernel": kernel,
             "stride": stride,
-            "dilation": _fold(a.get("dilations") or [1] * len(weight[2:])),
+            "dilation": fold_sizes(a.get("dilations") or [1] * len(weight[2:])),
             "groups": groups,
             "bias": len(node.input) > 2 and bool(node.input[2]),
         }
@@ -242,8 +246,12 @@ def _geometry(
     kind = KIND.get(op, "other")
     if kind in ("maxpool", "avgpool"):
         if "kernel_shape" in a:
-            kernel = _fold(a["kernel_shape"])
-            return kind, {**shape, "kernel": kernel, "stride": _fold(a.get("strides") or [1] * len(a["kernel_shape"]))}
+            kernel = fold_sizes(a["kernel_shape"])
+            return kind, {
+                **shape,
+                "kernel": kernel,
+                "stride": fold_sizes(a.get("strides") or [1] * len(a["kernel_shape"])),
+            }
         kernel = (max(1, shape["size"][0] // shape["out"][0]), max(1, shape["size"][1] // shape["out"][1]))
         return kind, {**shape, "kernel": kernel, "stride": kernel, "adaptive": len(x) == len(out)}
     return kind, shape
@@ -251,8 +259,3 @@ def _geometry(
 
 def _channels(shape: Shape) -> int:
     return shape[1] if len(shape) > 1 else 1
-
-
-def _fold(values: Any) -> tuple[int, int]:
-    values = [int(v) for v in values]
-    return (prod(values[:-1]), values[-1]) if values else (1, 1)

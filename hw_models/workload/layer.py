@@ -1,4 +1,4 @@
-"""One row of a workload: a layer (or a functional operation) with its shapes and counts.
+"""`Layer`: one row of a layer table, a module or functional operation with its shapes and counts.
 
 Plain data without torch, so that a table of layers can be stored in JSON, scaled, and priced anywhere.
 All counts are per image; a MAC is one multiply-accumulate (FLOPs = 2 x MAC).
@@ -7,8 +7,10 @@ All counts are per image; a MAC is one multiply-accumulate (FLOPs = 2 x MAC).
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 from typing import Any
 
 CONTRACTIONS = ("conv", "linear", "matmul")  # the kinds that multiply and accumulate
@@ -93,6 +95,12 @@ class Layer:
         """Inverse of `to_dict`; raises `KeyError`/`TypeError` on foreign dictionaries."""
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
         return cls(**values)
+
+
+def fold_sizes(sizes: Iterable[Any]) -> tuple[int, int]:
+    """(height, width) of spatial sizes: of more than two, all but the last fold into the height; of none, (1, 1)."""
+    values = [int(v) for v in sizes]
+    return (prod(values[:-1]), values[-1]) if values else (1, 1)
 
 
 def conv_macs(outputs: int, in_channels: int, kernel: tuple[int, int], groups: int) -> int:

@@ -1,4 +1,4 @@
-"""A layer table as a JSON file: what `hw import` writes of a network, and what stands in a run folder of one."""
+"""Layer tables as JSON files: written by `hw import`, and part of every run folder."""
 
 from __future__ import annotations
 

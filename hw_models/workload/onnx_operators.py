@@ -1,4 +1,4 @@
-"""What each ONNX operator is to the layer table."""
+"""ONNX operator -> kind of layer-table row."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ KIND = {
     "ScatterElements": "select",
     "Dropout": "dropout",
 }
-# name or reorder data, and move none
+# views: rename or reorder data without moving it
 VIEWS = {
     "Reshape",
     "Flatten",

@@ -1,4 +1,4 @@
-"""Operations of a network under a named convention: a count without its convention says nothing.
+"""Operation counts of a network (MACs, FLOPs) under a named counting convention.
 
     exact    multiply-accumulates (MACs) of convolutions and matrix products; FLOPs = 2 x MAC
     fvcore   what fvcore's FlopCountAnalysis prints in evaluation mode: MACs, + 2 per BatchNorm output, + 1 per

@@ -1,7 +1,7 @@
-"""Channel masks in, shrunk shapes out, without building the shrunk network.
+"""Layer tables of pruned networks from channel masks, without building the shrunk network.
 
 A pruned channel has gamma = beta = 0, so its BatchNorm output is zero. On the table of layers, propagate
-forwards which output channels can be non-zero and backwards which are needed; what is both is kept. The
+forwards which output channels can be non-zero and backwards which are needed; channels that are both are kept. The
 rules are those of exact dead-channel elimination:
 
     row                      can be non-zero                     needs of its inputs
@@ -36,14 +36,14 @@ _SAME = ("relu", "maxpool", "avgpool", "dropout", "bn")  # zero stays zero, chan
 
 
 @dataclass(frozen=True)
-class Widths:
+class ChannelCounts:
     """Channels read and made by every row, [..., rows]; `read` sums over the row's inputs."""
 
     read: Array
     made: Array
 
 
-def widths(layers: Sequence[Layer], masks: Mapping[str, Any]) -> Widths:
+def widths(layers: Sequence[Layer], masks: Mapping[str, Any]) -> ChannelCounts:
     """Channels that survive. `masks`: BatchNorm row name -> booleans [..., channels], True = kept.
 
     Raises `WorkloadError` for a mask whose name or length does not fit a BatchNorm row.
@@ -64,7 +64,7 @@ def widths(layers: Sequence[Layer], masks: Mapping[str, Any]) -> Widths:
     kept = {name: needed[name] & alive[name] for name in rows}
     read = [_read(row, rows, kept, shape) for row in layers]
     made = [np.count_nonzero(kept[row.name], axis=-1) for row in layers]
-    return Widths(np.stack(np.broadcast_arrays(*read), -1).astype(float), np.stack(made, -1).astype(float))
+    return ChannelCounts(np.stack(np.broadcast_arrays(*read), -1).astype(float), np.stack(made, -1).astype(float))
 
 
 def shrink(layers: Sequence[Layer], masks: Mapping[str, Any]) -> list[Layer]:

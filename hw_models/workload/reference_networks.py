@@ -1,4 +1,4 @@
-"""Layer tables of well-known networks from their published shapes alone: no torch, a millisecond each.
+"""Layer tables of well-known networks (ResNet, VGG, PreResNet, AlexNet) from published shapes, without torch.
 
 Used by the profile tools (`hw check`, `hw compare`), the docs and the silicon check. A test holds them equal to
 `trace` of the real networks.

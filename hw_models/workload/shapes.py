@@ -1,4 +1,4 @@
-"""A table of layers as arrays, and many candidate widths of one network at once."""
+"""`Shapes`: a layer table as numpy arrays, also of many candidate widths of one network at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A network -> the table of its layers.
+"""Traces a torch network into its layer table.
 
 The network runs once on the `meta` device (shapes, no arithmetic) while a dispatch mode sees every ATen operation,
 so functional operations (`F.relu`, `+`, `torch.cat`, `index_add`) become rows like modules do and nothing is dropped
@@ -52,7 +52,7 @@ def _shapes(given: Any) -> tuple[tuple[int, ...], ...]:
 
 
 def _bare(model: Any) -> Any:
-    """The network in a torch.compile or DataParallel wrapper."""
+    """The network inside a torch.compile or DataParallel wrapper."""
     names = {"OptimizedModule": "_orig_mod", "DataParallel": "module", "DistributedDataParallel": "module"}
     while (held := names.get(type(model).__name__)) is not None:
         model = getattr(model, held)
@@ -60,7 +60,7 @@ def _bare(model: Any) -> Any:
 
 
 def _recorded(model: Any, shapes: tuple[tuple[int, ...], ...]) -> list[Layer]:
-    """The rows as the operations come; on real tensors where the forward reads values, of which `meta` has none."""
+    """The rows in order of execution; on real tensors where the forward pass reads values, which `meta` lacks."""
     seen = recorder()
     try:
         rows = seen.run(_blank(model, "meta"), shapes, model)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from hw_models import FormatError, HardwareError, LedgerError, load, price, training_cost
-from hw_models.carbon import GRIDS, intensity
+from hw_models.carbon import INTENSITIES, intensity
 from hw_models.cost.inference import forward_cost
 from hw_models.units import kwh, show_joules
 from hw_models.workload import reference_networks
@@ -118,7 +118,7 @@ def test_the_dictionary_is_json_and_complete() -> None:
 def test_carbon_names_its_year_and_source() -> None:
     bill = _price()
     assert bill.gco2("FRA") == pytest.approx(kwh(bill.joules) * 56.0)
-    assert all(g.year == 2023 and g.source for g in GRIDS.values()) and intensity().name == "world"
+    assert all(g.year == 2023 and g.source for g in INTENSITIES.values()) and intensity().name == "world"
     with pytest.raises(ValueError, match=r"Atlantis.*FRA"):
         bill.gco2("Atlantis")
 

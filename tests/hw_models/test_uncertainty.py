@@ -11,7 +11,7 @@ import pytest
 import hw_models
 from hw_models import HardwareError, load, price, training_cost
 from hw_models.accelerator.constant import Number
-from hw_models.cost.uncertainty import draws, energy_draws, ratio, sensitivity
+from hw_models.cost.uncertainty import energy_samples, ratio, samples, sensitivity
 from hw_models.units import show_joules
 from hw_models.workload import reference_networks
 
@@ -32,14 +32,14 @@ def _bill(chip: object = "horowitz-45nm", **changes: object) -> object:
 
 def test_one_constant_has_the_band_it_states() -> None:
     number = Number(1.0, 2.0, "x")
-    sample = draws({"mac.x": 1.0}, {"mac.x": number}, 1.0, 4000)
+    sample = samples({"mac.x": 1.0}, {"mac.x": number}, 1.0, 4000)
     low, middle, high = np.quantile(sample, [0.05, 0.5, 0.95])
     assert (low, middle, high) == pytest.approx((0.5, 1.0, 2.0), rel=0.06)
 
 
 def test_errors_of_a_kind_go_together_and_others_do_not() -> None:
     n = Number(1.0, 2.0, "x")
-    a, b, c = (np.log(draws({k: 1.0}, {k: n}, 1.0, 4000)) for k in ("mac.a", "mac.b", "static.watts"))
+    a, b, c = (np.log(samples({k: 1.0}, {k: n}, 1.0, 4000)) for k in ("mac.a", "mac.b", "static.watts"))
     assert np.corrcoef(a, b)[0, 1] == pytest.approx(0.8, abs=0.05)
     assert abs(np.corrcoef(a, c)[0, 1]) < 0.06
 
@@ -62,7 +62,7 @@ def test_less_sure_constants_widen_the_band() -> None:
 
 
 def test_the_same_bill_has_the_same_band_everywhere() -> None:
-    assert np.array_equal(energy_draws(_bill()), energy_draws(_bill()))
+    assert np.array_equal(energy_samples(_bill()), energy_samples(_bill()))
     assert (_bill().low, _bill().high) == (_bill().low, _bill().high)
 
 

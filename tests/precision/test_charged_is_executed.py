@@ -19,7 +19,7 @@ from ebsim.precision import apply, list_backends, placement, three_passes
 from hw_models.cost.training_step import ROUNDED_IN
 from hw_models.cost.vector_ops import QUANTIZE
 from hw_models.precision.formats import PASSES, parse_precision
-from hw_models.precision.record_schema import OPERANDS
+from hw_models.precision.record_schema import OPERAND_ROLES
 from hw_models.workload.layer import CONTRACTIONS
 from tests.precision.nets import Small
 
@@ -221,7 +221,7 @@ def check(model: nn.Module, table: Any, monkeypatch: pytest.MonkeyPatch) -> None
         layer, phase = key
         weight_stored = precision.rule(layer).update[2].name  # a weight kept on a grid is on it after the first update
         for pair in pairs:
-            roles = OPERANDS[phase]
+            roles = OPERAND_ROLES[phase]
             seen = tuple(
                 weight_stored if role == "weight" and fmt == "fp32" else fmt
                 for role, fmt in zip(roles, pair, strict=True)
