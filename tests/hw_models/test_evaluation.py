@@ -184,7 +184,7 @@ def test_a_bill_that_loses_something_is_refused() -> None:
 def test_a_cost_that_loses_something_is_refused() -> None:
     cost = forward_cost(_tiny(), CHIP, batch=N)
     for name in ("dram_bits", "row_macs"):
-        with pytest.raises(ConservationError, match="billed"):
+        with pytest.raises(ConservationError, match="charged"):
             replace(cost, **{name: getattr(cost, name) * 2}).check()
     part = cost.parts[-1]
     with pytest.raises(ConservationError):
