@@ -15,11 +15,11 @@ def kwh(joules: float) -> float:
     return joules / J_PER_KWH
 
 
-def show_joules(joules: float, low: float | None = None, high: float | None = None) -> str:
+def show_joules(joules: float, low: float | None = None, high: float | None = None, after: str = "") -> str:
     """`64.4 kJ [29, 140]`: three significant digits, and two of the band (its sampling carries no more), in the unit
-    of the value."""
+    of the value; `after`: what the unit goes on with (" s" for an energy-delay product)."""
     scale, unit = next((s for s in _SCALES if abs(joules) >= s[0]), _SCALES[-1])
-    text = f"{joules / scale:.3g} {unit}"
+    text = f"{joules / scale:.3g} {unit}{after}"
     if low is not None and high is not None:
         text += f" [{float(f'{low / scale:.2g}'):g}, {float(f'{high / scale:.2g}'):g}]"
     return text

@@ -84,9 +84,11 @@ def hw_memory(
     if checkpoints:
         print_table(
             f"Checkpoints: memory against recomputing, energies modelled on {report['accelerator']}",
-            ["Segments", "Peak (MiB)", "Kept (MiB)", "Energy (J)", "of it again (%)", "Time at least (ms)"],
+            ["Segments", "Peak (MiB)", "Kept (MiB)", "Energy (J)", "of it again (%)", "Time at least (ms)",
+             "Images/s at most", "Energy-delay (J s)"],
             [[str(p["segments"]), f"{p['peak'] / MIB:,.0f}", f"{p['activations'] / MIB:,.0f}", f"{p['joules']:.4g}",
-              f"{100 * p['again']:.1f}", f"{1e3 * p['seconds']:,.1f}"] for p in report["plans"]],
+              f"{100 * p['again']:.1f}", f"{1e3 * p['seconds']:,.1f}", f"{batch / p['seconds']:,.4g}",
+              f"{p['joules'] * p['seconds']:.4g}"] for p in report["plans"]],
         )  # fmt: skip
 
 

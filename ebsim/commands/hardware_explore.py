@@ -16,7 +16,7 @@ from ebsim.commands.hardware import hw
 @click.option("--batch", type=click.IntRange(1, 10**7), help="Images per step. Default: the space's, else 64.")
 @click.option(
     "--objective", "objectives", default="energy,latency,area", show_default=True,
-    help="What the Pareto front is of: energy, latency, area, edp, the first one first."
+    help="What the Pareto front is of: energy, latency, area, edp, throughput, the first one first."
 )  # fmt: skip
 @click.option("--out", type=click.Path(), help="Folder for variants.csv and pareto.png.")
 @click.option("--search", is_flag=True, help="Price the front again by the tile search, and show both energies.")
@@ -78,10 +78,10 @@ def _show(found: Any, best: list[int], most: int, again: list[dict[str, Any]]) -
     print_table(
         f"{len(best)} of {len(space.variants):,} variants{drawn} of {space.base.name} on {found.network}, batch "
         f"{found.batch}: nothing else beats them",
-        [*(_label(key) for key in space.keys), "J a step", "ms at least", "mm2", "images/s",
+        [*(_label(key) for key in space.keys), "J a step", "ms at least", "mm2", "images/s", "J s",
          *(["J by search", "ms by search"] if again else [])],
         [[*(_text(value) for value in space.variants[i]), f"{found.energy[i]:.4g}", f"{1e3 * found.latency[i]:.4g}",
-          f"{found.area[i]:.4g}", f"{found.batch / found.latency[i]:,.4g}",
+          f"{found.area[i]:.4g}", f"{found.throughput[i]:,.4g}", f"{found.edp[i]:.4g}",
           *([f"{again[n]['energy_j']:.4g}", f"{1e3 * again[n]['latency_s']:.4g}"] if again else [])]
          for n, i in enumerate(shown)],
     )  # fmt: skip

@@ -86,6 +86,11 @@ class Energy(Record):
     accelerator_digest: str | None = None
     saving: Saving | None = None
 
+    @property
+    def energy_delay(self) -> tuple[float, float, float]:
+        """Energy-delay product in J s, and its band: that of the energy, since a modelled time has none."""
+        return self.joules * self.seconds, self.low * self.seconds, self.high * self.seconds
+
 
 class LedgerEntry(Record):
     stage: str
@@ -131,6 +136,12 @@ class Row(Record):
     ledger: tuple[LedgerEntry, ...]
     curve: str | None
     trajectory: str | None
+
+    @property
+    def images_per_s(self) -> float:
+        """Training images per modelled second, evaluation and mask draws within that time: at most so many."""
+        images = sum(entry.images_per_epoch * entry.epochs for entry in self.ledger)
+        return images / self.energy.seconds if self.energy.seconds else 0.0
 
 
 class Results(Record):

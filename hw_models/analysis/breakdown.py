@@ -51,6 +51,10 @@ class Breakdown:
             "joules_macs_only": self.macs_only,
             "joules_compulsory": self.compulsory,
             "seconds": self.seconds,
+            "images_per_s": self.cost.images_per_s,
+            "energy_delay_js": self.cost.energy_delay,
+            "energy_delay_low": self.low * self.seconds,
+            "energy_delay_high": self.high * self.seconds,
             "pj_per_mac": self.pj_per_mac,
             "dram_busy": self.dram_busy,
             "bound": self.bound,
@@ -71,6 +75,10 @@ class Breakdown:
             "time at least, ms": f"{ms:,.0f}" if ms >= 100 else f"{ms:.3g}",
             "  limited by": f"{100 * self.bound_share:.0f} % {self.bound}",
             "  DRAM busy, %": f"{100 * self.dram_busy:.0f}",
+            "images per s at most": f"{self.cost.images_per_s:,.4g}",
+            "energy-delay product [90 % band]": show_joules(
+                self.cost.energy_delay, self.low * self.seconds, self.high * self.seconds, " s"
+            ),
             **{f"{name}, % of energy": f"{100 * share:.1f}" for name, share in self.shares.items()},
         }
 

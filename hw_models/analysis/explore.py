@@ -28,7 +28,8 @@ from hw_models.units import BITS_PER_KIB
 from hw_models.workload.layer import CONTRACTIONS, KINDS, Layer
 from hw_models.workload.shapes import Array, Shapes, shapes
 
-OBJECTIVES = {"energy": "J", "latency": "s", "area": "mm2", "edp": "J s"}
+OBJECTIVES = {"energy": "J", "latency": "s", "area": "mm2", "edp": "J s", "throughput": "images/s"}
+MOST = ("throughput",)  # of these more is better
 CAPACITY_POWER = 0.57  # of a memory's energy per bit, where its profile gives no law: that of the four CACTI laws
 
 
@@ -48,6 +49,11 @@ class Explored:
         """Energy-delay product of a step, J s."""
         return self.energy * self.latency
 
+    @property
+    def throughput(self) -> Array:
+        """Images per second at most; of one batch size its front is that of the latency."""
+        return self.batch / self.latency
+
     def objective(self, name: str) -> Array:
         """Raises `HardwareError` for an unknown one."""
         if name not in OBJECTIVES:
@@ -59,7 +65,7 @@ class Explored:
 
         In order of the first objective. Formats differ in accuracy, which is no objective here: each has its own front.
         """
-        values = np.stack([self.objective(name) for name in objectives], axis=1)
+        values = np.stack([self.objective(name) * (-1 if name in MOST else 1) for name in objectives], axis=1)
         formats = self.space.column("format") if "format" in self.space.keys else [""] * len(values)
         best: list[int] = []
         for fmt in dict.fromkeys(formats):

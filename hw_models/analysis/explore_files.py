@@ -16,6 +16,7 @@ LABELS = {
     "latency": "time of a step (s, at least)",
     "area": "area (mm2, by law)",
     "edp": "energy-delay product (J s)",
+    "throughput": "images per second (at most)",
 }
 
 

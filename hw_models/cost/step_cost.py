@@ -145,6 +145,16 @@ class Cost:
         return float(self.row_seconds.sum())
 
     @property
+    def images_per_s(self) -> float:
+        """The most images per second: the batch over `seconds`."""
+        return self.batch / self.seconds if self.seconds else 0.0
+
+    @property
+    def energy_delay(self) -> float:
+        """Energy-delay product of the step, J s; its band is that of the energy, since times have none."""
+        return self.total * self.seconds
+
+    @property
     def bounds(self) -> dict[str, float]:
         """Seconds of the rows that wait for the array, a buffer or DRAM; sums to `seconds`."""
         slowest = self.row_limits.argmax(axis=0)

@@ -185,6 +185,15 @@ def test_what_is_shown_has_units_bands_and_the_simpler_models() -> None:
     assert {"joules_macs_only", "joules_compulsory", "batch"} < set(row.row()) and 0 < row.dram_busy < 1
 
 
+def test_rates_and_energy_delay_stand_beside_the_time() -> None:
+    step = commands.breakdown("horowitz-45nm", "resnet18", "int8", 32)
+    row = step.row()
+    assert row["images_per_s"] == 32 / row["seconds"] and row["energy_delay_js"] == row["joules"] * row["seconds"]
+    assert row["energy_delay_low"] / row["low"] == pytest.approx(row["energy_delay_high"] / row["high"])
+    assert step.column()["energy-delay product [90 % band]"].count("J s [") == 1
+    assert step.column()["images per s at most"] == f"{row['images_per_s']:,.4g}"
+
+
 def test_a_profile_is_described_with_units() -> None:
     array, device = (dict(commands.describe(commands.show(name))) for name in ("tpu-like-7nm", "h100"))
     assert array["process node"] == "7 nm" and array["DRAM"].endswith(" GB/s") and "multipliers" in array["array"]

@@ -103,6 +103,9 @@ def test_each_format_has_a_front_of_its_own(tmp_path: Path) -> None:
     assert np.all(np.diff(found.energy[best]) >= 0)
     one = found.pareto(["edp"])
     assert len(one) == 2 and found.edp[one[0]] == found.edp.min()
+    fastest = found.pareto(["throughput"])  # of these more is better
+    assert len(fastest) == 2 and found.throughput[fastest[0]] == found.throughput.max() == 16 / found.latency.min()
+    assert found.pareto(["throughput", "area"]) == found.pareto(["latency", "area"])
 
 
 def test_a_memory_without_a_law_costs_more_per_bit_when_larger(tmp_path: Path) -> None:

@@ -133,3 +133,15 @@ def test_averaged_weights_are_held_against_averaged_weights(tmp_path: Path) -> N
     assert run.best_on_test(run.rows[2]) == run.rows[2].best_accuracy
     for line in csv.DictReader(io.StringIO(text.csv(*results.records(run)))):
         assert float(line["best_accuracy"]) >= float(line["accuracy"])
+
+
+def test_rates_and_energy_delay_products_are_those_of_the_rows(run: Run) -> None:
+    header, rows = results.records(run)
+    for row, line in zip(run.rows, rows, strict=True):
+        found = dict(zip(header, line, strict=True))
+        images = sum(entry.images_per_epoch * entry.epochs for entry in row.ledger)
+        assert found["images_per_modelled_second"] == images / row.energy.seconds
+        assert found["energy_delay_joule_seconds"] == row.energy.joules * row.energy.seconds
+        assert found["energy_delay_low"] <= found["energy_delay_joule_seconds"] <= found["energy_delay_high"]
+    headings = [column.heading for column in results.detail(run).columns]
+    assert any(heading.startswith("Energy-delay product (") for heading in headings)

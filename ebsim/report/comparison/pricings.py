@@ -19,6 +19,7 @@ from ebsim.report.figures.split_bars import COMPONENTS, paint
 from ebsim.report.tables import row_labels
 from ebsim.report.tables.energy import part_names, split
 from ebsim.report.tables.highlights import highlights
+from ebsim.report.tables.results import energy_delay
 from ebsim.runs.load import Run
 
 if TYPE_CHECKING:
@@ -99,6 +100,7 @@ def table(priced: Sequence[Run]) -> Table:
     ]
     own = scale((row.energy.joules for *_, row in rows), "J")
     time = scale((row.energy.seconds for *_, row in rows), "s")
+    rate = scale((row.images_per_s for *_, row in rows), "1/s")
     savings: list[Cell] = []
     bands: list[Cell] = []
     for *_, row in rows:
@@ -122,6 +124,12 @@ def table(priced: Sequence[Run]) -> Table:
         Column(
             f"Time at least ({time.unit})", tuple((time.value(row.energy.seconds),) for *_, row in rows), priority=4
         ),
+        Column(
+            f"Training images at most ({rate.unit})",
+            tuple((rate.value(row.images_per_s),) for *_, row in rows),
+            priority=6,
+        ),
+        *energy_delay([row.energy for *_, row in rows], priority=6),
     )
     note = "Savings are against the dense row on the same accelerator; bands are of 90 %. Energies of two accelerators "
     return Table(
@@ -135,7 +143,9 @@ def _band(low: float, high: float, own: Scale) -> Cell:
 
 def records(priced: Sequence[Run]) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
     """Every number of `table`, and the totals by component, unrounded."""
-    header = ("row", "accelerator", "joules", "low", "high", "saving", "saving_low", "saving_high", "seconds")
+    header = ("row", "accelerator", "joules", "low", "high", "saving", "saving_low", "saving_high", "seconds",
+              "images_per_modelled_second", "energy_delay_joule_seconds", "energy_delay_low",
+              "energy_delay_high")  # fmt: skip
     parts = part_names(row.energy.components for run in priced for row in run.rows)
     rows: list[tuple[object, ...]] = []
     for name, run in zip(accelerator_names(priced), priced, strict=True):
@@ -143,7 +153,9 @@ def records(priced: Sequence[Run]) -> tuple[tuple[str, ...], list[tuple[object, 
             e, s = row.energy, row.energy.saving
             found = (s.value, s.low, s.high) if s is not None else (None, None, None)
             joules = [e.components.get(part, 0.0) for part in parts]
-            rows.append((label, name, e.joules, e.low, e.high, *found, e.seconds, *joules))
+            rows.append(
+                (label, name, e.joules, e.low, e.high, *found, e.seconds, row.images_per_s, *e.energy_delay, *joules)
+            )
     return (*header, *(f"{part}_joules" for part in parts)), rows
 
 

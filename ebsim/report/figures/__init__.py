@@ -156,7 +156,8 @@ PLOTS = (
         "roofline",
         "Roofline of the layers",
         "One dot per layer and pass: how many MACs it makes of each byte of DRAM traffic, and how fast the modelled "
-        "array lets it. On the slope DRAM is the limit; under it, the array or a buffer.",
+        "accelerator lets it. On the slope DRAM is the limit; on a flat line, which names its formats, the array; "
+        "under both, an array that is not filled or a buffer.",
         roofline.data,
         roofline.draw,
         roofline.drawable,
@@ -165,13 +166,18 @@ PLOTS = (
 
 
 def make(plot: Plot, run: Run) -> dict[str, bytes]:
-    """{file name: bytes} of one figure for the page: SVG, PNG and the CSV of what it shows."""
+    """{file name: bytes} of one figure of a run for the page."""
+    width = style.PAGE if plot.wide(run) else style.COLUMN
+    return for_page(plot.name, lambda inches: plot.draw(run, inches), width, plot.data(run))
+
+
+def for_page(name: str, draw: Callable[[float], Figure], width: float, sheet: Sheet) -> dict[str, bytes]:
+    """{file name: bytes} of one figure for a page: SVG, PNG and the CSV of what it shows."""
     with style.styled():
-        figure = plot.draw(run, style.PAGE if plot.wide(run) else style.COLUMN)
+        figure = draw(width)
         style.settle(figure)
         vector, pixels = style.svg(figure), style.png(figure)
-    header, rows = plot.data(run)
-    return {f"{plot.name}.svg": vector, f"{plot.name}.png": pixels, f"{plot.name}.csv": csv(header, rows).encode()}
+    return {f"{name}.svg": vector, f"{name}.png": pixels, f"{name}.csv": csv(*sheet).encode()}
 
 
 def for_paper(name: str, draw: Callable[[float], Figure]) -> dict[str, bytes]:

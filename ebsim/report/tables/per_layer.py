@@ -19,6 +19,7 @@ from ebsim.runs.load import Run
 from ebsim.runs.schema import LedgerEntry
 
 if TYPE_CHECKING:
+    from hw_models.analysis.roofline import RooflinePoint
     from hw_models.cost.step_cost import Cost
 
 MOST = 3
@@ -39,23 +40,13 @@ class LayerCost:
 
 
 @dataclass(frozen=True)
-class RooflinePoint:
-    """One pass of one layer: multiply-accumulates per DRAM byte, and per second of its modelled time."""
-
-    layer: str
-    phase: str
-    macs: float
-    bytes: float
-    seconds: float
-    bound: str
-
-
-@dataclass(frozen=True)
 class NetworkCost:
     layers: tuple[LayerCost, ...]
     passes: Mapping[str, float]
     """{pass: J per training image}: forward, input gradient, weight gradient, and the share of the update."""
     points: tuple[RooflinePoint, ...]
+    """Of a whole step; rates and intensities do not depend on that."""
+    images: int
 
     @property
     def total(self) -> float:
@@ -80,6 +71,7 @@ def per_layer(run: Run) -> Mapping[str, NetworkCost]:
 
 def _cost(run: Run, entry: LedgerEntry) -> NetworkCost:
     import hw_models
+    from hw_models.analysis.roofline import points
 
     try:
         layers = [hw_models.Layer.from_dict(layer) for layer in run.networks[entry.network]]
@@ -95,16 +87,8 @@ def _cost(run: Run, entry: LedgerEntry) -> NetworkCost:
     )
     images = entry.batch_size
     contractions = {layer.name for layer in layers if layer.macs}
-    points = tuple(
-        RooflinePoint(
-            row["layer"], row["pass"], row["macs"] / images, row["dram_bytes"] / images, row["seconds"] / images,
-            row["bound"],
-        )
-        for row in cost.rows
-        if row["layer"] in contractions and row["macs"]
-    )  # fmt: skip
     passes = {name: joules / images for name, joules in cost.passes.items()}
-    return NetworkCost(_by_layer(cost, contractions, images), passes, points)
+    return NetworkCost(_by_layer(cost, contractions, images), passes, points(cost), images)
 
 
 def _by_layer(cost: Cost, contractions: set[str], images: int) -> tuple[LayerCost, ...]:

@@ -15,7 +15,7 @@ from ebsim.report.display.text import plain
 from ebsim.report.display.value import Value, count, scale
 from ebsim.report.tables import energy, row_labels, saving_steps
 from ebsim.runs.load import Run
-from ebsim.runs.schema import Row
+from ebsim.runs.schema import Energy, Row
 
 Get = Callable[[Row], float | None]
 Show = Callable[[float], Value | str]
@@ -47,6 +47,22 @@ def _energy(rows: Sequence[Row]) -> list[Column]:
     return [
         _column(f"Modelled energy ({own.unit})", rows, lambda row: row.energy.joules, own.value),
         Column(f"Band ({own.unit})", bands, priority=3),
+    ]
+
+
+def energy_delay(energies: Sequence[Energy], priority: int = 0) -> list[Column]:
+    """Energy-delay products and their bands, J s."""
+    found = [energy.energy_delay for energy in energies]
+    own = scale((value for value, _, _ in found), "J s")
+    return [
+        Column(
+            f"Energy-delay product ({own.unit})", tuple((own.value(value),) for value, _, _ in found), priority=priority
+        ),
+        Column(
+            f"Its band ({own.unit})",
+            tuple((own.value(low, 2), "–", own.value(high, 2)) for _, low, high in found),
+            priority=priority,
+        ),
     ]
 
 
@@ -167,6 +183,8 @@ def detail(run: Run) -> Table:
         _scaled("Training, exact", "FLOPs", rows, lambda row: row.train_flops),
         _scaled("Training, authors' convention", "FLOPs", rows, _authors_flops),
         _scaled("Modelled time, at least", "s", rows, lambda row: row.energy.seconds),
+        _scaled("Training images per modelled second, at most", "1/s", rows, lambda row: row.images_per_s),
+        *energy_delay([row.energy for row in rows]),
     ]
     if any(row.weights_kept is not None for row in rows):
         columns.insert(3, _column("Weights kept (%)", rows, lambda row: row.weights_kept, _points))
@@ -224,6 +242,10 @@ def records(run: Run) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
         "energy_low_joules",
         "energy_high_joules",
         "modelled_seconds",
+        "images_per_modelled_second",
+        "energy_delay_joule_seconds",
+        "energy_delay_low",
+        "energy_delay_high",
         "derived_share",
         "saving_vs_dense",
         "saving_low",
@@ -242,6 +264,8 @@ def records(run: Run) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
             row.energy.low,
             row.energy.high,
             row.energy.seconds,
+            row.images_per_s,
+            *row.energy.energy_delay,
             row.energy.derived_share,
             row.saving_vs_dense,
             row.energy.saving and row.energy.saving.low,
