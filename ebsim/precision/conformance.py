@@ -24,7 +24,8 @@ from ebsim.errors import ConfigError
 from ebsim.precision.formats.number_format import NumberFormat
 from ebsim.precision.formats.registry import find_format
 from ebsim.precision.quantization import compilation
-from ebsim.precision.quantization.quantizer import quantize
+from ebsim.precision.quantization.layout import as_matrix
+from ebsim.precision.quantization.quantizer import absmax, on_grid, quantize, scaler
 
 _WIDTH = 64
 
@@ -54,9 +55,21 @@ class Report:
         return "\n".join([f"number format {self.format.name}", *rows])
 
 
+def _in_a_row(fmt: NumberFormat) -> NumberFormat:
+    """The same format with the elements of a tile as neighbours."""
+    return dataclasses.replace(fmt, block=fmt.tile[0] * fmt.tile[1]) if fmt.tile else fmt
+
+
+def _one_scale(fmt: NumberFormat) -> NumberFormat:
+    """The same elements where `top` at the start of a group makes its scale 1: of several trials, the first."""
+    fmt = _in_a_row(fmt)
+    return dataclasses.replace(fmt, scaling="two_level") if fmt.trials > 1 else fmt
+
+
 def grouped(fmt: NumberFormat, values: Tensor) -> Tensor:
     """Values as [groups, elements] with `top` at the start of every group."""
-    width = fmt.block if isinstance(fmt.block, int) and fmt.block > 1 else _WIDTH
+    block = _in_a_row(fmt).block
+    width = block if isinstance(block, int) and block > 1 else _WIDTH
     rows = torch.nn.functional.pad(values, (0, -len(values) % (width - 1))).view(-1, width - 1)
     return torch.cat([torch.full((len(rows), 1), float(fmt.top)), rows], 1)
 
@@ -74,7 +87,7 @@ def values_of(fmt: NumberFormat, n: int = 60_000) -> Tensor:
 @functools.lru_cache(maxsize=8)
 def codes_of(fmt: NumberFormat) -> Tensor:
     """The distinct values that rounding to nearest gives at scale 1, ascending."""
-    return quantize(grouped(fmt, values_of(fmt)), fmt).unique()
+    return quantize(grouped(fmt, values_of(fmt)), _one_scale(fmt)).unique()
 
 
 def same(a: Tensor, b: Tensor) -> bool:
@@ -138,7 +151,7 @@ def operand_class(fmt: NumberFormat) -> str:
 
 
 def nearest(fmt: NumberFormat) -> str:
-    x, codes = values_of(fmt), codes_of(fmt).double()
+    x, codes, fmt = values_of(fmt), codes_of(fmt).double(), _one_scale(fmt)
     y = quantize(grouped(fmt, x), fmt)[:, 1:].reshape(-1)[: len(x)].double()
     i = torch.searchsorted(codes, x.double()).clamp(1, len(codes) - 1)
     best = torch.minimum((codes[i] - x).abs(), (codes[i - 1] - x).abs())
@@ -159,9 +172,9 @@ def nearest(fmt: NumberFormat) -> str:
 
 
 def idempotent(fmt: NumberFormat) -> str:
-    for x in (grouped(fmt, values_of(fmt)), _random(fmt, 64, 96)):
-        once = quantize(x, fmt)
-        twice = quantize(once, fmt)
+    for x, how in ((grouped(fmt, values_of(fmt)), _in_a_row(fmt)), (_random(fmt, 64, 96), fmt)):
+        once = quantize(x, how)
+        twice = quantize(once, how)
         moved = (once != twice).nonzero().tolist()
         if moved:
             at = tuple(moved[0])
@@ -177,7 +190,7 @@ def odd(fmt: NumberFormat) -> str:
 
 
 def monotone(fmt: NumberFormat) -> str:
-    x = values_of(fmt).sort().values
+    x, fmt = values_of(fmt).sort().values, _one_scale(fmt)
     y = quantize(grouped(fmt, x), fmt)[:, 1:].reshape(-1)[: len(x)]
     falls = (y.diff() < 0).nonzero()
     assert not len(falls), f"falls after {x[falls[0]].item()}"
@@ -188,7 +201,9 @@ def zero(fmt: NumberFormat) -> str:
     for rounding in ("nearest", "stochastic"):
         assert not quantize(torch.zeros(4, 64), fmt, rounding=rounding).any(), "zeros do not stay zero"
         x = grouped(fmt, torch.zeros(500))
-        assert not quantize(x, fmt, rounding=rounding)[:, 1:].any(), "a zero beside others does not stay zero"
+        assert not quantize(x, _in_a_row(fmt), rounding=rounding)[:, 1:].any(), (
+            "a zero beside others does not stay zero"
+        )
     return "zeros stay zero, alone and beside others"
 
 
@@ -247,7 +262,7 @@ def repeatable(fmt: NumberFormat) -> str:
 def unbiased(fmt: NumberFormat) -> str:
     if fmt.bits > 16:
         return f"skipped: {fmt.bits} bits, wider than 16"
-    codes = codes_of(fmt)
+    codes, fmt = codes_of(fmt), _one_scale(fmt)
     i = torch.linspace(0, len(codes) - 2, 41).long()
     share = torch.linspace(0.1, 0.9, 41, dtype=torch.float64)
     low, high = codes[i].double(), codes[i + 1].double()
@@ -265,8 +280,27 @@ def unbiased(fmt: NumberFormat) -> str:
     return f"41 values x {_WIDTH * 120} draws, |z| <= {worst:.1f}"
 
 
+def better_scale(fmt: NumberFormat) -> str:
+    """Where two scales are tried: each block is rounded at one of them, and at the other the error is not smaller."""
+    if fmt.trials == 1:
+        return "one scale"
+    x = torch.cat([_random(fmt, 500, 96), (_random(fmt, 500, 96) * 3).exp()])
+    m = as_matrix(x, fmt.block)
+    both = scaler(fmt)(absmax(m.x))
+    assert both is not None
+    at = [on_grid(_one_scale(fmt), m.x, both[:, i : i + 1], None) for i in range(2)]
+    errors = [(y.double() - m.x.double()).square().sum(1) for y in at]
+    y, slack = as_matrix(quantize(x, fmt), fmt.block).x, 1 + 1e-5
+    four = (y == at[1]).all(1) & (errors[1] <= errors[0] * slack)
+    six = (y == at[0]).all(1) & (errors[0] <= errors[1] * slack)
+    assert bool((four | six).all()), "a block is not what the better one of its scales makes of it"
+    chosen = int((errors[1] < errors[0]).sum())
+    return f"{chosen} of {len(y)} blocks are better with the other scale, and have it"
+
+
 def keeps_codes(fmt: NumberFormat) -> str:
-    y = quantize(grouped(fmt, values_of(fmt)), fmt)
+    x, fmt = grouped(fmt, values_of(fmt)), _in_a_row(fmt)
+    y = quantize(x, fmt)
     assert same(quantize(y, fmt, rounding="stochastic").abs(), y.abs()), "stochastic rounding moves a code"
     return "stochastic rounding leaves codes where they are"
 
@@ -300,6 +334,7 @@ CHECKS: dict[str, Callable[[NumberFormat], str]] = {
     "stochastic: repeatable": repeatable,
     "stochastic: unbiased": unbiased,
     "stochastic: keeps codes": keeps_codes,
+    "better scale": better_scale,
     "compiled": compiled,
 }
 

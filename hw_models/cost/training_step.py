@@ -21,7 +21,7 @@ from hw_models.accelerator.description import Accelerator
 from hw_models.accelerator.loader import load
 from hw_models.cost.step_cost import LIMITS, STAGES, Cost, Part
 from hw_models.cost.time import busy, port_bits, waiting
-from hw_models.cost.vector_ops import QUANTIZE, UPDATE_ADD, UPDATE_MULTIPLY, pointwise
+from hw_models.cost.vector_ops import QUANTIZE, TRY, UPDATE_ADD, UPDATE_MULTIPLY, pointwise
 from hw_models.errors import HardwareError
 from hw_models.mapping.closed_form import Capacities
 from hw_models.mapping.mapper import map_passes
@@ -39,7 +39,7 @@ from hw_models.precision.formats import (
     mac_key,
     parse_precision,
 )
-from hw_models.precision.record_schema import OPERAND_ROLES
+from hw_models.precision.record_schema import OPERAND_ROLES, UPDATE_ROLES
 from hw_models.units import PJ
 from hw_models.workload.layer import KINDS, Layer
 from hw_models.workload.shapes import Array, Shapes, shapes
@@ -279,15 +279,16 @@ def _quantizer_parts(
     table: Shapes, chip: Accelerator, precision: Precision, widths: _TensorBits, batch: float, dram: Array
 ) -> list[Part]:
     """Range, scale, round and clamp of every quantized tensor; a pass over it where its width changes."""
-    elements, random = np.zeros((2, *dram.shape[1:]))
+    elements, once_scaled, tried, random = np.zeros((4, *dram.shape[1:]))
     transformed = np.zeros(dram.shape[2:])
     shape = table.weights.shape
     matrix = table.K * table.C / np.maximum(table.groups, 1) * table.R * table.S * np.ones(shape)
     trained, needed = _matrix(table), 1 - table.first
     vectors = table.weights - trained
 
-    def add(stage: int, row: int, n: Array, how: str, read: float = 0.0, written: float = 0.0) -> None:
+    def add(stage: int, row: int, n: Array, how: str, fmt: Format, read: float = 0.0, written: float = 0.0) -> None:
         elements[stage, ..., row] += n
+        (once_scaled if fmt.trials == 1 else tried)[stage, ..., row] += n * fmt.trials
         random[stage, ..., row] += n * (how == "stochastic")
         dram[0, stage, ..., row] += n * read
         dram[1, stage, ..., row] += n * written
@@ -300,9 +301,14 @@ def _quantizer_parts(
         if isinstance(row, Rule):
             late = ("weight_gradient", "error") in row.rounded
             operands = {
-                (phase, role): fmt.bits
+                (phase, role): fmt
                 for phase, pair in zip(PASSES, row.operands, strict=True)
                 for role, fmt in zip(OPERAND_ROLES[phase], pair, strict=True)
+            }
+            formats = operands | {
+                ("forward", "output"): row.output,
+                ("input_gradient", "activation_gradient"): row.activation_gradient,
+                **{("update", role): fmt for role, fmt in zip(UPDATE_ROLES, row.update, strict=True)},
             }
             tensors = {  # elements, and their width before the quantizer (None: on its way out, no pass of its own)
                 ("forward", "activation"): (inputs, widths.input[i]),
@@ -313,24 +319,29 @@ def _quantizer_parts(
                 ("input_gradient", "activation_gradient"): (inputs * once, None),
                 ("weight_gradient", "activation"): (inputs, widths.input[i]),
                 ("weight_gradient", "error"): (outputs, widths.error[i]),
-                **{("update", role): (trained[..., i], None) for role in ("gradient", "momentum", "stored")},
+                **{("update", role): (trained[..., i], None) for role in UPDATE_ROLES},
             }
             for cell, how in row.rounded.items():
                 n, before = tensors[cell]
-                bits = operands.get(cell, 0.0)
+                bits = operands[cell].bits if cell in operands else 0.0
                 if cell[0] == "weight_gradient" and cell[1] in row.hadamard:  # log2 16 sums an element, and its sign
                     transformed[..., i] += n
                 extra = () if before is None or before == bits else (before, bits)
-                add(ROUNDED_IN[cell[0]], i, n, how, *extra)
+                add(ROUNDED_IN[cell[0]], i, n, how, formats[cell], *extra)
         else:
             for stage, rounding in enumerate(row.rounded):
                 if rounding is not None:
-                    add(stage, i, outputs * (once if stage else 1.0), rounding)
+                    handed_on = row.backward if stage else row.forward
+                    add(stage, i, outputs * (once if stage else 1.0), rounding, handed_on)
         if thin:
-            add(ROUNDED_IN["update"], i, 3 * vectors[..., i], thin)
-    work = {op: elements * times for op, times in QUANTIZE.items()}
-    if transformed.any():
-        work["add"] = np.zeros(dram.shape[1:])
-        work["add"][2], work["multiply"][2] = 4 * transformed, work["multiply"][2] + transformed
+            add(ROUNDED_IN["update"], i, 3 * vectors[..., i], thin, precision.one_dimensional)
+    work = {
+        op: (elements if op == "compare" else once_scaled) * times + TRY.get(op, 0) * tried
+        for op, times in QUANTIZE.items()
+    }
+    if transformed.any() or tried.any():
+        work["add"] = TRY["add"] * tried
+        work["add"][2] += 4 * transformed
+        work["multiply"][2] += transformed
     parts = [Part(f"op.{op}", "quantiser", chip.ops[op], counts, None) for op, counts in work.items()]
     return [*parts, Part("op.random", "quantiser", chip.ops["random"], random, None)]

@@ -14,7 +14,8 @@ Counts per image for n_in / n_out elements of the layer's tensors (k^2 = window 
 
 Source: the definitions of the operations, as an eager framework runs them (no fusion unless a profile says
 so). Update, per parameter and step: SGD with momentum and decay 3 mul, 3 add; reads gradient, momentum and
-weight, writes momentum and weight. Quantizer: compare (range), scale, round, clamp = 4 operations an element.
+weight, writes momentum and weight. Quantizer: compare (range), scale, round, clamp = 4 operations an element; one that
+tries several scales scales, rounds and clamps for each, and squares and sums each error.
 """
 
 from __future__ import annotations
@@ -81,6 +82,7 @@ _TRAINED = [KINDS.index("bn"), KINDS.index("norm")]  # have parameters: a backwa
 UPDATE_MULTIPLY, UPDATE_ADD = 3, 3  # SGD with momentum and weight decay
 AVERAGE_MULTIPLY, AVERAGE_ADD = 1, 2  # a running mean of a parameter: mean += (parameter - mean) / n
 QUANTIZE = {"compare": 1, "multiply": 1, "integer": 2}  # range, scale, round and clamp
+TRY = {"multiply": 2, "integer": 2, "add": 2}  # a scale that is tried: scale, round, clamp, the error's square and sum
 
 
 class Moves(NamedTuple):

@@ -29,7 +29,7 @@ from hw_models.precision.record_schema import OPERAND_ROLES, mistakes
 PASSES = tuple(OPERAND_ROLES)
 
 
-KEYS = ("bits", "mac", "scale_bits", "block")  # of a format in a record
+KEYS = ("bits", "mac", "scale_bits", "block", "trials")  # of a format in a record
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class Format:
     significand: int
     exponent: int
     block: int = 0  # elements that share a scale; 0 = a whole row or tensor
+    trials: int = 1  # scales that a quantizer tries for each of its blocks, to keep the one with the smallest error
 
     @property
     def hardware(self) -> str:
@@ -66,7 +67,7 @@ def parse_format(name: str, data: Mapping[str, Any]) -> Format:
     try:
         numbers = [int(n) for n in rest.split(",")]
         bits = float(data["bits"])
-        scale, block = float(data.get("scale_bits", 0)), data.get("block", 0)
+        scale, block, trials = float(data.get("scale_bits", 0)), data.get("block", 0), data.get("trials", 1)
         shared = block if isinstance(block, int) else 0
         if kind == "fp" and len(numbers) == 2:
             exponent, significand = numbers[0], numbers[1] + 1
@@ -76,12 +77,14 @@ def parse_format(name: str, data: Mapping[str, Any]) -> Format:
             raise ValueError(mac)
         if not (1 <= bits <= 128 and 1 <= significand <= 128 and 0 <= exponent <= 15 and scale >= 0 and shared >= 0):
             raise ValueError("out of range")
+        if not isinstance(trials, int) or not 1 <= trials <= 16:
+            raise ValueError("trials")
     except (KeyError, TypeError, ValueError) as error:
         raise FormatError(
             f"format {name!r}: cannot read {dict(data)}; it needs bits (1 to 128) and mac = "
-            '"fp:E,M", "int:B" or "bfp:B"'
+            '"fp:E,M", "int:B" or "bfp:B" (and trials, if given, from 1 to 16)'
         ) from error
-    return Format(name, bits + (scale / shared if shared else 0.0), kind, significand, exponent, shared)
+    return Format(name, bits + (scale / shared if shared else 0.0), kind, significand, exponent, shared, trials)
 
 
 POINTWISE_KINDS = {  # kind of a row of the layer table -> how a precision calls it

@@ -97,6 +97,17 @@ PRESETS: dict[str, dict[str, Any]] = {
              "error": "nvfp4 hadamard stochastic"},
         ],
     },
+    "nvfp4_four_over_six": {
+        "about": "nvfp4, the largest number of each block made 6 or 4, whichever errs less (arXiv 2512.02010)",
+        "weight": "nvfp4/16x16/four_over_six", "activation": "nvfp4/four_over_six",
+        "error": "nvfp4/four_over_six stochastic", **_BF16_BETWEEN,
+        "rule": [
+            {"layers": ["@first", "@last"], "weight": "bf16", "activation": "bf16", "error": "bf16"},
+            _LOGITS_FP32,
+            {"layers": ["*"], "phase": "weight_gradient", "activation": "nvfp4/four_over_six hadamard",
+             "error": "nvfp4/four_over_six hadamard stochastic"},
+        ],
+    },
     "fp8_delayed": {
         "about": "fp8_bf16 with scales from the largest absmax of the last 16 steps, whose history checkpoints keep",
         "weight": "e4m3/delayed", "activation": "e4m3/delayed", "error": "e5m2/delayed", **_BF16_BETWEEN,
@@ -117,6 +128,8 @@ FORMATS: dict[str, dict[str, Any]] = {  # of these tables, beside what `hw_model
     "mxint8": {"bits": 8, "mac": "bfp:8", "scale_bits": 8, "block": 32},
     "nvfp4": {"bits": 4, "mac": "fp:2,1", "scale_bits": 8, "block": 16},
     "nvfp4/16x16": {"bits": 4, "mac": "fp:2,1", "scale_bits": 8, "block": 256},
+    "nvfp4/four_over_six": {"bits": 4, "mac": "fp:2,1", "scale_bits": 8, "block": 16, "trials": 2},
+    "nvfp4/16x16/four_over_six": {"bits": 4, "mac": "fp:2,1", "scale_bits": 8, "block": 256, "trials": 2},
     "e4m3/delayed": {"bits": 8, "mac": "fp:4,3", "scale_bits": 32},
     "e5m2/delayed": {"bits": 8, "mac": "fp:5,2", "scale_bits": 32},
     "e4m3/absmax/128": {"bits": 8, "mac": "fp:4,3", "scale_bits": 32, "block": 128},

@@ -252,3 +252,27 @@ def test_time_waits_for_the_array_a_buffer_or_dram() -> None:
         assert cost.bound == name and sum(cost.bounds.values()) == pytest.approx(cost.seconds)
         assert {r["bound"] for r in cost.rows if r["macs"]} == {name}
         assert commands.breakdown(slow, "vgg16").bound == name
+
+
+def test_a_quantizer_that_tries_two_scales_does_the_work_of_two() -> None:
+    """Per element: compare 1; of each scale multiply (scale, square) 2, integer (round, clamp) 2, add (error, sum) 2."""
+    record = {
+        "schema": 2,
+        "formats": {name: {"bits": 4, "mac": "fp:2,1", "scale_bits": 8, "block": 16, "trials": n}
+                    for name, n in (("once", 1), ("twice", 2))},
+        "default": {},
+    }  # fmt: skip
+
+    def work(fmt: str) -> dict[str, float]:
+        given = {
+            **record,
+            "default": {"forward": {"activation": fmt}},
+            "quantise": {"forward": {"activation": "nearest"}},
+        }
+        cost = training_cost(NET, "horowitz-45nm", given, 1, "compulsory", hypothetical=True)
+        return {p.key: float(p.counts.sum()) for p in cost.parts if p.component == "quantiser"}
+
+    once, twice = work("once"), work("twice")
+    n = once["op.compare"]
+    assert once == {"op.compare": n, "op.multiply": n, "op.integer": 2 * n, "op.random": 0}
+    assert twice == {"op.compare": n, "op.multiply": 4 * n, "op.integer": 4 * n, "op.add": 4 * n, "op.random": 0}

@@ -140,6 +140,40 @@ def nvfp4(blocks: Sequence[Sequence[float]]) -> list[list[float]]:
     ]
 
 
+def rounded(x: Fraction) -> int:
+    """The nearest integer, ties to even."""
+    whole = x // 1
+    rest = x - whole
+    return int(whole + (rest > Fraction(1, 2) or (rest == Fraction(1, 2) and whole % 2 == 1)))
+
+
+def squared_error(values: Sequence[float], made: Sequence[float], amax: Fraction) -> int:
+    """Sum of squares of the errors, each rounded to a float and then to whole units of 2^-22 of amax's power of two."""
+    unit = Fraction(2) ** (floor_log2(amax) - 22)
+    errors = (abs(Fraction(y) - Fraction(x)) for x, y in zip(values, made, strict=True))
+    return sum(rounded(float32(e) / unit) ** 2 for e in errors)
+
+
+def four_over_six(blocks: Sequence[Sequence[float]]) -> tuple[list[list[float]], int]:
+    """NVFP4 whose blocks have an absmax of 6 or of 4, whichever errs less (arXiv 2512.02010); how many have 4.
+
+    The scale of the tensor makes 256 of a block's E4M3 scale where the absmax is 6, so that 4 can have 384.
+    """
+    whole = max(abs(Fraction(v)) for values in blocks for v in values)
+    tensor = significant(float32(whole / (256 * 6)), 17)
+    e4m3, made, fours = float_table(4, 3), [], 0
+    for values in blocks:
+        amax, tried = max(abs(Fraction(v)) for v in values), []
+        for largest in (6, 4):
+            s = nearest(float32(float32(amax / largest) / tensor), e4m3) * tensor if whole else Fraction(0)
+            tried.append([scaled(v, s, E2M1) if s else math.copysign(0.0, v) for v in values])
+        errors = [squared_error(values, one, amax) if amax else 0 for one in tried]
+        four = errors[1] < errors[0]
+        fours += four
+        made.append(tried[four])
+    return made, fours
+
+
 def hadamard(n: int) -> list[list[int]]:
     """Sylvester's matrix of +1 and -1, [n, n]: entry (i, j) is the parity of i & j."""
     return [[1 - 2 * ((i & j).bit_count() % 2) for j in range(n)] for i in range(n)]

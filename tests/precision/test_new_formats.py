@@ -79,6 +79,56 @@ def test_nvfp4_has_two_levels_of_scales(shape: tuple[int, ...], axis: int) -> No
     assert same(quantize(x, "nvfp4", axis=axis), back.contiguous().numpy())
 
 
+@pytest.mark.parametrize("shape, axis", [((9, 160), 1), ((64, 30), 0), ((4, 40, 3, 3), 1)])
+@pytest.mark.parametrize("tile", [False, True])
+def test_four_over_six_takes_the_scale_with_the_smaller_error(shape: tuple[int, ...], axis: int, tile: bool) -> None:
+    x = wild(*shape, seed=11, spread=1.0)
+    if tile:  # most of 256 values are small beside the largest one: then 6 is better; evenly spread ones prefer 4
+        x[:20] = torch.rand(x[:20].shape, generator=torch.Generator().manual_seed(0)) * 4 - 2
+        faces = x.reshape(*shape[:2], -1).movedim(-1, 0)
+        cuts = [(f, i, j) for f in range(len(faces)) for i in range(0, shape[0], 16) for j in range(0, shape[1], 16)]
+        blocks = [faces[f, i : i + 16, j : j + 16].reshape(-1).tolist() for f, i, j in cuts]
+        made, fours = oracle.four_over_six(blocks)
+        expected = torch.empty_like(faces)
+        for (f, i, j), values in zip(cuts, made, strict=True):
+            expected[f, i : i + 16, j : j + 16] = torch.tensor(values).view_as(expected[f, i : i + 16, j : j + 16])
+        back = expected.movedim(0, -1).reshape(shape)
+    else:
+        moved = x.movedim(axis, -1)
+        rows = moved.reshape(-1, moved.shape[-1]).tolist()
+        blocks = [row[i : i + 16] for row in rows for i in range(0, len(row), 16)]
+        made, fours = oracle.four_over_six(blocks)
+        values = iter(made)
+        lines = [[v for _ in range(0, len(row), 16) for v in next(values)] for row in rows]
+        back = torch.tensor(lines).view(moved.shape).movedim(-1, axis)
+    got = quantize(x, "nvfp4/16x16/four_over_six" if tile else "nvfp4/four_over_six", axis=axis)
+    assert same(got, back.contiguous().numpy())
+    assert fours > 0 and (tile or fours < len(blocks))
+    if not tile:  # (the other scale of the whole tensor also moves E4M3 scales, which few blocks do not even out)
+        assert (got - x).square().sum() < (quantize(x, "nvfp4", axis=axis) - x).square().sum()
+
+
+def test_four_over_six_rounds_at_random_with_the_scale_that_is_better_to_nearest() -> None:
+    """Its choice is not the noise's, so that it is unbiased; other draws are on the same two grids."""
+    x = wild(40, 64, seed=2, spread=1.0)
+    draws = torch.stack([quantize(x, "nvfp4/four_over_six", rounding="stochastic", step=s) for s in range(400)])
+    draws, nearest = draws.double(), quantize(x, "nvfp4/four_over_six").double()
+    low, high = draws.amin(0), draws.amax(0)
+    assert ((nearest == low) | (nearest == high)).all()
+    two = ((draws == low) | (draws == high)).all()
+    assert two  # with scales chosen anew in each draw there would be more than two
+    up = (x - low) / (high - low)
+    usable = (up > 0.05) & (up < 0.95)
+    z = ((draws.mean(0) - x) / ((high - low) * (up * (1 - up) / 400).sqrt()))[usable]
+    assert len(z) > 500 and z.abs().max() < 5
+
+
+def test_four_over_six_is_for_blocks_of_e2m1() -> None:
+    for wrong in ("mxfp8/four_over_six", "e2m1/four_over_six"):
+        with pytest.raises(ConfigError, match="E2M1"):
+            find_format(wrong)
+
+
 def test_a_block_whose_scale_rounds_to_zero_is_lost_and_nothing_is_not_a_number() -> None:
     x = torch.full((2, 16), 1e-9)
     x[1] = 100.0
@@ -216,7 +266,7 @@ def test_a_transform_of_one_operand_alone_is_refused() -> None:
         apply(Net(), {"activation": "nvfp4 hadamard"})
 
 
-@pytest.mark.parametrize("name", ["nvfp4", "mxfp4", "mxfp6", "mxint8", "fp8_block"])
+@pytest.mark.parametrize("name", ["nvfp4", "nvfp4_four_over_six", "mxfp4", "mxfp6", "mxint8", "fp8_block"])
 def test_the_new_presets_train(name: str) -> None:
     net = Net()
     placement = apply(net, name, compile=False)

@@ -23,7 +23,9 @@ from typing import Any
 
 from ebsim.errors import ConfigError
 
-SCALINGS = ("none", "absmax", "pow2", "pow2_floor", "pow2_ceil", "pow2_even", "two_level", "delayed")
+SCALINGS = (
+    "none", "absmax", "pow2", "pow2_floor", "pow2_ceil", "pow2_even", "two_level", "four_over_six", "delayed",
+)  # fmt: skip
 HISTORY = 16  # steps that a delayed scale looks back
 TILE = re.compile(r"([1-9]\d*)x([1-9]\d*)")
 ROUNDINGS = ("nearest", "stochastic")
@@ -43,7 +45,8 @@ class NumberFormat:
                 "pow2_floor" (2^(floor(log2 absmax) - floor(log2 top)), as block floating point and MX do), "pow2_ceil"
                 (the same with ceil(log2 absmax)), "pow2_even" (absmax rounded to the element's mantissa, then floor);
                 "delayed" (pow2 of the largest absmax of the last 16 steps, without this one: larger values clip);
-                or "two_level" (an E4M3 number per block, times one real scale of the whole tensor, as NVFP4 has)
+                "two_level" (an E4M3 number per block, times one real scale of the whole tensor, as NVFP4 has);
+                or "four_over_six" (two_level, the absmax of a block made 6 or 4, whichever has the smaller error)
     scale_bits  width of one stored scale, 0 if there is none
     block       elements that share a scale: 0 = the whole tensor, "row" = one slice of dim 0 (output channel of a
                 weight, sample of an activation), k = k neighbours along the axis that is summed over, "16x16" = a tile
@@ -66,6 +69,8 @@ class NumberFormat:
             f"scaling must be one of {', '.join(SCALINGS)}": self.scaling not in SCALINGS,
             "bits must be 1..32": not 1 <= self.bits <= 32,
             "top must be positive": not self.top > 0,
+            "four_over_six scales are for E2M1 (largest 6) in blocks": self.scaling == "four_over_six"
+            and (self.top != 6 or self.block == 0),
             'block must be 0, "row", a positive integer or a tile such as "16x16"': not (
                 self.block == "row" or self.tile or (isinstance(self.block, int) and self.block >= 0)
             ),
@@ -88,6 +93,16 @@ class NumberFormat:
         return int(numbers.split(",")[1]) if kind == "fp" else int(numbers) - 2
 
     @property
+    def two_level(self) -> bool:
+        """Whether blocks have an E4M3 scale each beside the real one of the whole tensor."""
+        return self.scaling in ("two_level", "four_over_six")
+
+    @property
+    def trials(self) -> int:
+        """How many scales are tried for each group."""
+        return 2 if self.scaling == "four_over_six" else 1
+
+    @property
     def blocked(self) -> bool:
         """Whether its blocks run along the axis that a pass sums over, and so differ from pass to pass."""
         return isinstance(self.block, int) and self.block > 0
@@ -95,7 +110,8 @@ class NumberFormat:
     def describe(self) -> dict[str, Any]:
         """The part the hardware model reads: plain data; of a tile the number of its elements."""
         block = self.tile[0] * self.tile[1] if self.tile else self.block
-        return {"bits": self.bits, "mac": self.mac, "scale_bits": self.scale_bits, "block": block}
+        trials = {"trials": self.trials} if self.trials > 1 else {}
+        return {"bits": self.bits, "mac": self.mac, "scale_bits": self.scale_bits, "block": block, **trials}
 
 
 @dataclasses.dataclass(frozen=True)

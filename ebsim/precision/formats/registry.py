@@ -49,6 +49,7 @@ _SCALES = {  # what a variant calls a scale rule
     "ceil": {"scaling": "pow2_ceil", "scale_bits": 8},
     "even": {"scaling": "pow2_even", "scale_bits": 8},
     "delayed": {"scaling": "delayed", "scale_bits": 32, "block": 0},
+    "four_over_six": {"scaling": "four_over_six", "scale_bits": 8},
     "rceil": {"scaling": "pow2", "scale_bits": 8},
     "unscaled": {"scaling": "none", "scale_bits": 0, "block": 0},
 }

@@ -23,7 +23,7 @@ from ebsim.errors import ConfigError
 from ebsim.precision.formats.number_format import ROUNDINGS, NumberFormat
 from ebsim.precision.formats.registry import find_format
 from ebsim.precision.formats.rounding import EXPONENT, MANTISSA, ONE, POSITIVE, float_grid
-from ebsim.precision.quantization import compilation
+from ebsim.precision.quantization import compilation, four_over_six
 from ebsim.precision.quantization.counter_rng import keyed, keys, uniform
 from ebsim.precision.quantization.layout import ALL, Samples, as_matrix
 
@@ -51,6 +51,7 @@ def scaler(fmt: NumberFormat) -> Callable[..., Tensor | None]:
     `whole` [1, 1]: the bits of the whole tensor's absmax, where the rows are only a part of it.
 
     Infinite for a block of a two-level format whose own scale rounds to zero: what is divided by it is lost.
+    Of "four_over_six" both candidates [G, 2]; `on_grid` chooses.
     """
     top = int.from_bytes(struct.pack("<f", fmt.top), "little")
     largest = (253 << 23) - (top & EXPONENT) + ONE
@@ -82,13 +83,21 @@ def scaler(fmt: NumberFormat) -> Callable[..., Tensor | None]:
         return by_rule(group).clamp(_SMALLEST, largest).view(torch.float32)
 
     def two_level(bits: Tensor, whole: Tensor | None = None) -> Tensor:
-        largest_bits = bits.amax(0, keepdim=True) if whole is None else whole
-        level = largest_bits.view(torch.float32) / (E4M3_TOP * fmt.top)
-        tensor = ((level.view(torch.int32) + 0x40) & ~0x7F).clamp(_SMALLEST, largest).view(torch.float32)
-        own = float_grid(bits.view(torch.float32) / fmt.top / tensor, None, mantissa=3, emin=-6).clamp(max=E4M3_TOP)
+        return blocks_of(tensor_scale(bits, whole, E4M3_TOP), bits, fmt.top)
+
+    def four_or_six(bits: Tensor, whole: Tensor | None = None) -> Tensor:
+        tensor = tensor_scale(bits, whole, four_over_six.FULL)
+        return torch.cat([blocks_of(tensor, bits, to) for to in (fmt.top, four_over_six.SMALLER)], 1)
+
+    def tensor_scale(bits: Tensor, whole: Tensor | None, full: float) -> Tensor:
+        level = (bits.amax(0, keepdim=True) if whole is None else whole).view(torch.float32) / (full * fmt.top)
+        return ((level.view(torch.int32) + 0x40) & ~0x7F).clamp(_SMALLEST, largest).view(torch.float32)
+
+    def blocks_of(tensor: Tensor, bits: Tensor, to: float) -> Tensor:
+        own = float_grid(bits.view(torch.float32) / to / tensor, None, mantissa=3, emin=-6).clamp(max=E4M3_TOP)
         return torch.where(own > 0, own * tensor, _INF)
 
-    return two_level if fmt.scaling == "two_level" else scale
+    return {"two_level": two_level, "four_over_six": four_or_six}.get(fmt.scaling, scale)
 
 
 def on_grid(
@@ -105,14 +114,16 @@ def on_grid(
 
     `finite`: there are none of these; `fits`: nothing exceeds top s. Both only spare work.
     """
+    if fmt.scaling == "four_over_six" and s is not None:
+        s = four_over_six.better(fmt, x, s)
     if s is None:
         y = torch.clamp(fmt.round(x, u), -fmt.top, fmt.top, out=out)
     else:
         # the inverse of a power of two is exact, and multiplying is many times faster than dividing
-        real = fmt.scaling in ("absmax", "two_level")
+        real = fmt.two_level or fmt.scaling == "absmax"
         scaled = x / s if real else x * (2 * ONE - s.view(torch.int32)).view(torch.float32)
         y = fmt.round(scaled, u)
-        times = torch.where(s < _INF, s, 0.0) if fmt.scaling == "two_level" else s
+        times = torch.where(s < _INF, s, 0.0) if fmt.two_level else s
         y = torch.mul(y if fits else y.clamp_(-fmt.top, fmt.top), times, out=out)
     return y if finite else torch.where(x.abs() < _INF, y, x, out=out)
 
@@ -197,7 +208,7 @@ def run(
     m = as_matrix(x.detach(), fmt.block, axis, samples)
     noise = keyed(m.hashes(), key).split(list(m.x.shape)) if stochastic else None
     # a size of 1 would be compiled as a special case of its own; such tensors are small, and eager gives the same bits
-    across = whole if fmt.scaling == "two_level" or (fmt.scaling != "none" and not fmt.block) else None
+    across = whole if fmt.two_level or (fmt.scaling != "none" and not fmt.block) else None
     if compile and across is None and 1 not in m.x.shape:
         made = compiled(fmt, stochastic, overwrite, x.device, torch.get_num_threads())(m.x, *(noise or ()))
         y = m.x if made is None else made
