@@ -255,7 +255,7 @@ def test_time_waits_for_the_array_a_buffer_or_dram() -> None:
 
 
 def test_a_quantizer_that_tries_two_scales_does_the_work_of_two() -> None:
-    """Per element: compare 1; of each scale multiply (scale, square) 2, integer (round, clamp) 2, add (error, sum) 2."""
+    """Per element: compare 1; a scale: multiply (scale, square) 2, integer (round, clamp) 2, add (error, sum) 2."""
     record = {
         "schema": 2,
         "formats": {name: {"bits": 4, "mac": "fp:2,1", "scale_bits": 8, "block": 16, "trials": n}

@@ -1,7 +1,7 @@
 """Four-over-Six (arXiv 2512.02010): each block of E2M1 numbers gets the better one of two scales.
 
-Between 4 and 6, the two largest numbers of E2M1, lies nothing; a block whose absmax becomes 4 and not 6 has no such gap,
-and a coarser grid below. Both scales are tried, to nearest, and the smaller squared error wins (6 where they are equal),
+Between 4 and 6, the two largest numbers of E2M1, lies nothing; a block whose absmax becomes 4 has no such gap,
+and a coarser grid below. Both scales are tried, to nearest, and the smaller squared error wins (6 if both are equal),
 also where values are then rounded stochastically: the choice must not depend on the noise, or rounding were biased.
 
 The errors are summed in whole units of 2^-22 of the power of two under the block's absmax, in 64-bit integers, so that
