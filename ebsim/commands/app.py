@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 import textwrap
 from pathlib import Path
@@ -174,16 +173,11 @@ def main() -> None:
     """
 
 
-def width() -> int | None:
-    """Characters of a line on stdout; None where it is no terminal and nobody said (a pipe or file)."""
-    if os.environ.get("COLUMNS", "").isdecimal() or sys.stdout.isatty():
-        return max(20, shutil.get_terminal_size().columns)
-    return None
-
-
 def echo_lines(text: str) -> None:
     """Text on stdout, long lines broken between words and set in below where they begin."""
-    wide = width()
+    from ebsim.report.display.terminal import line_width
+
+    wide = line_width()
     for line in text.splitlines():
         indent = " " * (len(line) - len(line.lstrip()) + 8)
         parts = textwrap.wrap(line, wide, subsequent_indent=indent, break_on_hyphens=False) if wide else [line]

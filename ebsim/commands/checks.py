@@ -44,8 +44,8 @@ def check(experiment: str, settings: tuple[str, ...], as_json: bool) -> None:
         return
     show_facts(facts, False)
     for line in found.missing:
-        click.echo(f"missing: {line}", err=True)
-    click.echo(f"{experiment}: fine", err=True)
+        click.echo(f"{'missing':16} {line}")
+    click.echo(f"{experiment}: fine")
 
 
 @main.command()
@@ -89,6 +89,9 @@ def doctor(root: str, runs_dir: str, as_json: bool) -> None:
         print_json({**facts, "problems": problems})
     else:
         show_facts(facts, False)
+        for problem in problems:
+            click.echo(f"{'problem':16} {problem}")
+        if not problems:
+            click.echo("nothing known that would fail")
     if problems:
-        raise ConfigError("\n".join(problems))
-    click.echo("nothing known that would fail", err=True)
+        click.get_current_context().exit(ConfigError.exit_code)

@@ -41,4 +41,6 @@ def export(run: str, tool: str, out: str | None, runs_dir: str) -> None:
         start = datetime.fromisoformat(entry.finished).timestamp() - seconds
     folder = Path(out) if out else Path(runs_dir) / "exports" / entry.name / tool
     click.echo(WRITERS[tool](series, folder, start=start))
-    click.echo(f"{len(series)} curves in {folder}", err=True)
+    from ebsim.report.display.value import counted
+
+    click.echo(f"{counted(len(series), 'curve')} in {folder}", err=True)

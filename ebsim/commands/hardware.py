@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from typing import Any
 
 import click
@@ -95,9 +94,12 @@ def hw_check(profile: str, as_json: bool) -> None:
 
     checked = commands.check(profile)
     _show_breakdowns([*checked.rows, *checked.beside], as_json, {"warnings": checked.warnings})
+    if as_json:
+        return
     for warning in checked.warnings:
-        click.echo(f"warning: {warning}", err=True)
-    click.echo(f"{checked.profile}: accepted, {len(checked.warnings)} warning(s)", err=True)
+        click.echo(f"warning: {warning}")
+    warnings = "1 warning" if len(checked.warnings) == 1 else f"{len(checked.warnings)} warnings"
+    click.echo(f"{checked.profile}: accepted, {warnings}")
 
 
 @hw.command("compare")
@@ -206,8 +208,9 @@ def _show_breakdowns(found: list[Any], as_json: bool, extra: dict[str, Any]) -> 
         print_json({"modelled": [item.row() for item in found], **extra})
         return
     from ebsim.commands.progress import print_table
+    from ebsim.report.display.terminal import line_width
 
-    fit = max(1, (shutil.get_terminal_size().columns - 28) // 21)  # accelerators side by side
+    fit = max(1, ((line_width() or 100) - 28) // 21)  # accelerators side by side
     for group in (found[i : i + fit] for i in range(0, len(found), fit)):
         columns = [item.column() for item in group]
         shown = [what for what in columns[0] if any(column[what] != "0.0" for column in columns)]

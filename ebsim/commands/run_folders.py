@@ -52,7 +52,7 @@ def runs_index_page(runs_dir: str) -> None:
 @json_option
 def runs_show(run: str, runs_dir: str, as_json: bool) -> None:
     """Show one run: state, settings, size, and which stages it shares with whom."""
-    from ebsim.report.runs_index import described
+    from ebsim.report.runs_index import described, facts
     from ebsim.runs import inventory
 
     found = inventory.take(Path(runs_dir))
@@ -61,15 +61,14 @@ def runs_show(run: str, runs_dir: str, as_json: bool) -> None:
         stage: {"bytes": found.stages.get(stage), "also_of": [n for n in found.needed_by(stage) if n != entry.name]}
         for stage in entry.stages
     }
-    told = {**described(entry), "grids": list(found.grids.get(entry.name, ())), "stages": stages}
+    grids = list(found.grids.get(entry.name, ()))
     if as_json:
-        print_json(told)
+        print_json({**described(entry), "grids": grids, "stages": stages})
         return
-    del told["stages"]
-    show_facts({key: value for key, value in told.items() if value not in (None, [], "")}, False)
-    for stage, facts in stages.items():
-        size = "gone" if facts["bytes"] is None else f"{facts['bytes'] / 1e6:.1f} MB"
-        others = ", ".join(facts["also_of"])
+    show_facts({**facts(entry), **({"grids": ", ".join(grids)} if grids else {})}, False)
+    for stage, own in stages.items():
+        size = "gone" if own["bytes"] is None else f"{own['bytes'] / 1e6:.1f} MB"
+        others = ", ".join(own["also_of"])
         click.echo(f"{'stage':16} {stage}, {size}{f'; also of {others}' if others else ''}")
     if entry.state == inventory.INTERRUPTED:
         click.echo(f"Go on with:  python cli.py run {entry.path}/experiment.toml --runs-dir {runs_dir}", err=True)
@@ -108,9 +107,11 @@ def runs_rm(names: tuple[str, ...], runs_dir: str, stages: bool, yes: bool) -> N
     for entry in chosen:
         grids = ", ".join(found.grids.get(entry.name, ()))
         click.echo(f"{entry.path}, {entry.size / 1e6:.1f} MB" + (f"; a cell of {grids}" if grids else ""), err=True)
+    from ebsim.report.display.value import counted
+
     size = sum(found.stages[stage] for stage in own) / 1e6
     kept = "" if stages else ", kept (--stages removes them)"
-    click.echo(f"{len(own)} stages, {size:.1f} MB, that no other run needs{kept}", err=True)
+    click.echo(f"{counted(len(own), 'stage')}, {size:.1f} MB, that no other run needs{kept}", err=True)
     if not yes:
         click.confirm("Remove?", abort=True, err=True)
     for folder in inventory.remove(found, chosen, stages=stages):

@@ -230,4 +230,4 @@ def _unknown_names(values: Mapping[str, Any], choices: Choices) -> Iterable[tupl
                 if not Path(word).is_file():
                     yield key, f'{key} = "{word}": no such file, beside the experiment or in the current directory'
             elif word not in known:
-                yield key, f'{key} = "{word}": not one of {", ".join(known)}.{_hint(word, known)}'
+                yield key, f'{key} = "{word}": not known.{_hint(word, known)} There are: {", ".join(known)}.'

@@ -20,7 +20,7 @@ from ebsim.config import Experiment
 from ebsim.files import canonical_json
 from ebsim.grid.expand import Axes
 from ebsim.grid.state import DONE, FAILED, PENDING, GridState
-from ebsim.report.display.value import duration, quantity, significant
+from ebsim.report.display.value import counted, duration, quantity, significant
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ def lines(plan: Plan, axes: Axes, workers: int) -> list[str]:
     """The plan in a few lines for a person."""
     product = " x ".join(f"{len(values)} {key}" for key, values in axes.items())
     before = f"; {plan.failed} failed before (--retry-failed runs them again)" if plan.failed else ""
-    out = [f"{plan.cells} cells ({product}): {plan.done} done, {plan.to_run} to run{before}"]
+    out = [f"{counted(plan.cells, 'cell')} ({product}): {plan.done} done, {plan.to_run} to run{before}"]
     if plan.stale:
         out.append(f"{plan.stale} of them only priced again, because their accelerator profile has changed")
     if plan.to_run == plan.stale:
@@ -180,7 +180,7 @@ def lines(plan: Plan, axes: Axes, workers: int) -> list[str]:
         out.append(f"{len(plan.unknown)} cells could not be run dry and are not in these figures ({label}: {why})")
     saved = 1 - plan.epochs / plan.asked if plan.asked else 0.0
     out.append(
-        f"about {plan.trainings} trainings ({plan.dense} dense), {plan.epochs:,} epochs; without sharing "
+        f"about {counted(plan.trainings, 'training')} ({plan.dense} dense), {plan.epochs:,} epochs; without sharing "
         f"{plan.asked:,}: {100 * saved:.0f} % saved"
     )
     if plan.seconds is not None:

@@ -21,6 +21,7 @@ from ebsim.report.comparison.page import Shown
 from ebsim.report.display.latex_table import latex_files
 from ebsim.report.display.table import Column
 from ebsim.report.display.text import as_typed, csv, markdown
+from ebsim.report.display.value import counted
 
 SEED = "seed"
 
@@ -45,7 +46,7 @@ def finish(grid_state: GridState, baseline: Baseline = "dense") -> Table | None:
     cells = _cells(grid_state, found)
     page = lines_page.build(
         grid_state.grid.name,
-        f"Grid of {len(grid_state.grid.cells)} cells: {_axes(grid_state)}",
+        f"Grid of {counted(len(grid_state.grid.cells), 'cell')}: {_axes(grid_state)}",
         f"MODELLED on {', '.join(dict.fromkeys(member.run.hardware for member in found))}, not measured",
         entries,
         {key: values for key, values in grid_state.grid.axes.items() if key != SEED},
@@ -100,7 +101,7 @@ def _links(grid_state: GridState) -> Shown:
 def _page(grid_state: GridState, final: Table, drawn: Sequence[str]) -> str:
     figure_lines = "".join(f"\n![{Path(name).stem}]({name})\n" for name in drawn)
     grid = grid_state.grid
-    head = f"# {markdown(grid.name)}\n\n{markdown(final.caption)}\n\nGrid of {len(grid.cells)} cells: "
+    head = f"# {markdown(grid.name)}\n\n{markdown(final.caption)}\n\nGrid of {counted(len(grid.cells), 'cell')}: "
     return f"{head}{markdown(_axes(grid_state))}\n\n{to_markdown(final)}{figure_lines}"
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ebsim import config, models, precision
 from ebsim.config import Experiment
 from ebsim.data import catalogue
-from ebsim.errors import ConfigError, did_you_mean
+from ebsim.errors import ConfigError
 from ebsim.experiment.precisions import backend
 from ebsim.methods import METHODS
 from ebsim.precision import plugins, registry
@@ -109,7 +109,7 @@ def mistakes(experiment: Experiment, broken: frozenset[str] = frozenset()) -> It
                 continue
             known = [*precision.list_backends(), *section.backends]
             unknown = registry.plugin_origin("backends", name) is None and ".py:" not in name
-            yield where, f'= "{name}": {f"unknown precision{did_you_mean(name, known)}" if unknown else error}'
+            yield where, f'= "{name}": {registry.unknown(name, known) if unknown else error}'
             continue
         rules = len(section.backends.get(name, {}).get("rule", ()))
         if any(key.startswith(("model", "data")) for key in broken):

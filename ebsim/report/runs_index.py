@@ -8,8 +8,8 @@ from typing import Any
 from ebsim.files import write_atomic
 from ebsim.report.display.html import render
 from ebsim.report.display.table import NONE, Cell, Column, Table
-from ebsim.report.display.text import csv
-from ebsim.report.display.value import Value, count
+from ebsim.report.display.text import csv, plain
+from ebsim.report.display.value import Value, count, counted, fixed
 from ebsim.runs.inventory import DONE, Entry, Inventory
 
 INDEX = "index.html"
@@ -36,6 +36,25 @@ def described(entry: Entry) -> dict[str, Any]:
     }
 
 
+def facts(entry: Entry) -> dict[str, str]:
+    """The same for a person: what there is to say of one run, each number with its unit."""
+    own = described(entry)
+    best, saved = own["best_accuracy"], own["best_saving"]
+    told = {
+        "run": entry.name,
+        "state": entry.state,
+        "network": own["network"],
+        "dataset": own["dataset"],
+        "rows": str(own["rows"] or ""),
+        "best accuracy": "" if best is None else f"{fixed(100 * best, 2)} % (last epoch, on the test set)",
+        "energy saved": "" if saved is None else f"at most {fixed(100 * saved, 1)} % against dense (modelled)",
+        "finished": f"{entry.finished[:16].replace('T', ' ')} UTC" if entry.finished else "",
+        "size": f"{entry.size / 1e6:.1f} MB, without its stages",
+        "process": "" if entry.pid is None else str(entry.pid),
+    }
+    return {key: plain(value) for key, value in told.items() if value}
+
+
 def table(found: Inventory) -> Table:
     """One line per run."""
     runs = [described(entry) for entry in found.runs]
@@ -44,7 +63,7 @@ def table(found: Inventory) -> Table:
         return tuple((str(run[key] or NONE),) for run in runs)
 
     def percent(key: str) -> tuple[Cell, ...]:
-        return tuple((NONE if run[key] is None else Value(run[key], f"{100 * run[key]:.1f}"),) for run in runs)
+        return tuple((NONE if run[key] is None else Value(run[key], fixed(100 * run[key], 1)),) for run in runs)
 
     columns = (
         Column("Run", texts("run"), numeric=False, key=True),
@@ -61,7 +80,9 @@ def table(found: Inventory) -> Table:
         Column("MB", tuple((Value(run["bytes"], f"{run['bytes'] / 1e6:.1f}"),) for run in runs), priority=2),
     )  # fmt: skip
     stages = sum(found.stages.values()) / 1e6
-    caption = f"{len(runs)} runs in {found.root}; {len(found.stages)} training stages, {stages:,.0f} MB"
+    caption = (
+        f"{counted(len(runs), 'run')} in {found.root}; {counted(len(found.stages), 'training stage')}, {stages:,.0f} MB"
+    )
     notes: list[Cell] = [(f"{entry.name}: {entry.problem}",) for entry in found.runs if entry.problem]
     if any(run["best_saving"] is not None for run in runs):
         notes.append(("Savings are modelled, each against the dense row of its own run and on its own accelerator.",))

@@ -68,7 +68,7 @@ def test_rules_between_keys_and_names(tmp_path: Path) -> None:
     path = write(tmp_path, 'name = "a"\n[train]\nepochs = 20\nmilestones = [80]\n[data]\nname = "digts"\n')
     lines = refusal(path, choices={"data.name": lambda: ["digits", "cifar10"]})
     assert lines[0].startswith(f"{path}:4: train.milestones = [80]: must lie before train.epochs = 20")
-    assert lines[1] == f'{path}:6: data.name = "digts": not one of cifar10, digits. Did you mean digits?'
+    assert lines[1] == f'{path}:6: data.name = "digts": not known. Did you mean digits? There are: cifar10, digits.'
 
 
 def test_an_override_wins_and_is_named_in_its_error(tmp_path: Path) -> None:

@@ -15,9 +15,9 @@ from ebsim.errors import ConfigError
 
 # (section, line with a mistake, what must be said of it); together they make one file.
 MISTAKES = [
-    ("", 'methods = ["dense", "eb-tran"]', 'methods = "eb-tran": not one of .* Did you mean eb-train\\?'),
+    ("", 'methods = ["dense", "eb-tran"]', 'methods = "eb-tran": not known. Did you mean eb-train\\? There are: .*'),
     ("", "seed = -1", "seed = -1: must be greater than or equal to 0"),
-    ("data", 'name = "digit"', 'data.name = "digit": not one of .* Did you mean digits\\?'),
+    ("data", 'name = "digit"', 'data.name = "digit": not known. Did you mean digits\\? There are: .*'),
     ("data", "subset = 0", "data.subset = 0: must be greater than or equal to 1"),
     ("model", "depth = 12", "model.depth = 12: PreResNet has no depth 12; .*nearest: 11"),
     ("model", "dept = 11", "model.dept: unknown key. Did you mean model.depth\\?"),
@@ -28,8 +28,8 @@ MISTAKES = [
     ("prune", "window = 1", "prune.window = 1: must be greater than or equal to 2"),
     ("precision", 'search = "fp9"', 'precision.search = "fp9": unknown precision; did you mean .fp8'),
     ("precision", 'plugins = ["gone.py:X"]', "precision.plugins: no such file: gone.py"),
-    ("hardware", 'profile = "nvidia-a100"', 'hardware.profile = "nvidia-a100": not one of .*tpu-like-7nm'),
-    ("hardware", 'reuse = "closd"', 'hardware.reuse = "closd": not one of .* Did you mean closed\\?'),
+    ("hardware", 'profile = "nvidia-a100"', 'hardware.profile = "nvidia-a100": not known.* There are: .*tpu-like-7nm'),
+    ("hardware", 'reuse = "closd"', 'hardware.reuse = "closd": not known. Did you mean closed\\? There are: .*'),
     ("nonsense", "a = 1", "nonsense: unknown key."),
 ]
 

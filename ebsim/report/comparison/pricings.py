@@ -12,7 +12,7 @@ from ebsim.report.comparison.figures import Sheet, drawing
 from ebsim.report.comparison.page import Section, Shown
 from ebsim.report.display.table import NONE, Cell, Column, Table
 from ebsim.report.display.text import clip, csv, plain
-from ebsim.report.display.value import Scale, Value, percent, quantity, scale, significant
+from ebsim.report.display.value import Scale, Value, between, counted, fixed, percent, quantity, scale, significant
 from ebsim.report.figures import style
 from ebsim.report.figures.marks import HUES, SHAPES
 from ebsim.report.figures.split_bars import COMPONENTS, paint
@@ -58,7 +58,7 @@ def build(priced: Sequence[Run]) -> dict[str, bytes]:
         Section("figures", "Accelerators side by side", (), (), names),
     ]
     html = page.page(
-        f"{label}: priced on {len(priced)} accelerators",
+        f"{label}: priced on {counted(len(priced), 'accelerator')}",
         "MODELLED, not measured",
         f"The ledger of run {first.path.resolve().name}, priced again; nothing was trained.",
         sections,
@@ -109,9 +109,9 @@ def table(priced: Sequence[Run]) -> Table:
             savings.append((NONE,))
             bands.append((NONE,))
         else:
-            savings.append((Value(saving.value, f"{100 * saving.value:.1f}"),))
-            low, high = Value(saving.low, f"{100 * saving.low:.0f}"), Value(saving.high, f"{100 * saving.high:.0f}")
-            bands.append((low, "–", high))
+            savings.append((Value(saving.value, fixed(100 * saving.value, 1)),))
+            ends = (Value(end, fixed(100 * end, 0)) for end in (saving.low, saving.high))
+            bands.append(between(*ends))
     columns = (
         Column("Row", tuple((label,) for label, *_ in rows), numeric=False, key=True),
         Column("Accelerator", tuple((name,) for _, name, *_ in rows), numeric=False, key=True),

@@ -24,6 +24,7 @@ from ebsim.report.comparison.page import Shown
 from ebsim.report.display.latex_table import latex_files
 from ebsim.report.display.table import Column, Table
 from ebsim.report.display.text import as_typed, csv, plain
+from ebsim.report.display.value import counted
 from ebsim.runs.load import Run, load_run
 
 SEED = "seed"
@@ -62,7 +63,7 @@ class Comparison:
         links = tuple(f"{quote(Path(path).as_posix())}/report.html" for path in relative)
         names = Column("Run", tuple((plain(run.path.resolve().name),) for run in self.runs), numeric=False)
         page = lines_page.build(
-            f"{len(self.runs)} runs compared",
+            f"{counted(len(self.runs), 'run')} compared",
             final.caption,
             f"MODELLED on {', '.join(dict.fromkeys(run.hardware for run in self.runs))}, not measured",
             self.entries,

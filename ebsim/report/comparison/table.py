@@ -11,7 +11,7 @@ from ebsim.report.comparison.aggregate import CARRIED, METRICS, Baseline, Replic
 from ebsim.report.comparison.stats import Paired, Sample
 from ebsim.report.display.table import NONE, Cell, Column, Table
 from ebsim.report.display.text import as_typed, plain
-from ebsim.report.display.value import Value, scale, significant
+from ebsim.report.display.value import Value, fixed, scale, significant
 from ebsim.runs.load import Run
 
 Show = Callable[[float], Value]
@@ -106,7 +106,7 @@ def _notes(every: Sequence[Entry], baseline: Baseline) -> list[str]:
     if any(entry.base for entry in every):
         test = ", with ± and p-value of the paired t-test; p-values are not corrected for the number of tests"
         out.append(f"Δ: against {against}, over the seeds both have{test if counts[-1] > 1 else ''}. "
-                   "Saving: 1 - energy / energy of the same.")  # fmt: skip
+                   f"Saving: 1 - energy / energy of {against}.")  # fmt: skip
     for line in them:
         if missing := len(line.rows) - len(line.finished):
             seeds = f"{missing} of {len(line.rows)} seeds"
@@ -149,7 +149,7 @@ def _number(value: float | None) -> Value | str:
 
 
 def _percent(places: int, sign: str = "") -> Show:
-    return lambda value: Value(value, f"{100 * value:{sign}.{places}f}")
+    return lambda value: Value(value, fixed(100 * value, places, sign))
 
 
 def _epoch(value: float) -> Value:

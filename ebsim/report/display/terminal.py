@@ -6,6 +6,9 @@ the columns that always stay do not fit either, each row becomes a block of its 
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -37,12 +40,18 @@ def terminal(table: Table, width: int) -> Group:
 
 
 def print_table(table: Table) -> None:
-    """A table on stdout, as wide as the terminal; 100 characters into a pipe or file."""
+    """A table on stdout, as wide as the terminal or as COLUMNS says; 100 characters into a pipe or file."""
     from rich.console import Console
 
-    console = Console(highlight=False)
-    width = console.width if console.is_terminal else max(100, console.width)
+    width = line_width() or 100
     Console(highlight=False, width=width).print(terminal(table, width))
+
+
+def line_width() -> int | None:
+    """Characters of a line on stdout; None where it is no terminal and COLUMNS does not say (a pipe or file)."""
+    if os.environ.get("COLUMNS", "").isdecimal() or sys.stdout.isatty():
+        return max(20, shutil.get_terminal_size().columns)
+    return None
 
 
 def print_rows(caption: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

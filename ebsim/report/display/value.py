@@ -67,13 +67,28 @@ def quantity(raw: float, unit: str, digits: int = 3) -> Value:
     return Value(raw, f"{significant(raw / own.factor, digits)} {own.unit}".strip())
 
 
+def fixed(number: float, places: int, sign: str = "") -> str:
+    """So many decimals, and never a minus before what is shown as nought."""
+    return f"{number:{sign}z.{places}f}"
+
+
 def percent(fraction: float, places: int = 1) -> Value:
-    return Value(fraction, f"{100 * fraction:.{places}f} %")
+    return Value(fraction, f"{fixed(100 * fraction, places)} %")
+
+
+def between(low: Value, high: Value) -> tuple[Value | str, ...]:
+    """An interval: 9–25, and -9 to 25 where a minus beside the dash would be misread."""
+    return low, " to " if "-" in (low.text[:1], high.text[:1]) else "–", high
 
 
 def count(number: float) -> Value:
     """An integer in full, thousands apart."""
     return Value(number, f"{number:,.0f}")
+
+
+def counted(number: int, what: str) -> str:
+    """1 run, 2 runs."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def times(factor: float) -> Value:

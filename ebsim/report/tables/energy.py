@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from ebsim.report.display.table import NONE, Cell, Column, Table, with_unit
 from ebsim.report.display.text import plain
-from ebsim.report.display.value import Value, percent, quantity, scale
+from ebsim.report.display.value import Value, fixed, percent, quantity, scale
 from ebsim.report.tables import row_labels
 from ebsim.runs.load import Run
 from ebsim.runs.schema import Row
@@ -98,7 +98,7 @@ def sensitivity(run: Run) -> Table | None:
     keys = sorted(every, key=lambda key: -max(abs(moves.get(key, 0.0)) for _, moves in found))
     columns = [Column("Row", tuple((name,) for name, _ in found), numeric=False)]
     for place, key in enumerate(keys, 1):
-        cells = tuple((Value(m[key], f"{m[key]:+.3f}"),) if key in m else (NONE,) for _, m in found)
+        cells = tuple((Value(m[key], fixed(m[key], 3, "+")),) if key in m else (NONE,) for _, m in found)
         columns.append(Column(plain(key), cells, priority=place))
     note = (
         "Change of (energy / dense energy) in percent for a constant that is 1 % larger; the strongest few per row, "

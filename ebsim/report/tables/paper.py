@@ -15,7 +15,7 @@ from typing import Any
 
 from ebsim.report.display.table import NONE, Cell, Column, Table
 from ebsim.report.display.text import plain
-from ebsim.report.display.value import Value, count
+from ebsim.report.display.value import Value, count, fixed
 from ebsim.report.tables import row_labels
 from ebsim.runs.load import Run
 from ebsim.runs.schema import Row
@@ -187,7 +187,7 @@ def _number(heading: str, numbers: Sequence[float | None]) -> Column:
 def _difference(ours: Sequence[float | None], theirs: Sequence[float | None]) -> Column:
     pairs = zip(ours, theirs, strict=True)
     gaps = [None if a is None or b is None else a - b for a, b in pairs]
-    return Column("difference", tuple(_cell(gap, None if gap is None else f"{100 * gap:+.2f}") for gap in gaps))
+    return Column("difference", tuple(_cell(gap, None if gap is None else fixed(100 * gap, 2, "+")) for gap in gaps))
 
 
 def _cell(number: float | None, text: str | None) -> Cell:

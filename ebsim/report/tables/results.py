@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from ebsim.report.display.table import NONE, Cell, Column, Table, with_unit
 from ebsim.report.display.terminal import print_table
 from ebsim.report.display.text import plain
-from ebsim.report.display.value import Value, count, scale
+from ebsim.report.display.value import Value, between, count, fixed, scale
 from ebsim.report.tables import energy, row_labels, saving_steps
 from ebsim.runs.load import Run
 from ebsim.runs.schema import Energy, Row
@@ -38,7 +38,7 @@ def _text(heading: str, rows: Iterable[Row], get: Callable[[Row], str], priority
 
 
 def _points(fraction: float) -> Value:
-    return Value(fraction, f"{100 * fraction:.2f}")
+    return Value(fraction, fixed(100 * fraction, 2))
 
 
 def _energy(rows: Sequence[Row]) -> list[Column]:
@@ -79,7 +79,7 @@ def _saving_bands(rows: Sequence[Row]) -> list[Column]:
         saving = row.energy.saving
         if saving is None or row.saving_vs_dense is None or row.method == "dense":
             return (NONE,)
-        return (Value(saving.low, f"{100 * saving.low:.0f}"), "–", Value(saving.high, f"{100 * saving.high:.0f}"))
+        return between(Value(saving.low, fixed(100 * saving.low, 0)), Value(saving.high, fixed(100 * saving.high, 0)))
 
     if all(row.energy.saving is None for row in rows):
         return []
@@ -114,7 +114,7 @@ def summary(run: Run) -> Table:
         _scaled("Training", "FLOPs", rows, lambda row: row.train_flops, priority=2),
         *_energy(rows),
         _column(
-            "Saving (%)", rows, lambda row: row.saving_vs_dense, lambda number: Value(number, f"{100 * number:.1f}")
+            "Saving (%)", rows, lambda row: row.saving_vs_dense, lambda number: Value(number, fixed(100 * number, 1))
         ),
         *_saving_bands(rows),
         *_measured(rows),
@@ -158,7 +158,9 @@ def _notes(run: Run) -> tuple[Cell, ...]:
     derived = [row.energy.derived_share for row in run.rows if row.energy.derived_share is not None]
     if derived:
         share = max(derived)
-        notes.append(("At most ", Value(share, f"{100 * share:.0f}"), " % of an energy rests on derived constants."))
+        notes.append(
+            (*_derived(share), " on constants of the accelerator that are derived (scaled by a law, not published).")
+        )
     for row, name in zip(run.rows, row_labels.short(run.rows), strict=True):
         if row.kept_floor:
             some = ", ".join(map(plain, row.kept_floor[:4]))
@@ -168,6 +170,12 @@ def _notes(run: Run) -> tuple[Cell, ...]:
             notes.append((f"{name}: accuracy and best on test are of the averaged weights (SWA).",))
         notes += [(f"{name}: {plain(note).rstrip('.')}.",) for note in row.notes]
     return tuple(notes)
+
+
+def _derived(share: float) -> Cell:
+    if share >= 0.995:
+        return ("All of the modelled energy rests",)
+    return "Of the modelled energy up to ", Value(share, f"{100 * share:.0f}"), " % rests"
 
 
 def detail(run: Run) -> Table:
