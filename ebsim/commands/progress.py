@@ -11,6 +11,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from ebsim.report.display.value import quantity
+
 
 def duration(seconds: float) -> str:
     """Seconds as 45 s, 3:07 min or 2:05 h."""
@@ -31,25 +33,41 @@ def described(event: dict[str, Any]) -> str:
     if event["kind"] == "task":
         return f"[{event['number']}/{event['total']}] {event['method']}{at_ratio(event['ratio'])}"
     if event["kind"] == "begin":
-        most = " at most" if event["stage"].startswith("dense") else ""
-        return f"  {event['stage']}: epochs {event['first']} to {event['last']}{most}"
+        part = event.get("part", event["stage"])
+        most = " at most" if part.startswith("search") else ""
+        return f"  {part}: epochs {event['first']} to {event['last']}{most}"
     if event["kind"] == "epoch":
         test = f"  test {event['test_accuracy']:.4f}" if "test_accuracy" in event else ""
         return (
             f"  epoch {event['epoch']:>3}  loss {event['loss']:.4f}  train {event['accuracy']:.4f}{test}"
-            f"  {event['seconds']:.1f} s"
+            f"  {event['seconds']:.1f} s{_so_far(event)}"
         )
     if event["kind"] == "mask":
         if event["emerged"]:
-            return f"  ticket{at_ratio(event['ratio'])} emerged at epoch {event['epoch']}"
+            return f"  ticket{at_ratio(event['ratio'])} emerged at epoch {event['epoch']}{_why(event)}"
         largest = "" if event["largest"] is None else f", largest of the window {event['largest']:.3f}"
         threshold = f" (threshold {event['threshold']:g})"
         return f"  mask{at_ratio(event['ratio'])}: distance {event['distance']:.3f}{largest}{threshold}"
     if event["kind"] == "result":
         accuracy = "no ticket" if event["accuracy"] is None else f"{100 * event['accuracy']:.2f} % test accuracy"
-        joules = f"{event['joules']:.3g} J modelled on {event['hardware']}"
+        joules = f"{quantity(event['joules'], 'J')} modelled on {event['hardware']}"
         return f"  {event['label']}{at_ratio(event['ratio'])}: {accuracy}, {joules}"
     return f"  {event['text']}" if event["kind"] == "note" else ""
+
+
+def _so_far(event: dict[str, Any]) -> str:
+    """The row's modelled energy up to an epoch, where it is known."""
+    joules = event.get("joules")
+    return "" if joules is None else f"  {quantity(joules, 'J')} so far"
+
+
+def _why(event: dict[str, Any]) -> str:
+    """What the rule saw; lines of older runs do not have it."""
+    if event.get("rule") is None or event["largest"] is None:
+        return ""
+    over = f"over {event['window']} epochs" if event["rule"] == "paper" else "to the masks before it"
+    sign = "<" if event["rule"] == "paper" else "<="
+    return f" (mask distance {event['largest']:.3f} {sign} {event['threshold']:g} {over})"
 
 
 class Outlook:
@@ -91,10 +109,14 @@ class Terminal:
         self._last = 0
         self._outlook = Outlook()
         self._said: set[str] = set()
+        self._stages: list[str] = []
 
     def begin(self, stage: str, first: int, last: int) -> None:
+        from ebsim.training.progress import part_of  # with torch, which is there by now
+
         self._last = last
-        self._say(described({"kind": "begin", "stage": stage, "first": first, "last": last}))
+        part = part_of(stage, self._stages)
+        self._say(described({"kind": "begin", "stage": stage, "first": first, "last": last, "part": part}))
         if self.console.is_terminal:
             self._bars = Progress(
                 TextColumn("  {task.description}"),
@@ -133,6 +155,7 @@ class Terminal:
     def work(self, what: str, **facts: Any) -> None:
         if what == "task":
             self._outlook.task(facts["number"], facts["total"], facts["epochs"])
+            self._stages = facts["stages"]
         line = described({"kind": what, **facts})
         if what != "mask" or line not in self._said:  # a ratio's emergence is found again by whoever asks
             self._said.add(line)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -23,13 +23,17 @@ from ebsim.runs.store import Store
 from ebsim.seeds import seed_of
 from ebsim.training import Averaging, Progress, Silent, Trajectory
 
+if TYPE_CHECKING:
+    from ebsim.experiment.training_stages import Training
+
 
 @dataclass
 class ExperimentContext:
     """Everything that the methods of one experiment need.
 
     `networks` collects the layer table of every network used, `facts` its parameters and forward MACs per image,
-    `masks` the channel masks of the shrunk ones; all by the key that ledger entries name. `make_trajectory` is
+    `masks` the channel masks of the shrunk ones; all by the key that ledger entries name. `trainings` are what was
+    asked for so far, by stage; `charged` the ledger entries so far of the row under way. `make_trajectory` is
     `Trajectory`, or for a dry run something with its interface that does not train.
     """
 
@@ -44,6 +48,8 @@ class ExperimentContext:
     facts: dict[str, dict[str, int]] = field(default_factory=dict)
     masks: dict[str, tickets.ChannelMask] = field(default_factory=dict)
     trajectories: dict[str, Trajectory] = field(default_factory=dict)
+    trainings: dict[str, Training] = field(default_factory=dict)
+    charged: list[dict[str, Any]] = field(default_factory=list)
     _layer_names: dict[str, tuple[str, ...]] = field(default_factory=dict)  # of the layers that a precision may round
 
     def __post_init__(self) -> None:

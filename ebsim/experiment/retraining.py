@@ -114,6 +114,7 @@ def _train(
     """Train to epoch N. `of`: layer table, builder and channels of what is trained, if not the dense network."""
     backend = context.backend(precision)
     trajectory = context.trajectory(kind, identity, network, backend, **options)
-    trajectory.extend(context.epochs)
     key, build, channels = of or ("dense", context.dense_network, sum(context.layers.values()))
-    return Training(context, trajectory, backend, key, build, channels, weights)
+    made = Training(context, trajectory, backend, key, build, channels, weights)
+    trajectory.extend(context.epochs)
+    return made

@@ -35,6 +35,9 @@ class Training:
     channels: int
     weights: tickets.ChannelMask | None = None
 
+    def __post_init__(self) -> None:
+        self.context.trainings[self.stage] = self
+
     @property
     def stage(self) -> str:
         """The stage's id: its folder in the store, its curve in the run's files."""
@@ -46,8 +49,14 @@ class Training:
         return [row for row in self.trajectory.own_curve() if row["epoch"] <= last]
 
     def ledger(self, stage: str, until: int | None = None, *, draws: int = 0) -> dict[str, Any]:
-        """What the epochs up to `until` or N executed."""
-        train, curve = self.context.train, self.curve(until)
+        """What the epochs up to `until` or N executed; noted as charged to the row under way."""
+        made = self.entry(stage, self.curve(until), draws=draws)
+        self.context.charged.append(made)
+        return made
+
+    def entry(self, stage: str, curve: list[dict[str, Any]], *, draws: int = 0) -> dict[str, Any]:
+        """What these epochs executed, as a ledger entry."""
+        train = self.context.train
         return entry(
             stage,
             self.context.workload(self.key, self.network),
@@ -147,7 +156,7 @@ def tell_mask(context: ExperimentContext, ratio: float, epoch: int, distances: l
     if distances:
         context.progress.work(
             "mask", ratio=ratio, epoch=epoch, distance=distances[-1], largest=max(window) if full else None,
-            threshold=prune.threshold, emerged=emerged,
+            threshold=prune.threshold, emerged=emerged, rule=prune.rule, window=prune.window,
         )  # fmt: skip
 
 
@@ -173,4 +182,6 @@ def scoring(context: ExperimentContext, images: int, passes: int, *, forward: bo
     curve = [{"images": 0, "steps": 0, "test_images": images} if forward else {"images": images, "steps": 1}] * passes
     key = context.workload("dense", context.dense_network)
     record = context.precision_record(key, context.dense_network, context.backend("fp32"))
-    return entry("score", key, curve, record, batch_size=images, draws=0, channels=0, l1=False)
+    made = entry("score", key, curve, record, batch_size=images, draws=0, channels=0, l1=False)
+    context.charged.append(made)
+    return made

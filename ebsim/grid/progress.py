@@ -23,6 +23,7 @@ class Lines:
         self._ended = 0
         self._rows: dict[int, str] = {}  # cell -> the row of its results that it is at
         self._at: dict[int, str] = {}
+        self._spent: dict[int, float] = {}  # cell -> modelled joules of the row under way
         self._joules = 0.0
         self._status = self.console.status("") if self.console.is_terminal else None
 
@@ -40,21 +41,25 @@ class Lines:
             self._rows[cell.number] = f"[{message['number']}/{message['total']}] {message['method']}{ratio}"
         elif message["kind"] == "result":
             self._joules += message["joules"]
+            self._spent.pop(cell.number, None)
         elif message["kind"] == "epoch":
             row = self._rows.get(cell.number, message["stage"])
-            self._at[cell.number] = f"cell {cell.number}: {row}, epoch {message['epoch']}"
+            joules = self._spent[cell.number] = message.get("joules") or 0.0
+            so_far = f", {quantity(joules, 'J')}" if joules else ""
+            self._at[cell.number] = f"cell {cell.number}: {row}, epoch {message['epoch']}{so_far}"
             if self._status is not None:
                 self._status.update(plain("   ".join(self._at.values())))
 
     def ended(self, cell: Cell, grid_state: GridState) -> None:
         self._ended += 1
         self._at.pop(cell.number, None)
+        self._spent.pop(cell.number, None)
         now = time.monotonic()
         left = len(grid_state.cells(PENDING))
         counts = f"{len(grid_state.cells(DONE))} done, {len(grid_state.cells(FAILED))} failed, {left} to go"
         remaining = f", about {duration((now - self._began) / self._ended * left)}" if left else ""
-        if self._joules:
-            remaining += f"; {quantity(self._joules, 'J')} modelled so far"
+        if joules := self._joules + sum(self._spent.values()):
+            remaining += f"; {quantity(joules, 'J')} modelled so far"
         took = duration(now - self._starts[cell.number])
         failed = grid_state.states[cell.number] == FAILED
         how = f"FAILED after {took}" if failed else f"done in {took}"

@@ -38,7 +38,7 @@ class Reporter:
     def step(self, done: int, total: int) -> None: ...
 
     def epoch(self, stage: str, row: dict[str, Any]) -> None:
-        self.tell("epoch", stage=stage, epoch=row["epoch"])
+        self.tell("epoch", stage=stage, epoch=row["epoch"], joules=row.get("joules"))
 
     def end(self, stage: str) -> None: ...
 

@@ -23,7 +23,8 @@ class Method:
     """An entry of the registry.
 
     module: file below ebsim/methods/. over: what it is run over, ratios and draw epochs. options: of its `run`. uses:
-    precisions it computes in, by key of the section (`search`, `retrain`), or "fp32" where that is fixed.
+    precisions it computes in, by key of the section (`search`, `retrain`), or "fp32" where that is fixed. stages: its
+    trainings, as its ledger calls them.
     """
 
     module: str
@@ -31,6 +32,7 @@ class Method:
     over: tuple[str, ...] = ("ratio",)
     options: dict[str, Any] = field(default_factory=dict)
     uses: tuple[str, ...] = ("search", "retrain")
+    stages: tuple[str, ...] = ("search", "retrain")
 
     def points(self, context: ExperimentContext) -> list[tuple[Any, ...]]:
         """The combinations of what it is run over, one for each of its rows."""
@@ -50,7 +52,10 @@ class Method:
         rows = []
         for number, point in enumerate(self.points(context), start=first):
             ratio = point[0] if self.over else None
-            context.progress.work("task", method=name, ratio=ratio, number=number, total=total, epochs=context.epochs)
+            context.charged.clear()
+            context.progress.work(
+                "task", method=name, ratio=ratio, number=number, total=total, epochs=context.epochs, stages=self.stages
+            )
             row = run(context, *point, **self.options)
             if not row.ledger:
                 raise ConfigError(
@@ -71,7 +76,7 @@ class Method:
 
 
 METHODS = {
-    "dense": Method("dense", "the whole network, all epochs", over=(), uses=("fp32",)),
+    "dense": Method("dense", "the whole network, all epochs", over=(), uses=("fp32",), stages=("dense",)),
     "eb-train": Method("eb_train", "Early-Bird ticket, inherited weights"),
     "eb-train-reinit": Method("eb_train", "Early-Bird ticket, fresh weights", options={"init": "re-init"}),
     "eb-train-rewind": Method("eb_train", "Early-Bird ticket, weights of the start", options={"init": "rewind"}),
@@ -80,20 +85,46 @@ METHODS = {
     "eb-train-fl": Method("eb_train", "searched in fp32, retrained in low precision", options={"precision": "FL"}),
     "random-ticket": Method("random_ticket", "the ticket's widths, random channels"),
     "random-uniform": Method("random_ticket", "uniform widths, random channels", options={"widths": "uniform"}),
-    "network-slimming": Method("network_slimming", "full training, smallest gammas pruned, full training"),
-    "network-slimming-reinit": Method("network_slimming", "the same from fresh weights", options={"init": "re-init"}),
+    "network-slimming": Method(
+        "network_slimming", "full training, smallest gammas pruned, full training", stages=("dense", "retrain")
+    ),
+    "network-slimming-reinit": Method(
+        "network_slimming", "the same from fresh weights", options={"init": "re-init"}, stages=("dense", "retrain")
+    ),
     "thinet": Method(
         "thinet",
         "full training, greedy channel choice by reconstruction, full training",
         uses=("search", "retrain", "fp32"),
+        stages=("dense", "retrain"),
     ),
-    "sfp": Method("sfp", "soft filter pruning after each epoch, from scratch", uses=("retrain",)),
-    "sfp-pretrained": Method("sfp", "soft filter pruning of the dense network", options={"pretrained": True}),
-    "lottery-ticket": Method("lottery_ticket", "single weights: full training, mask by size, rewind, full training"),
-    "snip": Method("snip", "single weights, at the start, by how much the loss feels them", uses=("retrain", "fp32")),
-    "grasp": Method("grasp", "single weights, at the start, by gradient flow", uses=("retrain", "fp32")),
+    "sfp": Method(
+        "sfp", "soft filter pruning after each epoch, from scratch", uses=("retrain",), stages=("soft pruning",)
+    ),
+    "sfp-pretrained": Method(
+        "sfp",
+        "soft filter pruning of the dense network",
+        options={"pretrained": True},
+        stages=("dense", "soft pruning"),
+    ),
+    "lottery-ticket": Method(
+        "lottery_ticket",
+        "single weights: full training, mask by size, rewind, full training",
+        stages=("dense", "train"),
+    ),
+    "snip": Method(
+        "snip",
+        "single weights, at the start, by how much the loss feels them",
+        uses=("retrain", "fp32"),
+        stages=("train",),
+    ),
+    "grasp": Method(
+        "grasp", "single weights, at the start, by gradient flow", uses=("retrain", "fp32"), stages=("train",)
+    ),
     "synflow": Method(
-        "synflow", "single weights, at the start, by synaptic flow, without data", uses=("retrain", "fp32")
+        "synflow",
+        "single weights, at the start, by synaptic flow, without data",
+        uses=("retrain", "fp32"),
+        stages=("train",),
     ),
     "prune-at-epoch": Method("prune_at_epoch", "drawn at each of prune.draw_epochs", over=("ratio", "epoch")),
     "prune-at-epoch-reinit": Method(

@@ -83,6 +83,7 @@ def run_experiment(
 
 def _lead(folder: RunFolder, context: ExperimentContext, wanted: Profile) -> Run:
     """Run the experiment, or find it done; other processes of a team are told to `_follow`."""
+    from ebsim.pipeline.energy_so_far import EnergySoFar
     from ebsim.pricing import reprice
     from ebsim.pricing.price import price
     from ebsim.training import Recorded
@@ -107,7 +108,7 @@ def _lead(folder: RunFolder, context: ExperimentContext, wanted: Profile) -> Run
         write_atomic(folder.path / PROFILE_COPY, wanted.text)
         started = time.time()
         teams.team().share(True)  # the other processes train along from here
-        context.progress = Recorded(context.progress, folder.path / PROGRESS)
+        context.progress = EnergySoFar(Recorded(context.progress, folder.path / PROGRESS), context, wanted.chip)
 
         def tell(row: MethodResult) -> None:
             hardware = experiment.hardware

@@ -12,7 +12,9 @@ from rich.console import Console
 from ebsim import pipeline
 from ebsim.commands.progress import Outlook, Terminal, described
 from ebsim.files import read_json
+from ebsim.report.display.value import quantity
 from ebsim.runs.inventory import progress_lines
+from ebsim.training.progress import part_of
 
 TINY = """\
 name = "tiny"
@@ -58,6 +60,54 @@ def test_every_row_is_announced_and_ends_with_its_own_numbers(run: tuple[Path, s
         for key in ("label", "ratio", "accuracy", "epoch_drawn"):
             assert line[key] == row[key]
         assert line["joules"] == pytest.approx(row["energy"]["joules"], rel=1e-12)
+
+
+def test_joules_so_far_grow_to_what_the_row_ends_with(run: tuple[Path, str]) -> None:
+    """Of each row: rising epoch by epoch, and with its last epoch the energy that results.json has."""
+    path, log = run
+    results = read_json(path / "results.json")["rows"]
+    told: list[list[float]] = []
+    for line in progress_lines(path):
+        if line["kind"] == "task":
+            told.append([])
+        elif line["kind"] == "epoch":
+            told[-1].append(line["joules"])
+    assert [len(own) for own in told] == [5, 2, 2]  # a ticket emerged at epoch 3: two epochs are left to each
+    for own, row in zip(told, results, strict=True):
+        assert own == sorted(own) and own[0] > 0
+        assert own[-1] == pytest.approx(row["energy"]["joules"], rel=1e-12)
+    search = results[1]["energy"]["stages"][0]["joules"]
+    assert told[1][0] > search  # what was trained for the dense row is charged to the ticket too
+    assert f"{quantity(results[0]['energy']['joules'], 'J')} so far" in log
+
+
+def test_which_training_of_a_row_it_is(run: tuple[Path, str]) -> None:
+    _, log = run
+    assert "  dense: epochs 1 to 5\n" in log
+    assert log.count("  retrain, stage 2 of 2: epochs 4 to 5\n") == 2
+
+
+@pytest.mark.parametrize(
+    ("stages", "stage", "said"),
+    [
+        (("search", "retrain"), "dense-0123", "search, stage 1 of 2"),
+        (("search", "retrain"), "ticket-0123", "retrain, stage 2 of 2"),
+        (("train",), "masked-0123", "train"),
+        ((), "masked-0123", "masked-0123"),
+    ],
+)
+def test_the_part_of_a_row(stages: tuple[str, ...], stage: str, said: str) -> None:
+    assert part_of(stage, stages) == said
+
+
+def test_an_emergence_says_what_the_rule_saw() -> None:
+    event = {"kind": "mask", "ratio": 0.5, "epoch": 9, "distance": 0.05, "largest": 0.0812, "threshold": 0.1}
+    event |= {"emerged": True, "rule": "paper", "window": 5}
+    assert described(event) == "  ticket p = 0.5 emerged at epoch 9 (mask distance 0.081 < 0.1 over 5 epochs)"
+    event |= {"rule": "authors"}
+    assert described(event).endswith("(mask distance 0.081 <= 0.1 to the masks before it)")
+    del event["rule"]  # as runs before this wrote it
+    assert described(event) == "  ticket p = 0.5 emerged at epoch 9"
 
 
 def test_mask_distances_are_those_of_the_run(run: tuple[Path, str]) -> None:

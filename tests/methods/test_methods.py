@@ -22,14 +22,27 @@ from tests.methods.bench import Data, context, epochs_trained
 N = 4
 
 
+Charged = list[tuple[MethodResult, list[dict[str, Any]]]]
+
+
+@pytest.fixture(scope="module")
+def charged() -> Charged:
+    """Of `everything`: each row, and what its context had charged to it when it was finished."""
+    return []
+
+
 @pytest.fixture(scope="module")
 def everything(
-    tmp_path_factory: pytest.TempPathFactory,
+    tmp_path_factory: pytest.TempPathFactory, charged: Charged
 ) -> tuple[ExperimentContext, dict[str, list[MethodResult]], Path]:
     """All methods in one run."""
     root = tmp_path_factory.mktemp("everything")
     bench = context(root, prune={"ratio": [0.3, 0.7]}, precision={"low": "fp8"})
-    return bench, {name: method.results(bench) for name, method in METHODS.items()}, root
+
+    def note(row: MethodResult) -> None:
+        charged.append((row, list(bench.charged)))
+
+    return bench, {name: method.results(bench, note) for name, method in METHODS.items()}, root
 
 
 def rows(found: dict[str, list[MethodResult]], *names: str) -> list[MethodResult]:
@@ -47,6 +60,14 @@ def test_every_row_is_named_and_finished(everything: Any) -> None:
             assert row.label
     assert len({(row.label, row.ratio) for row in rows(found, *METHODS)}) == sum(map(len, found.values()))
     json.dumps([row.to_dict() for row in rows(found, *METHODS)])
+
+
+def test_the_energy_so_far_rests_on_the_ledger_of_the_row(everything: Any, charged: Charged) -> None:
+    """What progress prices while a row is trained is, at its end, the very ledger of the row; its stages are named."""
+    for row, entries in charged:
+        assert entries == row.ledger, row.label
+        trainings = [entry["stage"] for entry in row.ledger if entry["stage"] != "score"]
+        assert trainings == list(METHODS[row.method].stages), row.label
 
 
 def test_all_that_can_share_the_dense_training_does(everything: Any) -> None:
