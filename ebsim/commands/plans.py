@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from ebsim.commands.app import json_option, main, print_json, runs_dir_option, set_option
+
+if TYPE_CHECKING:
+    from ebsim.grid.run_plan import RunPlan
 
 
 @main.command()
@@ -30,7 +35,8 @@ def plan(
     loaded = pipeline.load(experiment, config.parse_settings(settings))
     from ebsim.grid.run_plan import plan_run
 
-    found = plan_run(loaded, Path(runs_dir), probe_steps=probe_steps, emergence=emergence)
+    startup = time.process_time()  # torch is loaded by now, as it has to be for a run
+    found = plan_run(loaded, Path(runs_dir), probe_steps=probe_steps, emergence=emergence, startup=startup)
     if as_json:
         print_json(found.as_json())
     else:
@@ -42,12 +48,20 @@ def plan(
         )
 
 
-def _show(found: object) -> None:
-    from ebsim.commands.progress import at_ratio, duration
-    from ebsim.grid.run_plan import RunPlan
-    from ebsim.report.display.terminal import print_rows
+def _parts(found: RunPlan) -> str:
+    """Where the time goes."""
+    from ebsim.commands.progress import duration
 
-    assert isinstance(found, RunPlan)
+    trainings = sum(training.seconds for training in found.trainings)
+    parts = {"training": trainings, "start and networks": found.setup_seconds, "report": found.report_seconds}
+    return ", ".join(f"{what} {duration(seconds)}" for what, seconds in parts.items())
+
+
+def _show(found: RunPlan) -> None:
+    from ebsim.commands.progress import at_ratio, duration
+    from ebsim.report.display.terminal import print_rows
+    from ebsim.report.display.value import counted, fixed, quantity
+
     timed = any(training.step_seconds for training in found.trainings)
     rows = [
         [
@@ -62,16 +76,18 @@ def _show(found: object) -> None:
     energies = [
         [
             f"{row.label}{at_ratio(row.ratio)}", str(row.epoch_drawn or "–"),
-            "; ".join(f"{stage} {epochs} epochs {joules:.3g} J" for stage, epochs, joules in row.stages),
-            f"{row.joules:.3g}", "–" if row.saving is None else f"{100 * row.saving:.1f}",
+            "; ".join(f"{what} {counted(number, 'epoch')} {quantity(j, 'J')}" for what, number, j in row.stages),
+            f"{row.joules:.3g}", "–" if row.saving is None else fixed(100 * row.saving, 1),
         ]
         for row in found.rows
     ]  # fmt: skip
     caption = f"Energies modelled on {found.hardware}"
     print_rows(caption, ["Row", "Drawn", "By stage", "Modelled energy (J)", "Saving (%)"], energies)
     threads = f"{found.threads} thread{'s' if found.threads > 1 else ''}"
-    if timed:
-        click.echo(f"time      about {duration(found.seconds)} on {found.device}, {threads}, and the report")
+    if found.seconds:
+        click.echo(f"time      about {duration(found.seconds)} on {found.device}, {threads}; of it {_parts(found)}")
+    if found.disturbed:
+        click.echo("          (other work takes the CPU at present; this is the time without it)")
     click.echo(f"memory    about {found.memory / 1e9:.2f} GB at the peak")
     click.echo(f"disk      about {found.disk / 1e6:,.0f} MB of {found.free / 1e9:,.1f} GB free")
     click.echo(f"folder    {found.folder} ({found.state})")

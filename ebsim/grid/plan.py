@@ -8,9 +8,6 @@ a trained one. Energy is what the accelerator model says of the ledgers of the d
 
 from __future__ import annotations
 
-import itertools
-import time
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -121,14 +118,14 @@ def _seconds(experiment: Experiment, precision: str, runs_dir: Path, steps: int,
 
 
 def probe(experiment: Experiment, precision: str, runs_dir: Path, steps: int) -> float:
-    """Seconds of a step of the dense network in a precision: the mean of `steps`, after one that is not counted."""
+    """Seconds of a step of the dense network in a precision: the median of at least `steps`."""
     import torch
 
-    from ebsim import precision as precisions
+    from ebsim import tickets
     from ebsim.experiment.context import ExperimentContext
     from ebsim.grid.dry_run import StageNames
-    from ebsim.training import TrainStep, make_optimizer, train_epoch
-    from ebsim.training.compilation import compiled
+    from ebsim.grid.step_timing import Sample, pace
+    from ebsim.training import Setup
 
     threads = torch.get_num_threads()
     train = experiment.train
@@ -136,34 +133,14 @@ def probe(experiment: Experiment, precision: str, runs_dir: Path, steps: int) ->
     try:
         torch.set_num_threads(train.threads or 1)
         context = ExperimentContext(experiment, pipeline.load_data(experiment, device), StageNames(runs_dir), device)
-        model = context.dense_network().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        optimizer = make_optimizer(model, lr=train.lr, momentum=train.momentum, weight_decay=train.weight_decay)
-        placement = precisions.apply(model, context.backend(precision), steps=steps + 1)
-        placement.attach(optimizer)
-        placement.set_step(0)
-        step = TrainStep(model, compiled(model, train.compile), optimizer, l1=train.l1, amp=train.amp)
-
-        def run(count: int) -> float:
-            began = time.perf_counter()
-            batches = itertools.islice(_batches(context), count)
-            train_epoch(step, batches)
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            return (time.perf_counter() - began) / count
-
-        run(1)
-        return run(steps)
+        sample = Sample(context.data)
+        setup = Setup(
+            context.dense_network, sample, train, context.seed, device, lambda model, epoch: tickets.gammas(model),
+            backend=context.backend(precision),
+        )  # fmt: skip
+        return pace(setup, sample, steps).step
     finally:
         torch.set_num_threads(threads)
-
-
-def _batches(context: Any) -> Iterable[Any]:
-    """Training batches without end; a dataset of a few batches is begun again."""
-    import torch
-
-    size = context.experiment.train.batch_size
-    for epoch in itertools.count(1):
-        yield from context.data.train_batches(size, seed=0, epoch=epoch, memory_format=torch.channels_last)
 
 
 def lines(plan: Plan, axes: Axes, workers: int) -> list[str]:

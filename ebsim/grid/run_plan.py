@@ -2,20 +2,18 @@
 
 The methods run as they are on stub trainings (`dry_run.py`). What the store of stages holds already is
 used: real channel scores where they are known, and no time for epochs that are trained. Time comes from real steps of
-each network that will be trained, in its precision, with its evaluation and the writing of its checkpoint. Not in it:
-the report of the run, a few seconds.
+each network that will be trained (`step_timing.py`), with its tests and checkpoints, from the dry run itself (tracing,
+shrinking and verifying networks), and from what a report takes.
 """
 
 from __future__ import annotations
 
-import itertools
+import math
 import resource
 import shutil
 import sys
-import tempfile
-import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -23,13 +21,18 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ebsim import pipeline, precision
+from ebsim import pipeline, tickets
 from ebsim.config import Experiment
 from ebsim.grid.dry_run import DryRunContext, StageNames, StubTrajectory
+from ebsim.grid.step_timing import NONE, Clock, Pace, Sample, pace
 from ebsim.methods import METHODS
+from ebsim.runs.inventory import DONE
 from ebsim.runs.store import Stage
+from ebsim.training import Setup
+from ebsim.training.trainer import tested
 
 REPORT_BYTES = 4_000_000  # page, figures and tables of a run of a few rows
+REPORT_SECONDS = (3.0, 0.1)  # of CPU, for a report and for each of its rows (AMD EPYC, 2.5 GHz)
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,8 @@ class PlannedTraining:
     epoch_seconds: float
     seconds: float
     disk: int
+    disturbed: bool = False
+    """Whether other work took the CPU while it was timed; its times are then CPU seconds."""
 
 
 @dataclass(frozen=True)
@@ -75,13 +80,20 @@ class RunPlan:
     memory: int
     free: int
     setup_seconds: float
-    """Of tracing, shrinking and verifying networks, as the dry run took them."""
+    """Of starting, loading the data, and tracing, shrinking and verifying networks, as they took for the plan."""
+    report_seconds: float
 
     @property
     def seconds(self) -> float:
-        """Until the report; 0 where everything is trained."""
+        """Of the whole run, its report included; 0 where it is done, or where steps were not timed."""
         trainings = sum(training.seconds for training in self.trainings)
-        return trainings + self.setup_seconds if trainings else 0.0
+        untimed = not trainings and any(own.trained < own.last - own.first for own in self.trainings)
+        return 0.0 if self.state == DONE or untimed else trainings + self.setup_seconds + self.report_seconds
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether the machine was busy with other work while it was timed."""
+        return any(training.disturbed for training in self.trainings)
 
     @property
     def disk(self) -> int:
@@ -89,7 +101,13 @@ class RunPlan:
         return sum(training.disk for training in self.trainings) + REPORT_BYTES
 
     def as_json(self) -> dict[str, Any]:
-        return {**asdict(self), "folder": str(self.folder), "seconds": self.seconds, "disk": self.disk}
+        return {
+            **asdict(self),
+            "folder": str(self.folder),
+            "seconds": self.seconds,
+            "disk": self.disk,
+            "disturbed": self.disturbed,
+        }
 
 
 class Planned(StubTrajectory):
@@ -97,6 +115,10 @@ class Planned(StubTrajectory):
 
     def __init__(self, *parts: Any, emergence: int | None, window: int, rule: str, **options: Any) -> None:
         super().__init__(*parts, **options)
+        keys = ("seed", "device", "first", "stats_every", "averaging", "constraint", "backend")
+        given = {key: options[key] for key in keys if options.get(key) is not None}
+        score = options.get("score", lambda model, epoch: tickets.gammas(model))
+        self.setup = Setup(self._network, self._data, self._train, score=score, **given)
         # Masks stay as they are from `settled` on, which is what the rule waits `window` epochs (masks) for.
         # The untrained mask is nobody's: with all scales equal it is near no other.
         earliest = 1 if rule == "authors" else 0
@@ -128,38 +150,46 @@ def stored_scores(stage: Stage) -> Tensor | None:
         return None
 
 
-def plan_run(experiment: Experiment, runs_dir: Path, *, probe_steps: int = 3, emergence: int | None = None) -> RunPlan:
+def plan_run(
+    experiment: Experiment,
+    runs_dir: Path,
+    *,
+    probe_steps: int = 3,
+    emergence: int | None = None,
+    startup: float = 0.0,
+) -> RunPlan:
     """Plan one experiment. probe_steps: real steps timed per network, 0 for none. emergence: epoch at which tickets are
-    taken to emerge (None: as the store says, or as early as the rule allows). Raises what `run` would raise before it
-    trains.
+    taken to emerge (None: as the store says, or as early as the rule allows). startup: seconds that a process takes
+    until it can begin. Raises what `run` would raise before it trains.
     """
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(experiment.train.threads or threads)
+        return _plan(experiment, runs_dir, probe_steps, emergence, startup)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _plan(experiment: Experiment, runs_dir: Path, probe_steps: int, emergence: int | None, startup: float) -> RunPlan:
     from ebsim.pricing import profile
     from ebsim.pricing.price import price
     from ebsim.runs.inventory import look
 
     device = pipeline.pick_device(experiment.train.device)
-    data = pipeline.load_data(experiment, device)
+    clock = Clock(torch.device("cpu"))
+    data, loading = clock.measured(lambda: pipeline.load_data(experiment, device))
     prune, hardware = experiment.prune, experiment.hardware
     make = partial(Planned, emergence=emergence, window=prune.window, rule=prune.rule)
     context = DryRunContext(experiment, data, StageNames(runs_dir / "stages"), device, make_trajectory=cast(Any, make))
-    began = time.perf_counter()
-    rows = [row for name in experiment.methods for row in METHODS[name].results(context)]
-    setup = time.perf_counter() - began
+    rows, dry = clock.measured(lambda: [row for name in experiment.methods for row in METHODS[name].results(context)])
     chip = profile.read(hardware.profile).chip
     # A stub's accuracy stands for "finished": without one a row has no saving.
     priced = price(
         [{**row.to_dict(), "accuracy": row.accuracy} for row in rows], context.networks, chip,
         reuse=hardware.reuse, hypothetical=hardware.hypothetical,
     )  # fmt: skip
-    threads = torch.get_num_threads()
-    try:
-        torch.set_num_threads(experiment.train.threads or threads)
-        timed: dict[tuple[Any, ...], tuple[float, float]] = {}
-        trajectories = cast("Mapping[str, Planned]", context.trajectories).values()
-        trainings = tuple(_training(own, context, probe_steps, timed) for own in trajectories)
-        used = torch.get_num_threads()
-    finally:
-        torch.set_num_threads(threads)
+    paces = Paces(probe_steps)
+    trainings = tuple(_training(own, context, paces) for own in cast("Any", context.trajectories).values())
     folder = pipeline.run_folder(experiment, runs_dir, data.digest)
     above = next(place for place in (runs_dir, *runs_dir.absolute().parents) if place.exists())
     return RunPlan(
@@ -169,10 +199,11 @@ def plan_run(experiment: Experiment, runs_dir: Path, *, probe_steps: int = 3, em
         rows=tuple(_row(row) for row in priced),
         hardware=chip.name,
         device=str(device),
-        threads=used,
+        threads=torch.get_num_threads(),
         memory=_peak_memory(device),
         free=shutil.disk_usage(above).free,
-        setup_seconds=setup,
+        setup_seconds=startup + loading.seconds + dry.seconds,
+        report_seconds=REPORT_SECONDS[0] + REPORT_SECONDS[1] * len(rows),
     )
 
 
@@ -184,21 +215,15 @@ def _row(row: Mapping[str, Any]) -> PlannedRow:
     )  # fmt: skip
 
 
-def _training(
-    own: Planned, context: DryRunContext, steps: int, timed: dict[tuple[Any, ...], tuple[float, float]]
-) -> PlannedTraining:
-    train = context.train
+def _training(own: Planned, context: DryRunContext, pace: Callable[[Planned, nn.Module], Pace]) -> PlannedTraining:
+    train, data = context.train, context.data
     model = own._network()
-    shapes = tuple(tuple(parameter.shape) for parameter in model.parameters())
-    key = (shapes, own.backend.name)
-    if steps and key not in timed:
-        timed[key] = _time(model, own.backend, context, steps)
-    step, rest = timed.get(key, (0.0, 0.0))
     stored = stored_scores(own.stage)
     trained = 0 if stored is None else min(len(stored) - 1, own.epoch - own.first)
-    left = own.epoch - own.first - trained
-    per_epoch = -(-context.data.train_images // train.batch_size)
-    epoch = per_epoch * step + rest / train.eval_every
+    left = range(own.first + trained + 1, own.epoch + 1)
+    taken = pace(own, model) if left else NONE
+    epoch = data.train_images / train.batch_size * taken.step + taken.epoch
+    tests = sum(tested(epoch, train) for epoch in left)
     # Weights and buffers, momentum, scores; the newest state, the one before, and those that are kept.
     state = sum(t.numel() * t.element_size() for t in model.state_dict().values())
     momentum = sum(p.numel() * p.element_size() for p in model.parameters())
@@ -206,52 +231,28 @@ def _training(
     disk = (state + momentum + own.gammas.numel() * 4) * kept if left else 0
     return PlannedTraining(
         own.stage.id, sum(p.numel() for p in model.parameters()), own.backend.name, own.first, own.epoch, trained,
-        step, epoch, left * epoch, disk,
+        taken.step, epoch, len(left) * epoch + tests * taken.test + taken.start, disk, taken.disturbed,
     )  # fmt: skip
 
 
-def _time(model: nn.Module, backend: Any, context: DryRunContext, steps: int) -> tuple[float, float]:
-    """Seconds of a training step, and of what an epoch takes beside its steps: evaluation, checkpoint, scores."""
-    from ebsim.training import Checkpoint, TrainStep, evaluate, make_optimizer, train_epoch
-    from ebsim.training.compilation import compiled
+class Paces:
+    """The pace of each training, timed once for those that are alike: in precision, and within 5 % in parameters."""
 
-    train, device = context.train, context.device
-    model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = make_optimizer(model, lr=train.lr, momentum=train.momentum, weight_decay=train.weight_decay)
-    placement = precision.apply(model, backend, steps=steps + 1)
-    placement.attach(optimizer)
-    placement.set_step(0)
-    step = TrainStep(model, compiled(model, train.compile), optimizer, l1=train.l1, amp=train.amp)
-    batches = itertools.cycle(_some_batches(context, steps + 1))
-    _clock(lambda: train_epoch(step, itertools.islice(batches, 1)), device)  # warms up
-    each = _clock(lambda: train_epoch(step, itertools.islice(batches, steps)), device) / steps
+    def __init__(self, steps: int) -> None:
+        self._steps = steps
+        self._known: dict[tuple[Any, ...], Pace] = {}
 
-    size = max(train.batch_size, 500)
-    tests = list(itertools.islice(context.data.test_batches(size, memory_format=torch.channels_last), 1))
-    seen = sum(len(labels) for _, labels in tests)
-    tested = _clock(lambda: evaluate(model, tests, amp=train.amp), device) * context.data.test_images / seen
-    with tempfile.TemporaryDirectory() as folder:
-        state = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
-        moments = {name: torch.zeros_like(p, device="cpu") for name, p in model.named_parameters()}
-        point = Checkpoint(1, 1, state, moments, torch.zeros(2, 1))
-        written = _clock(lambda: point.save(Path(folder) / "x.safetensors", "plan"), device)
-    return each, tested + written
-
-
-def _some_batches(context: DryRunContext, count: int) -> list[Any]:
-    """A few full training batches, not of the partial one at an epoch's end where there are others."""
-    made = context.data.train_batches(context.train.batch_size, seed=0, epoch=1, memory_format=torch.channels_last)
-    batches = list(itertools.islice(made, count))
-    full = [batch for batch in batches if len(batch[1]) == context.train.batch_size]
-    return full or batches
-
-
-def _clock(work: Callable[[], Any], device: torch.device) -> float:
-    began = time.perf_counter()
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - began
+    def __call__(self, own: Planned, model: nn.Module) -> Pace:
+        if not self._steps:
+            return NONE
+        size = sum(parameter.numel() for parameter in model.parameters())
+        kind = own.stage.id.partition("-")[0]
+        key = (kind, own.backend.name, round(math.log(size) / math.log(1.05)))
+        if key in self._known:
+            return replace(self._known[key], start=0.0)  # what is compiled once is compiled
+        sample = Sample(own.setup.data)
+        self._known[key] = pace(replace(own.setup, data=sample, meter=None), sample, self._steps)
+        return self._known[key]
 
 
 def _peak_memory(device: torch.device) -> int:

@@ -109,7 +109,7 @@ def mistakes(experiment: Experiment, broken: frozenset[str] = frozenset()) -> It
                 continue
             known = [*precision.list_backends(), *section.backends]
             unknown = registry.plugin_origin("backends", name) is None and ".py:" not in name
-            yield where, f'= "{name}": {registry.unknown(name, known) if unknown else error}'
+            yield where, f'= "{name}": {f"unknown precision{registry.meant(name, known)}" if unknown else error}'
             continue
         rules = len(section.backends.get(name, {}).get("rule", ()))
         if any(key.startswith(("model", "data")) for key in broken):

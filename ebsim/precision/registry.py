@@ -38,19 +38,19 @@ def backend(which: str | Mapping[str, Any] | Backend) -> Backend:
         return _preset(which)
     found = BACKENDS.find(which)
     if found is None:
-        raise ConfigError(unknown(which, BACKENDS.origins()))
+        raise ConfigError(f"unknown precision {which!r}{meant(which, BACKENDS.origins())}")
     return found if isinstance(found, Backend) else _valid(which.rpartition(":")[2], found)
 
 
-def unknown(name: str, known: Iterable[str]) -> str:
-    """What to say of a name that is no precision; a number format is told apart from a misspelled one."""
-    if name.partition(" ")[0].partition("/")[0] in FORMATS.origins():
-        return (
-            f"{name!r} is a number format, and a precision says which tensors take which format. There is: "
-            f"{', '.join(sorted(known))}; or a table of your own: [precision.backends.mine] with weight = {name!r}, "
-            f"activation = {name!r}, error = {name!r}, then search = 'mine' (docs/precision.md)"
-        )
-    return f"unknown precision {name!r}{did_you_mean(name, known)}"
+def meant(name: str, known: Iterable[str]) -> str:
+    """What to add of a name that is no precision; a number format is told apart from a misspelled one."""
+    if name.partition(" ")[0].partition("/")[0] not in FORMATS.origins():
+        return did_you_mean(name, known)
+    table = ", ".join(f'{role} = "{name}"' for role in ("weight", "activation", "error"))
+    return (
+        f"; it is a number format, and a precision says which tensors take which format. There is: "
+        f"{', '.join(sorted(known))}; or a table of your own (docs/precision.md): [precision.backends.mine] {table}"
+    )
 
 
 def parse_backend(name: str, table: Any) -> tuple[Backend | None, list[Problem]]:

@@ -43,13 +43,26 @@ def test_check_says_what_is_missing_and_refuses_mistakes(tmp_path: Path) -> None
     (tmp_path / "x.toml").write_text(f'name = "x"\n[data]\nname = "cifar10"\nroot = "{tmp_path}"\n')
     done = invoke("check", str(tmp_path / "x.toml"))
     assert done.exit_code == 0
-    assert f"missing: cifar10 is not in {tmp_path}: python cli.py data fetch cifar10 --root" in done.stderr
-    assert invoke("check", str(tmp_path / "x.toml"), "--set", "data.name=digits").stderr.startswith(str(tmp_path))
+    assert f"missing          cifar10 is not in {tmp_path}: python cli.py data fetch cifar10 --root" in done.stdout
+    fine = invoke("check", str(tmp_path / "x.toml"), "--set", "data.name=digits")
+    assert fine.stdout.endswith(f"{tmp_path / 'x.toml'}: fine\n") and not fine.stderr
     done = invoke("check", str(tmp_path / "x.toml"), "--set", "hardware.reuse=all")
     assert done.exit_code == 2 and "--set hardware.reuse" in done.stderr
     (tmp_path / "chip.toml").write_text('extends = "horowitz-45nm"\nname = "c"\n[dram]\npj_per_bitt = 3\n')
     done = invoke("check", str(tmp_path / "x.toml"), "--set", f"hardware.profile={tmp_path / 'chip.toml'}")
     assert done.exit_code == 2 and "pj_per_bitt" in done.stderr
+
+
+def test_a_number_format_named_as_a_precision_is_told_so(tmp_path: Path) -> None:
+    (tmp_path / "x.toml").write_text('name = "x"\n')
+    for name in ("e4m3", "int8/row", "e5m2 stochastic"):
+        done = invoke("check", str(tmp_path / "x.toml"), "--set", f'precision.search="{name}"')
+        assert done.exit_code == 2
+        assert "it is a number format" in done.stderr and f'[precision.backends.mine] weight = "{name}"' in done.stderr
+    # What it says to write is accepted.
+    table = 'weight = "e4m3"\nactivation = "e4m3"\nerror = "e4m3"\n'
+    (tmp_path / "y.toml").write_text(f'name = "x"\n[precision]\nsearch = "mine"\n[precision.backends.mine]\n{table}')
+    assert invoke("check", str(tmp_path / "y.toml")).exit_code == 0
 
 
 def test_check_loads_neither_torch_nor_numpy() -> None:
@@ -188,8 +201,8 @@ def test_doctor_tells_versions_and_what_would_fail(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(checking, "PACKAGES", ("ebsim", "torch", "no-such-package"))
     done = invoke("doctor", "--runs-dir", str(tmp_path))
     assert done.exit_code == 2
-    assert "no-such-package is not installed: pip install no-such-package" in done.stderr
-    assert f"less than 1 GB is free at {tmp_path}" in done.stderr
+    assert "problem          no-such-package is not installed: pip install no-such-package" in done.stdout
+    assert f"less than 1 GB is free at {tmp_path}" in done.stdout and not done.stderr
 
 
 def completions(*words: str, cwd: Path) -> list[str]:

@@ -90,7 +90,7 @@ def test_a_run_is_named_by_path_name_or_beginning(root: Path) -> None:
 def test_removing_keeps_what_another_run_needs(root: Path) -> None:
     done = invoke(root, "rm", "a-1", "--stages", "--yes")
     assert done.exit_code == 0, done.output
-    assert "a cell of g-1" in done.stderr and "1 stages, 0.0 MB, that no other run needs" in done.stderr
+    assert "a cell of g-1" in done.stderr and "1 stage, 0.0 MB, that no other run needs" in done.stderr
     assert sorted(path.name for path in root.glob("*-*")) == ["b-2"]
     assert sorted(path.name for path in root.glob("stages/*")) == ["dense-1", "old-9", "ticket-2"]
 

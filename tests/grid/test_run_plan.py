@@ -13,6 +13,7 @@ import cli
 from ebsim import pipeline
 from ebsim.files import read_json
 from ebsim.grid.run_plan import RunPlan, plan_run
+from ebsim.grid.step_timing import Sample, Span
 from ebsim.runs.inventory import size_of
 
 TINY = """\
@@ -82,6 +83,68 @@ def test_the_plan_after_a_run_has_its_very_numbers(finished: tuple[Path, RunPlan
         ):
             assert (stage, epochs) == (entry["stage"], entry["epochs"])
             assert joules == pytest.approx(energy["joules"], rel=1e-12)
+
+
+def test_with_the_search_alone_in_the_store_the_energies_are_those_of_the_run(
+    finished: tuple[Path, RunPlan, pipeline.Run, RunPlan], tmp_path: Path
+) -> None:
+    """Scores of the search say which channels are kept, so a plan before any retraining knows each ticket."""
+    root, _, run, _ = finished
+    [dense] = (root / "runs/stages").glob("dense-*")
+    shutil.copytree(dense, tmp_path / "runs/stages" / dense.name)
+    plan = plan_run(pipeline.load(root / "tiny.toml"), tmp_path / "runs", probe_steps=0)
+    assert plan.state == "new" and [own.trained for own in plan.trainings] == [6, 0, 0]
+    for planned, row in zip(plan.rows, run.results["rows"], strict=True):
+        assert planned.joules == pytest.approx(row["energy"]["joules"], rel=1e-12)
+        assert planned.saving == pytest.approx(row["saving_vs_dense"], abs=1e-12)
+
+
+def test_without_the_store_all_but_the_shape_of_the_ticket_is_known(
+    finished: tuple[Path, RunPlan, pipeline.Run, RunPlan], tmp_path: Path
+) -> None:
+    """At the epoch of the run's draw: its dense training and its searches to the last bits, its tickets within 5 %."""
+    root, _, run, _ = finished
+    [epoch] = {row["epoch_drawn"] for row in run.results["rows"] if row["ratio"] is not None}
+    plan = plan_run(pipeline.load(root / "tiny.toml"), tmp_path / "runs", probe_steps=0, emergence=epoch)
+    for planned, row in zip(plan.rows, run.results["rows"], strict=True):
+        (_, count, first), *rest = planned.stages
+        stages = row["energy"]["stages"]
+        assert count == row["ledger"][0]["epochs"]
+        assert first == pytest.approx(stages[0]["joules"], rel=1e-12)
+        assert len(rest) == len(stages) - 1
+        for (_, count, joules), entry, energy in zip(rest, row["ledger"][1:], stages[1:], strict=True):
+            assert count == entry["epochs"]
+            assert joules == pytest.approx(energy["joules"], rel=0.05)
+
+
+def test_the_time_is_the_sum_of_its_parts(finished: tuple[Path, RunPlan, pipeline.Run, RunPlan]) -> None:
+    _, before, _, after = finished
+    trainings = sum(training.seconds for training in before.trainings)
+    assert before.seconds == pytest.approx(trainings + before.setup_seconds + before.report_seconds)
+    assert before.setup_seconds > 0 and before.report_seconds > 3
+    for training in before.trainings:
+        own = (training.last - training.first) * training.epoch_seconds
+        assert training.epoch_seconds > 2 * training.step_seconds * (60 / 30) / 2 > 0
+        assert training.seconds >= own
+    assert after.seconds == 0
+
+
+def test_time_of_a_disturbed_step_is_what_its_thread_computed() -> None:
+    """Preempted and alone: CPU seconds. A wait of its own, several threads or a GPU: wall-clock seconds."""
+    assert Span(wall=3.0, cpu=1.0, preempted=9, alone=True).seconds == 1.0
+    assert Span(wall=3.0, cpu=1.0, preempted=0, alone=True).seconds == 3.0  # it waited for a disk
+    assert Span(wall=1.0, cpu=1.9, preempted=9, alone=False).seconds == 1.0
+    assert not Span(wall=1.02, cpu=1.0, preempted=9, alone=True).disturbed
+
+
+def test_a_sample_has_full_batches_only(finished: tuple[Path, RunPlan, pipeline.Run, RunPlan]) -> None:
+    root, *_ = finished
+    data = pipeline.load_data(pipeline.load(root / "tiny.toml"))
+    sample = Sample(data)
+    sample.steps = 7  # an epoch of 60 images has two full batches of 25
+    assert [len(labels) for _, labels in sample.train_batches(25, seed=0)] == [25] * 7
+    assert [len(labels) for _, labels in sample.train_batches(100, seed=0)] == [60] * 7
+    assert sample.train_images == 60 and len(list(sample.test_batches(10))) == 1
 
 
 @pytest.mark.parametrize("rule", ["paper", "authors"])
