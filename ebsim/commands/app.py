@@ -173,13 +173,13 @@ def main() -> None:
     """
 
 
-def echo_lines(text: str) -> None:
-    """Text on stdout, long lines broken between words and set in below where they begin."""
+def echo_lines(text: str, under: int | None = None) -> None:
+    """Text on stdout, long lines broken between words and set in below where they begin (by `under`, else 8 more)."""
     from ebsim.report.display.terminal import line_width
 
     wide = line_width()
     for line in text.splitlines():
-        indent = " " * (len(line) - len(line.lstrip()) + 8)
+        indent = " " * (len(line) - len(line.lstrip()) + 8 if under is None else under)
         parts = textwrap.wrap(line, wide, subsequent_indent=indent, break_on_hyphens=False) if wide else [line]
         click.echo("\n".join(parts) if parts else "")
 
@@ -195,4 +195,4 @@ def show_facts(facts: dict[str, Any], as_json: bool) -> None:
         print_json(facts)
     else:
         for key, value in facts.items():
-            click.echo(f"{key:16} {value}")
+            echo_lines(f"{key:16} {value}", under=17)

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from ebsim.commands.app import complete_runs, json_option, main, print_json, runs_dir_option, show_facts
+from ebsim.commands.app import complete_runs, echo_lines, json_option, main, print_json, runs_dir_option, show_facts
 
 
 @main.group()
@@ -69,7 +69,7 @@ def runs_show(run: str, runs_dir: str, as_json: bool) -> None:
     for stage, own in stages.items():
         size = "gone" if own["bytes"] is None else f"{own['bytes'] / 1e6:.1f} MB"
         others = ", ".join(own["also_of"])
-        click.echo(f"{'stage':16} {stage}, {size}{f'; also of {others}' if others else ''}")
+        echo_lines(f"{'stage':16} {stage}, {size}{f'; also of {others}' if others else ''}", under=17)
     if entry.state == inventory.INTERRUPTED:
         click.echo(f"Go on with:  python cli.py run {entry.path}/experiment.toml --runs-dir {runs_dir}", err=True)
     if entry.problem:

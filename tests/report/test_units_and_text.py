@@ -37,6 +37,15 @@ def test_a_quantity_reads_back_to_three_digits(number: float) -> None:
     assert 0.99 < float(shown) < 1000 or unit == "EJ"
 
 
+def test_nought_has_no_sign_and_intervals_are_not_misread() -> None:
+    assert [value.fixed(number, 0) for number in (-0.4, 0.4, -0.6, -0.0)] == ["0", "0", "-1", "0"]
+    assert value.fixed(-0.0004, 2, "+") == "+0.00" and value.percent(-0.0001).text == "0.0 %"
+    ends = [value.Value(number, value.fixed(number, 0)) for number in (-9.0, -0.3, 18.0)]
+    assert "".join(map(str, value.between(ends[1], ends[2]))) == "0–18"
+    assert "".join(map(str, value.between(ends[0], ends[2]))) == "-9 to 18"
+    assert [value.counted(number, "run") for number in (0, 1, 2)] == ["0 runs", "1 run", "2 runs"]
+
+
 @given(st.lists(st.floats(1e-11, 1e17), min_size=1, max_size=5))
 def test_a_column_shares_one_unit_that_fits_its_largest(numbers: list[float]) -> None:
     own = value.scale(numbers, "J")
