@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,9 +23,6 @@ from ebsim.runs.store import Store
 from ebsim.seeds import seed_of
 from ebsim.training import Averaging, Progress, Silent, Trajectory
 
-if TYPE_CHECKING:
-    from ebsim.experiment.training_stages import Training
-
 
 @dataclass
 class ExperimentContext:
@@ -33,8 +30,8 @@ class ExperimentContext:
 
     `networks` collects the layer table of every network used, `facts` its parameters and forward MACs per image,
     `masks` the channel masks of the shrunk ones; all by the key that ledger entries name. `trainings` are what was
-    asked for so far, by stage; `charged` the ledger entries so far of the row under way. `make_trajectory` is
-    `Trajectory`, or for a dry run something with its interface that does not train.
+    asked for so far (`training_stages.Training`), by stage; `charged` the ledger entries so far of the row under way.
+    `make_trajectory` is `Trajectory`, or for a dry run something with its interface that does not train.
     """
 
     experiment: Experiment
@@ -48,7 +45,7 @@ class ExperimentContext:
     facts: dict[str, dict[str, int]] = field(default_factory=dict)
     masks: dict[str, tickets.ChannelMask] = field(default_factory=dict)
     trajectories: dict[str, Trajectory] = field(default_factory=dict)
-    trainings: dict[str, Training] = field(default_factory=dict)
+    trainings: dict[str, Any] = field(default_factory=dict)
     charged: list[dict[str, Any]] = field(default_factory=list)
     _layer_names: dict[str, tuple[str, ...]] = field(default_factory=dict)  # of the layers that a precision may round
 
