@@ -12,6 +12,7 @@ from ebsim.lazy import attach
 
 _HOME = {
     "DATASETS": ".catalogue",
+    "DatasetEntry": ".catalogue",
     "Entry": ".catalogue",
     "list_datasets": ".catalogue",
     "load": ".registry",

@@ -1,4 +1,7 @@
-"""Which datasets there are and how each is normalized and augmented: plain data, importable without torch.
+"""The registry of datasets: how each is found, read, normalized and augmented. Plain data, importable without torch.
+
+How to add one: an entry in `DATASETS`, and the reader that it names, a function `root: Path -> Decoded` in a module of
+this package.
 
 The CIFAR numbers are those of the Early-Bird authors' scripts (the same mean and deviation for both CIFARs; zeros are
 padded before normalizing, so the border is black). The digits have their own: measured on their training images, and
@@ -37,8 +40,11 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Entry:
-    """What `data list` shows before anything is loaded; None where it depends on the user's files."""
+class DatasetEntry:
+    """A dataset before anything is loaded, as `data list` shows it; None where it depends on the user's files.
+
+    reader: "module.function" below `ebsim.data`, root -> Decoded; None for image folders (`image_folder.list_folder`).
+    """
 
     label: str
     classes: int | None
@@ -48,12 +54,16 @@ class Entry:
     source: str
     recipe: Recipe
     folder: str | None = None  # below data.root; None: nothing to find (embedded) or the root itself
+    reader: str | None = None
+
+
+Entry = DatasetEntry  # its name until 0.1
 
 
 PAPER = Recipe(CIFAR_MEAN, CIFAR_STD, pad=4, flip=True)
 
-DATASETS: dict[str, Entry] = {
-    "digits": Entry(
+DATASETS: dict[str, DatasetEntry] = {
+    "digits": DatasetEntry(
         label="Digits (8x8)",
         classes=10,
         shape=(3, 8, 8),
@@ -61,8 +71,9 @@ DATASETS: dict[str, Entry] = {
         test_images=450,
         source="embedded: scikit-learn's copy of the UCI optical digits",
         recipe=Recipe((0.3057,) * 3, (0.3761,) * 3, pad=1, flip=False),
+        reader="digits.read_digits",
     ),
-    "cifar10": Entry(
+    "cifar10": DatasetEntry(
         label="CIFAR-10",
         classes=10,
         shape=(3, 32, 32),
@@ -71,8 +82,9 @@ DATASETS: dict[str, Entry] = {
         source="https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
         recipe=PAPER,
         folder="cifar-10-batches-py",
+        reader="cifar.read_cifar10",
     ),
-    "cifar100": Entry(
+    "cifar100": DatasetEntry(
         label="CIFAR-100",
         classes=100,
         shape=(3, 32, 32),
@@ -81,8 +93,9 @@ DATASETS: dict[str, Entry] = {
         source="https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
         recipe=PAPER,
         folder="cifar-100-python",
+        reader="cifar.read_cifar100",
     ),
-    "imagefolder": Entry(
+    "imagefolder": DatasetEntry(
         label="image folder",
         classes=None,
         shape=None,
@@ -95,8 +108,8 @@ DATASETS: dict[str, Entry] = {
 }
 
 
-def entry(name: str) -> Entry:
-    """The catalogue entry, or a `ConfigError` that names the choices and the nearest."""
+def entry(name: str) -> DatasetEntry:
+    """The dataset called `name`, or a `ConfigError` that names the choices and the nearest."""
     if name in DATASETS:
         return DATASETS[name]
     close = nearest(name.lower().replace("-", ""), DATASETS)
@@ -107,6 +120,10 @@ def entry(name: str) -> Entry:
 def list_datasets(root: str | Path = "data") -> list[dict[str, Any]]:
     """Every dataset as plain JSON, with `found`: whether its files seem to lie under `root` (not verified)."""
     return [
-        {"name": name, **asdict(item), "found": item.folder is None or (Path(root) / item.folder).is_dir()}
+        {"name": name, **_facts(item), "found": item.folder is None or (Path(root) / item.folder).is_dir()}
         for name, item in DATASETS.items()
     ]
+
+
+def _facts(item: DatasetEntry) -> dict[str, Any]:
+    return {key: value for key, value in asdict(item).items() if key != "reader"}

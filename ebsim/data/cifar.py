@@ -23,8 +23,8 @@ SPLIT = "the publisher's own"
 
 
 @dataclass(frozen=True)
-class Source:
-    """Where a CIFAR comes from and what its files must be: SHA-256 by file name, in reading order."""
+class CifarSource:
+    """Where a CIFAR comes from, and the SHA-256 of each of its files, in reading order."""
 
     name: str
     folder: str
@@ -50,8 +50,8 @@ class Source:
         return self.url.rsplit("/", 1)[-1]
 
 
-SOURCES: dict[str, Source] = {
-    "cifar10": Source(
+SOURCES: dict[str, CifarSource] = {
+    "cifar10": CifarSource(
         name="cifar10",
         folder="cifar-10-batches-py",
         url="https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
@@ -72,7 +72,7 @@ SOURCES: dict[str, Source] = {
         train_per_class=5000,
         test_per_class=1000,
     ),
-    "cifar100": Source(
+    "cifar100": CifarSource(
         name="cifar100",
         folder="cifar-100-python",
         url="https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
@@ -90,7 +90,17 @@ SOURCES: dict[str, Source] = {
 }
 
 
-def read_cifar(source: Source, root: Path) -> Decoded:
+def read_cifar10(root: Path) -> Decoded:
+    """CIFAR-10 below `root`; see `read_cifar`."""
+    return read_cifar(SOURCES["cifar10"], root)
+
+
+def read_cifar100(root: Path) -> Decoded:
+    """CIFAR-100 below `root`; see `read_cifar`."""
+    return read_cifar(SOURCES["cifar100"], root)
+
+
+def read_cifar(source: CifarSource, root: Path) -> Decoded:
     """Both parts; raises `DataError` for a file that is missing, altered or not what it should be."""
     folder = root / source.folder
     if not folder.is_dir():
@@ -107,7 +117,7 @@ def read_cifar(source: Source, root: Path) -> Decoded:
     return Decoded(train, test, names, SPLIT)
 
 
-def _images(source: Source, folder: Path, files: dict[str, str], per_class: int) -> Images:
+def _images(source: CifarSource, folder: Path, files: dict[str, str], per_class: int) -> Images:
     batches = [_batch(source, folder, name) for name in files]
     labels = np.concatenate([batch[1] for batch in batches])
     counts = np.bincount(labels, minlength=source.classes)
@@ -120,7 +130,7 @@ def _images(source: Source, folder: Path, files: dict[str, str], per_class: int)
     return Images(torch.from_numpy(np.concatenate([batch[0] for batch in batches])), torch.from_numpy(labels))
 
 
-def _batch(source: Source, folder: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
+def _batch(source: CifarSource, folder: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Pixels uint8 [n, 3, side, side] and labels int64 [n] of one file."""
     path, content = folder / name, _read(source, folder, name)
     try:
@@ -137,7 +147,7 @@ def _batch(source: Source, folder: Path, name: str) -> tuple[np.ndarray, np.ndar
     return pixels, labels
 
 
-def _read(source: Source, folder: Path, name: str) -> dict[str, Any]:
+def _read(source: CifarSource, folder: Path, name: str) -> dict[str, Any]:
     path = folder / name
     check_file(path, source.files[name], _cure(source))
     try:
@@ -166,5 +176,5 @@ def check_file(path: Path, expected: str, cure: str) -> None:
         )
 
 
-def _cure(source: Source) -> str:
+def _cure(source: CifarSource) -> str:
     return f"get it again with `python cli.py data fetch {source.name}`"

@@ -9,6 +9,8 @@ all of it: a scikit-learn release that changed its copy would be refused, not tr
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
 from ebsim.data.tensors import Decoded, Images, content_digest
@@ -19,8 +21,8 @@ CLASS_NAMES = tuple("0123456789")
 SPLIT = "fixed and stratified: sorted by label, every fourth image is a test image"
 
 
-def read_digits() -> Decoded:
-    """Raises `DataError` if scikit-learn is missing or its copy is not the one we know."""
+def read_digits(root: Path | None = None) -> Decoded:
+    """Embedded, so `root` is not used. Raises `DataError` if scikit-learn is missing or its copy is not the known one."""
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:

@@ -1,7 +1,8 @@
-"""A dataset by name, and what `data fetch` and `data verify` do."""
+"""Loads, fetches and verifies the datasets of `catalogue.DATASETS` by name."""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 from ebsim.data import file_record
 from ebsim.data.archives import unpack
 from ebsim.data.catalogue import entry
-from ebsim.data.cifar import SOURCES, check_file, read_cifar
+from ebsim.data.cifar import SOURCES, check_file
 from ebsim.data.dataset import Dataset
-from ebsim.data.digits import read_digits
 from ebsim.data.download import download as fetch_url
 from ebsim.data.image_cache import check_size, read_small, small_size
 from ebsim.data.image_files import decode_rgb, for_each, open_image, turned
@@ -21,13 +21,6 @@ from ebsim.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     import torch
-
-
-READERS: dict[str, Callable[[Path], Decoded]] = {
-    "digits": lambda root: read_digits(),
-    "cifar10": lambda root: read_cifar(SOURCES["cifar10"], root),
-    "cifar100": lambda root: read_cifar(SOURCES["cifar100"], root),
-}
 
 
 def load(
@@ -52,8 +45,8 @@ def load(
         raise ConfigError(f"data.subset must be at least 1, not {subset}")
     if download and name in SOURCES and not (root / SOURCES[name].folder).is_dir():
         fetch(name, root)
-    if name != "imagefolder":
-        decoded, label = READERS[name](root), item.label
+    if item.reader is not None:
+        decoded, label = _reader(item.reader)(root), item.label
     else:
         listing, label = list_folder(root), f"{root.resolve().name} (image folder)"
         size = small_size(listing)
@@ -67,6 +60,13 @@ def load(
     return from_images(
         decoded, name=name, label=label, recipe=item.recipe, device=device, subset=subset, augment=augment
     )
+
+
+def _reader(name: str) -> Callable[[Path], Decoded]:
+    """The function that reads a dataset, `module.function` below this package."""
+    module, _, function = name.rpartition(".")
+    found: Callable[[Path], Decoded] = getattr(importlib.import_module(f"ebsim.data.{module}"), function)
+    return found
 
 
 def fetch(name: str, root: str | Path = "data", from_file: str | Path | None = None) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from ebsim.errors import DamagedError
 from ebsim.files import canonical_json, digest, write_atomic
 from ebsim.grid.expand import Cell, Grid
 from ebsim.pricing import profile, reprice
-from ebsim.runs.folder import RunFolder
+from ebsim.runs.run_folder import RunFolder
 
 DONE, FAILED, PENDING = "done", "failed", "pending"
 
@@ -74,10 +74,6 @@ class GridState:
             "state": self.states[cell.number],
         }
         return line | ({"error": self.errors[cell.number]} if cell.number in self.errors else {})
-
-
-GridState = GridState
-"""Its name until 0.1."""
 
 
 def locate(grid: Grid, runs_dir: Path) -> GridState:

@@ -20,8 +20,8 @@ from ebsim.methods import METHODS
 from ebsim.pipeline import plugin_copies, validation
 from ebsim.pipeline.setup import open_context, precisions_used
 from ebsim.pipeline.validation import load
-from ebsim.runs.folder import RunFolder
 from ebsim.runs.inventory import PROGRESS
+from ebsim.runs.run_folder import RunFolder
 from ebsim.runs.store import exclusive
 
 if TYPE_CHECKING:

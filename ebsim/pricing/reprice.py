@@ -16,8 +16,8 @@ from ebsim.pricing.format_check import missing_in_ledgers, refuse_missing_format
 from ebsim.pricing.price import price
 from ebsim.pricing.profile import Profile
 from ebsim.runs import provenance
-from ebsim.runs.folder import RunFolder
 from ebsim.runs.load import Run
+from ebsim.runs.run_folder import RunFolder
 from ebsim.runs.schema import Results
 
 

@@ -11,8 +11,8 @@ from ebsim.report.display import text
 from ebsim.report.display.latex_table import latex_files
 from ebsim.report.display.table import raw_records
 from ebsim.report.tables import assumptions, energy, paper, per_layer, quantization_error, results
-from ebsim.runs.folder import RunFolder
 from ebsim.runs.load import Run, load_run
+from ebsim.runs.run_folder import RunFolder
 
 
 def write_report(run_dir: str | Path, *, for_paper: bool = False) -> list[Path]:

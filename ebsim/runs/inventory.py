@@ -16,8 +16,8 @@ from typing import Any
 
 from ebsim.errors import BusyError, ConfigError, DamagedError
 from ebsim.files import read_json, storage_error
-from ebsim.runs.folder import RunFolder
 from ebsim.runs.locks import FolderLock
+from ebsim.runs.run_folder import RunFolder
 
 DONE, RUNNING, INTERRUPTED, DAMAGED = "done", "running", "interrupted", "damaged"
 PROGRESS = ".progress.jsonl"

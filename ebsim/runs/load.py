@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from ebsim.config import PROFILE_COPY, is_profile_path
 from ebsim.errors import DamagedError
-from ebsim.runs.folder import RunFolder
+from ebsim.runs.run_folder import RunFolder
 from ebsim.runs.schema import Masks, Point, Provenance, Results, Row
 
 if TYPE_CHECKING:

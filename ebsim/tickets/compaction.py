@@ -14,7 +14,7 @@ from typing import Any
 from torch import nn
 
 from ebsim.tickets.mask import ChannelMask, check_network
-from ebsim.tickets.shrinking.copies import has_precision
+from ebsim.tickets.shrinking.plain_copy import has_precision
 from ebsim.tickets.shrinking.shrinker import Shrinker
 from ebsim.tickets.shrinking.shrunk import Shrunk
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from hw_models.accelerator.constant import Number
-from hw_models.accelerator.energy_laws import mac_energy
+from hw_models.accelerator.mac_energy import mac_energy
 from hw_models.errors import FormatError
 from hw_models.precision.formats import FORMATS, Format
 

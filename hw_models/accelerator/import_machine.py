@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from hw_models.accelerator.description import OPERANDS, Axis
-from hw_models.accelerator.energy_laws import SRAM_LEAKAGE, sram_pj_per_bit
+from hw_models.accelerator.sram_energy import SRAM_LEAKAGE, sram_pj_per_bit
 from hw_models.accelerator.toml_writer import quoted
 from hw_models.errors import ProfileError
 

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from hw_models.accelerator.description import OPERANDS, Axis
-from hw_models.accelerator.energy_laws import law
 from hw_models.accelerator.import_machine import ROLE, Machine, Store, profile_text
+from hw_models.accelerator.mac_energy import law_pj
 from hw_models.accelerator.yaml_text import TAG, read_yaml
 from hw_models.errors import ProfileError
 from hw_models.precision.formats import FORMATS
@@ -292,7 +292,7 @@ def _multiplier(tree: _Tree, table: dict[str, dict[str, float]]) -> tuple[str, f
     if pj := own.get("compute") or own.get("mac_random") or own.get("multiply"):
         return fmt, pj, f"energy reference table: {name}", False
     tree.notes.append(f"{name}: no energy in the file; the law for {fmt} at 45 nm (give the ERT with --energies)")
-    return fmt, law(FORMATS[fmt], FORMATS[fmt]), f"no energy in the file: the law for {fmt} at 45 nm", True
+    return fmt, law_pj(FORMATS[fmt], FORMATS[fmt]), f"no energy in the file: the law for {fmt} at 45 nm", True
 
 
 def _energies(path: str | Path) -> dict[str, dict[str, float]]:

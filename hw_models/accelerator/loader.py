@@ -11,7 +11,7 @@ from pathlib import Path
 
 from hw_models.accelerator.constant import Number
 from hw_models.accelerator.description import OPERANDS, OPS, Accelerator, Axis, Memory, Register
-from hw_models.accelerator.energy_laws import LEAKAGE_BAND, SRAM_LAWS, SRAM_LEAKAGE, sram_pj_per_bit
+from hw_models.accelerator.sram_energy import LEAKAGE_BAND, SRAM_LAWS, SRAM_LEAKAGE, sram_pj_per_bit
 from hw_models.accelerator.toml_reader import SHIPPED, Source, read
 from hw_models.precision.formats import FORMATS, PASSES
 from hw_models.units import BITS_PER_KIB

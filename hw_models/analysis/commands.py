@@ -11,8 +11,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from hw_models.accelerator.energy_laws import SRAM_LAWS
 from hw_models.accelerator.loader import UNLIMITED, load, shipped
+from hw_models.accelerator.sram_energy import SRAM_LAWS
 from hw_models.accelerator.toml_reader import locate
 from hw_models.analysis.breakdown import breakdown, compare, parts
 from hw_models.analysis.calibration import Fit, fit, profile_text, read_steps

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from hw_models.accelerator.area import area_mm2
 from hw_models.accelerator.constant import Number
 from hw_models.accelerator.description import Accelerator
-from hw_models.accelerator.energy_laws import SRAM_LAWS, sram_pj_per_bit
+from hw_models.accelerator.sram_energy import SRAM_LAWS, sram_pj_per_bit
 from hw_models.accelerator.toml_reader import read
 from hw_models.analysis.design_space import Space
 from hw_models.analysis.design_sweep import price_variants

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hw_models.accelerator.description import Accelerator
-from hw_models.accelerator.energy_laws import law
 from hw_models.accelerator.loader import load, shipped
+from hw_models.accelerator.mac_energy import law_pj
 from hw_models.analysis.breakdown import Breakdown, breakdown
 from hw_models.precision.formats import FORMATS
 from hw_models.units import BITS_PER_KIB
@@ -86,7 +86,7 @@ def _macs(chip: Accelerator) -> list[str]:
     """MAC energies far from the law at the chip's node (a device's contain the whole chip)."""
     found = []
     for name, number in chip.mac_points.items() if chip.kind == "array" else ():
-        expected = law(FORMATS[name], FORMATS[name]) * _scaling(chip.node_nm)
+        expected = law_pj(FORMATS[name], FORMATS[name]) * _scaling(chip.node_nm)
         if not expected / OFF <= number.value <= expected * OFF:
             cure = "is it in fJ?" if number.value > expected * OFF**2 else "is it the energy of a whole MAC, in pJ?"
             found.append(

@@ -16,7 +16,7 @@ from ebsim.errors import ConfigError, DamagedError
 from ebsim.grid.state import DONE, PENDING
 from ebsim.methods import METHODS
 from ebsim.report import load_run
-from ebsim.runs.folder import RunFolder
+from ebsim.runs.run_folder import RunFolder
 from ebsim.training import Silent
 from hw_models.accelerator.toml_reader import SHIPPED
 

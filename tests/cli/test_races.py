@@ -14,7 +14,7 @@ import pytest
 
 from ebsim import pipeline
 from ebsim.errors import BusyError
-from ebsim.runs.folder import RunFolder
+from ebsim.runs.run_folder import RunFolder
 
 TINY = """\
 name = "tiny"

@@ -13,8 +13,8 @@ from click.testing import CliRunner
 import cli
 from ebsim.errors import BusyError, ConfigError
 from ebsim.runs import inventory
-from ebsim.runs.folder import RunFolder
 from ebsim.runs.inventory import DAMAGED, DONE, INTERRUPTED, RUNNING
+from ebsim.runs.run_folder import RunFolder
 from ebsim.runs.store import exclusive
 
 

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from ebsim import data
-from ebsim.data.cifar import SOURCES, Source, read_cifar
+from ebsim.data.cifar import SOURCES, CifarSource, read_cifar
 from ebsim.errors import DataError
 from ebsim.torchvision_shim import import_torchvision
 
 from .conftest import python2_names, python2_pickle
 
-Build = Callable[..., tuple[Source, Path]]
+Build = Callable[..., tuple[CifarSource, Path]]
 
 
 def test_pins_name_the_files_of_torchvision() -> None:
@@ -63,7 +63,7 @@ def test_reads_what_torchvision_reads(tiny_cifar: Build) -> None:
         assert list(decoded.class_names) == theirs.classes == ["cat", "dog"]
 
 
-def refused(source: Source, root: Path, *words: str) -> None:
+def refused(source: CifarSource, root: Path, *words: str) -> None:
     with pytest.raises(DataError) as caught:
         read_cifar(source, root)
     for word in (*words, "data fetch cifar10"):

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from ebsim import data
-from ebsim.data.cifar import SOURCES, Source
+from ebsim.data.cifar import SOURCES, CifarSource
 from ebsim.data.download import download
 from ebsim.errors import DataError
 
@@ -106,14 +106,14 @@ def test_errors_of_the_server_name_the_way_round_it(server: Server, tmp_path: Pa
         get(server, tmp_path / "file")
 
 
-def archive_of(source: Source, root: Path) -> bytes:
+def archive_of(source: CifarSource, root: Path) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
         archive.add(root / source.folder, arcname=source.folder)
     return buffer.getvalue()
 
 
-Build = Callable[..., tuple[Source, Path]]
+Build = Callable[..., tuple[CifarSource, Path]]
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 import cli
 from ebsim.export import stage_series
-from ebsim.runs.folder import RunFolder
+from ebsim.runs.run_folder import RunFolder
 from ebsim.training import Checkpoint
 from tests.export.test_series import made_up
 

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hw_models import FormatError, ProfileError, load
-from hw_models.accelerator.energy_laws import FP_LAW, INT_LAW, law, sram_pj_per_bit
+from hw_models.accelerator.mac_energy import FP_LAW, INT_LAW, law_pj
+from hw_models.accelerator.sram_energy import sram_pj_per_bit
 from hw_models.accelerator.toml_reader import SHIPPED, key_lines
 from hw_models.precision.formats import FORMATS, parse_format
 
@@ -56,7 +57,7 @@ def test_the_integer_law_reproduces_the_synthesis_table() -> None:
     """Bit Fusion's fixed processing elements at 45 nm: within 0.3 %."""
     for bits, pj in ((2, 0.0407), (4, 0.0824), (8, 0.2034), (16, 0.6027)):
         fmt = parse_format(f"int{bits}", {"bits": bits, "mac": f"int:{bits}"})
-        assert law(fmt, fmt) == pytest.approx(pj, rel=0.004)
+        assert law_pj(fmt, fmt) == pytest.approx(pj, rel=0.004)
     assert INT_LAW[0] > 0
 
 

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from hw_models.accelerator import loader
-from hw_models.accelerator.energy_laws import SRAM_LAWS
+from hw_models.accelerator.sram_energy import SRAM_LAWS
 from hw_models.accelerator.toml_reader import SHIPPED, read
 from hw_models.cost.vector_ops import FORWARD
 from hw_models.precision.formats import FORMATS

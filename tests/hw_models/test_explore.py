@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from ebsim.commands import main
 from hw_models import FormatError, HardwareError, load, reference, training_cost
 from hw_models.accelerator.area import area_mm2
-from hw_models.accelerator.energy_laws import sram_pj_per_bit
+from hw_models.accelerator.sram_energy import sram_pj_per_bit
 from hw_models.analysis.design_space import Space, read_space
 from hw_models.analysis.explore import Explored, explore, front, refined, variant
 

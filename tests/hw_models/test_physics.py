@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hw_models import Layer, ProfileError, load, price, reference, training_cost
-from hw_models.accelerator.energy_laws import SRAM_LEAKAGE
+from hw_models.accelerator.sram_energy import SRAM_LEAKAGE
 
 CHIP = load("horowitz-45nm")
 LINEAR = Layer("fc", "linear", macs=64 * 32, inputs=64, outputs=32, weights=64 * 32, channels=(64, 32))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ebsim.precision import NumberFormat, conformance, find_format, list_formats
-from ebsim.precision.formats.rounding import float_grid, to_integer
+from ebsim.precision.rounding import float_grid, to_integer
 
 FORMATS = [*list_formats(), "int8/row", "e4m3/unscaled", "bfp8/16", "mxint8/row", "nvfp4/16x16", "nvfp4/four_over_six"]
 

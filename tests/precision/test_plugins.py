@@ -27,9 +27,9 @@ from ebsim.precision import (
     register,
     registry,
 )
-from ebsim.precision.formats.rounding import to_integer
 from ebsim.precision.listing import listing, show
 from ebsim.precision.quantization import compilation
+from ebsim.precision.rounding import to_integer
 from tests.precision.nets import LAYERS, Small, batch, gradients
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "int4_format"

@@ -15,8 +15,8 @@ from ebsim.errors import DamagedError
 from ebsim.files import read_json
 from ebsim.pricing.reprice import pricing_key, reprice, stored_pricing_key
 from ebsim.report import write_report
-from ebsim.runs.folder import RunFolder
 from ebsim.runs.load import load_run
+from ebsim.runs.run_folder import RunFolder
 from hw_models.workload.layer import Layer
 from hw_models.workload.op_counts import step_macs
 

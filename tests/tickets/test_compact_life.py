@@ -295,7 +295,7 @@ def test_modules_in_different_modes():
 
 
 def test_the_cheaper_exact_form():
-    from ebsim.tickets.shrinking.cost import cost
+    from ebsim.tickets.shrinking.forward_cost import cost
 
     model = randomise(models.build("preresnet", classes=5, input_shape=(3, 16, 16), depth=11))
     x = images(4, 16)
@@ -324,7 +324,7 @@ def dense_form(model: nn.Module, x: torch.Tensor) -> nn.Module:
 
 def test_what_a_pass_costs():
     """MACs as fvcore counts them; elements by hand."""
-    from ebsim.tickets.shrinking.cost import cost
+    from ebsim.tickets.shrinking.forward_cost import cost
 
     model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1, groups=1), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4 * 4, 2))
     shrinker = Shrinker(model, torch.zeros(2, 3, 2, 2))

@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from ebsim.errors import ConfigError
-from ebsim.precision.formats import rounding
+from ebsim.precision import rounding
 from ebsim.precision.formats.number_format import NumberFormat
 
 

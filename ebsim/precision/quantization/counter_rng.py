@@ -22,7 +22,7 @@ import hashlib
 import torch
 from torch import Tensor
 
-from ebsim.precision.formats.rounding import POSITIVE
+from ebsim.precision.rounding import POSITIVE
 
 _MASK64 = (1 << 64) - 1
 _M1, _M2 = 0x7FEB352D, 0x846CA68B - (1 << 32)

@@ -22,10 +22,10 @@ from torch import Tensor
 from ebsim.errors import ConfigError
 from ebsim.precision.formats.number_format import ROUNDINGS, NumberFormat
 from ebsim.precision.formats.registry import find_format
-from ebsim.precision.formats.rounding import EXPONENT, MANTISSA, ONE, POSITIVE, float_grid
 from ebsim.precision.quantization import compilation, four_over_six
 from ebsim.precision.quantization.counter_rng import keyed, keys, uniform
 from ebsim.precision.quantization.layout import ALL, Samples, as_matrix
+from ebsim.precision.rounding import EXPONENT, MANTISSA, ONE, POSITIVE, float_grid
 
 Reduce = Callable[[Tensor], Tensor] | None  # bits of an absmax [1, 1] -> the largest of all processes
 _INF = float("inf")

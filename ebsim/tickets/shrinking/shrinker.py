@@ -16,16 +16,16 @@ from torch import fx, nn
 
 from ebsim.errors import CompactError
 from ebsim.tickets.mask import ChannelMask, apply_mask, check_network
-from ebsim.tickets.shrinking.calls import call_of
-from ebsim.tickets.shrinking.copies import plain_copy
-from ebsim.tickets.shrinking.cost import cost
-from ebsim.tickets.shrinking.liveness import Net, Structure
-from ebsim.tickets.shrinking.normalize import make_plain, normalize
-from ebsim.tickets.shrinking.rewrite import Emitter, settle_in_place
+from ebsim.tickets.shrinking.forward_cost import cost
+from ebsim.tickets.shrinking.live_channels import Net, Structure
+from ebsim.tickets.shrinking.plain_copy import plain_copy
+from ebsim.tickets.shrinking.rewrite_graph import Emitter, settle_in_place
 from ebsim.tickets.shrinking.shrunk import SELECTIONS, Shrunk
-from ebsim.tickets.shrinking.slicing import Plan, shrink
-from ebsim.tickets.shrinking.tracing import trace
-from ebsim.tickets.shrinking.value_tracer import CONSTANT
+from ebsim.tickets.shrinking.slice_weights import Plan, shrink
+from ebsim.tickets.shrinking.tracing.calls import call_of
+from ebsim.tickets.shrinking.tracing.normalize import make_plain, normalize
+from ebsim.tickets.shrinking.tracing.trace import trace
+from ebsim.tickets.shrinking.tracing.value_tracer import CONSTANT
 from ebsim.tickets.shrinking.verification import verify as check_same
 from ebsim.tickets.wrappers import bare
 

@@ -13,8 +13,8 @@ from torch import Tensor, fx, nn
 
 from ebsim.errors import CompactError
 from ebsim.tickets.mask import ChannelMask
-from ebsim.tickets.shrinking.calls import Call
 from ebsim.tickets.shrinking.select import Select
+from ebsim.tickets.shrinking.tracing.calls import Call
 
 SELECTIONS = "selections"
 

@@ -21,9 +21,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils import _pytree as pytree
 
 from ebsim.errors import CompactError
-from ebsim.tickets.shrinking.calls import Call
 from ebsim.tickets.shrinking.shrunk import Shrunk
-from ebsim.tickets.shrinking.slicing import Plan
+from ebsim.tickets.shrinking.slice_weights import Plan
+from ebsim.tickets.shrinking.tracing.calls import Call
 
 TOLERANCE = 1e-9
 

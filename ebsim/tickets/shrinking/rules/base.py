@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from torch import Tensor, fx
 
-from ebsim.tickets.shrinking.slicing import Plan
+from ebsim.tickets.shrinking.slice_weights import Plan
 
 Bits = np.ndarray  # bool, [channels]
 Needs = Iterable[tuple[fx.Node, Bits]]

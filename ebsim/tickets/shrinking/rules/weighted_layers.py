@@ -19,7 +19,7 @@ from ebsim.tickets.shrinking.rules.base import (
     tensors,
     wanted,
 )
-from ebsim.tickets.shrinking.slicing import Plan, geometry, plan_mix
+from ebsim.tickets.shrinking.slice_weights import Plan, geometry, plan_mix
 
 
 class Layer(Rule):

@@ -24,13 +24,18 @@ from torch.fx.node import map_arg
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils import _pytree as pytree
 
-from ebsim.tickets.shrinking.calls import Call
-from ebsim.tickets.shrinking.in_place import changes_in_place
-from ebsim.tickets.shrinking.leaves import is_leaf, surprises
 from ebsim.tickets.shrinking.run_time import expect
-from ebsim.tickets.shrinking.state import State
-from ebsim.tickets.shrinking.trace_contexts import RandomCalls, autocast_noted, autocast_state, own_derivatives
-from ebsim.tickets.shrinking.value_proxy import Method, Untraceable, ValueProxy
+from ebsim.tickets.shrinking.tracing.calls import Call
+from ebsim.tickets.shrinking.tracing.in_place import changes_in_place
+from ebsim.tickets.shrinking.tracing.leaves import is_leaf, surprises
+from ebsim.tickets.shrinking.tracing.network_state import State
+from ebsim.tickets.shrinking.tracing.trace_contexts import (
+    RandomCalls,
+    autocast_noted,
+    autocast_state,
+    own_derivatives,
+)
+from ebsim.tickets.shrinking.tracing.value_proxy import Method, Untraceable, ValueProxy
 
 CONSTANT = "_tensor_constant"  # what tensors that the code makes by itself are called on the root
 

@@ -18,14 +18,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.node import map_arg
 
 from ebsim.errors import CompactError
-from ebsim.tickets.shrinking.calls import Call
-from ebsim.tickets.shrinking.in_place import is_in_place
-from ebsim.tickets.shrinking.leaves import surprises
-from ebsim.tickets.shrinking.places import place_of
 from ebsim.tickets.shrinking.run_time import assigned, expect
-from ebsim.tickets.shrinking.state import State, random_state, restore_random
-from ebsim.tickets.shrinking.value_proxy import Untraceable
-from ebsim.tickets.shrinking.value_tracer import ValueTracer
+from ebsim.tickets.shrinking.tracing.calls import Call
+from ebsim.tickets.shrinking.tracing.error_places import place_of
+from ebsim.tickets.shrinking.tracing.in_place import is_in_place
+from ebsim.tickets.shrinking.tracing.leaves import surprises
+from ebsim.tickets.shrinking.tracing.network_state import State, random_state, restore_random
+from ebsim.tickets.shrinking.tracing.value_proxy import Untraceable
+from ebsim.tickets.shrinking.tracing.value_tracer import ValueTracer
 
 
 class Traced(NamedTuple):

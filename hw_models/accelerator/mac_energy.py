@@ -1,9 +1,8 @@
-"""Energy per MAC and per SRAM bit by law, where a profile has no explicit value; scaled to pass through those it has.
+"""Energy of one multiply-accumulate by number format: the profile's published value, else a law through its values.
 
 integer multiply-accumulate   c0 + c1 b + c2 b^2      Bit Fusion synthesis, 45 nm, b = 2, 4, 8, 16
 float multiplier              a m^2 + b (m + e)       Horowitz 45 nm fp16 and fp32; m with the hidden one
 mixed widths                  b^2 -> b_x b_y, b -> mean (an array multiplier is bilinear)
-SRAM read                     a KB^b (c + width / 64) CACTI 7, 96 runs (rms 10 to 15 %, at most 37 %)
 """
 
 from __future__ import annotations
@@ -21,24 +20,8 @@ FP_LAW = (0.00449, 0.0348)
 FP_ADD = 0.9  # pJ, the accumulate that the float law's shape includes (Horowitz fp32 add)
 LAW_BAND = 1.25  # a value by the law is that much less certain than the points it passes through
 
-SRAM_LAWS = {
-    "cacti-45hp": (0.523, 0.588, 2.36),
-    "cacti-45lop": (0.410, 0.563, 1.72),
-    "cacti-22hp": (0.209, 0.570, 1.47),
-    "cacti-22lop": (0.157, 0.563, 1.24),
-}
-# W per MiB, sub-threshold and gate leakage, from 40 CACTI 7 runs (32 KiB to 8 MiB, 64 and 256 bits, 360 K, with ECC)
-SRAM_LEAKAGE = {"cacti-45hp": 1.23, "cacti-45lop": 0.075, "cacti-22hp": 0.315, "cacti-22lop": 0.43}
-LEAKAGE_BAND = 2.0  # it doubles every 20 to 25 K
 
-
-def sram_pj_per_bit(law: str, kib: float, access_bits: float) -> float:
-    """Read energy per bit of an SRAM of `kib` read `access_bits` at a time."""
-    a, b, c = SRAM_LAWS[law]
-    return a * kib**b * (c + access_bits / 64) / access_bits
-
-
-def law(x: Format, y: Format) -> float:
+def law_pj(x: Format, y: Format) -> float:
     """MAC energy by law, pJ at 45 nm, before it is scaled to a profile's points."""
     if x.integer and y.integer:
         b, product = (x.significand + y.significand) / 2, x.significand * y.significand
@@ -59,9 +42,9 @@ def mac_energy(points: Mapping[str, Number], x: Format, y: Format) -> Number:
     # a chip with points of the other class only: those, through the ratio of the two laws
     usable = [n for n in points if FORMATS[n].integer == integer] or list(points)
     anchors = sorted(
-        ((math.log(law(FORMATS[n], FORMATS[n])), points[n], n) for n in usable), key=lambda anchor: anchor[0]
+        ((math.log(law_pj(FORMATS[n], FORMATS[n])), points[n], n) for n in usable), key=lambda anchor: anchor[0]
     )
-    at, xs = math.log(law(x, y)), [place for place, *_ in anchors]
+    at, xs = math.log(law_pj(x, y)), [place for place, *_ in anchors]
     inside = float(np.interp(at, xs, [math.log(number.value) for _, number, _ in anchors]))
     outside = max(at - xs[-1], 0.0) + min(at - xs[0], 0.0)
     distance, nearest = min(((abs(at - place), number) for place, number, _ in anchors), key=lambda pair: pair[0])

@@ -17,12 +17,12 @@ from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
-from ebsim.tickets.shrinking.liveness import Net
+from ebsim.tickets.shrinking.live_channels import Net
 from ebsim.tickets.shrinking.rules.base import Analysis, Phys, axis, is_tensor, width
 from ebsim.tickets.shrinking.run_time import expect
 from ebsim.tickets.shrinking.select import Select
 from ebsim.tickets.shrinking.shrunk import SELECTIONS
-from ebsim.tickets.shrinking.tracing import overwrites
+from ebsim.tickets.shrinking.tracing.trace import overwrites
 
 
 class Emitter:

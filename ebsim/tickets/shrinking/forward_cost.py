@@ -15,8 +15,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.modules.conv import _ConvNd
 from torch.utils import _pytree as pytree
 
-from ebsim.tickets.shrinking.calls import Call
 from ebsim.tickets.shrinking.shrunk import Shrunk
+from ebsim.tickets.shrinking.tracing.calls import Call
 
 MOVED = 139
 

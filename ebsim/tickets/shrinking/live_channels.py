@@ -18,10 +18,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ebsim.errors import CompactError
 from ebsim.tickets.mask import ChannelMask
-from ebsim.tickets.shrinking.leaves import overrides_forward, surprises
 from ebsim.tickets.shrinking.rules.base import Bits, Rule, is_tensor
 from ebsim.tickets.shrinking.rules.registry import COLLECT, CONSERVATIVE, NUMBER, RULES
-from ebsim.tickets.shrinking.slicing import Plan
+from ebsim.tickets.shrinking.slice_weights import Plan
+from ebsim.tickets.shrinking.tracing.leaves import overrides_forward, surprises
 
 
 class Structure:

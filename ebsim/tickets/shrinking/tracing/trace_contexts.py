@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils import checkpoint
 
-from ebsim.tickets.shrinking.value_proxy import Untraceable, ValueProxy
+from ebsim.tickets.shrinking.tracing.value_proxy import Untraceable, ValueProxy
 
 
 class RandomCalls(TorchFunctionMode):
