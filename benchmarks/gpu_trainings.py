@@ -19,7 +19,7 @@ from typing import Any
 from ebsim import grid
 from ebsim.errors import EbsimError, StoppedError
 from ebsim.grid import results as grid_results
-from ebsim.grid.progress import Lines
+from ebsim.grid.progress import GridProgress
 
 ROOT = Path(__file__).parents[1]
 SKIPPED = ("report.html", "figures")  # of a run folder in the archive: `ebsim report FOLDER` makes them again
@@ -99,7 +99,7 @@ class Runner:
             state = grid.open_grid(ROOT / "experiments" / job.file, job.axes, settings, runs_dir=self.runs_dir)
             record["folder"] = state.folder.name
             try:
-                grid.ablate(state, runs_dir=self.runs_dir, workers=job.workers, watch=Lines(), check=self._check)
+                grid.ablate(state, runs_dir=self.runs_dir, workers=job.workers, watch=GridProgress(), check=self._check)
             except StoppedError:
                 grid_results.finish(state)  # the table of the cells that are done
             states = list(state.states.values())

@@ -52,11 +52,11 @@ def ablate(
         if as_json:
             print_json(plan.as_json())
         return
-    from ebsim.grid.progress import Lines
+    from ebsim.grid.progress import GridProgress
     from ebsim.report import print_table
 
     table = grid.ablate(
-        grid_state, runs_dir=runs_dir, workers=workers, baseline=against, watch=Lines(), check=stop.check
+        grid_state, runs_dir=runs_dir, workers=workers, baseline=against, watch=GridProgress(), check=stop.check
     )
     if as_json:
         print_json(grid.as_json(grid_state, plan, runs_dir))

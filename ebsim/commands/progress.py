@@ -1,7 +1,7 @@
 """What a run looks like while it goes on (stderr): plain lines, and on a terminal a live bar with the time left.
 
 A pipe, a log file or a batch system gets the lines alone, without control characters. The same lines can be followed
-from another terminal (`runs watch`): `described` makes them of what a run keeps in its folder.
+from another terminal (`runs watch`): `event_line` makes them of what a run keeps in its folder.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def at_ratio(ratio: float | None) -> str:
     return "" if ratio is None else f" p = {ratio:g}"
 
 
-def described(event: dict[str, Any]) -> str:
+def event_line(event: dict[str, Any]) -> str:
     """The line of one event that a run has kept; "" for those that need none."""
     if event["kind"] == "task":
         return f"[{event['number']}/{event['total']}] {event['method']}{at_ratio(event['ratio'])}"
@@ -70,7 +70,7 @@ def _why(event: dict[str, Any]) -> str:
     return f" (mask distance {event['largest']:.3f} {sign} {event['threshold']:g} {over})"
 
 
-class Outlook:
+class RemainingTime:
     """How long the rest of an experiment will take: seconds of an epoch so far, times the epochs that are left.
 
     The current training is known; a later row is taken to train as many epochs as rows of its method did before, or a
@@ -100,14 +100,14 @@ class Outlook:
         return epochs * sum(recent) / len(recent) if recent else 0.0
 
 
-class Terminal:
+class TerminalProgress:
     """A `training.Progress` that shows what the experiment does and, on a terminal, a bar for what is under way."""
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True, highlight=False)
         self._bars: Progress | None = None
         self._last = 0
-        self._outlook = Outlook()
+        self._outlook = RemainingTime()
         self._said: set[str] = set()
         self._stages: list[str] = []
 
@@ -116,7 +116,7 @@ class Terminal:
 
         self._last = last
         part = part_of(stage, self._stages)
-        self._say(described({"kind": "begin", "stage": stage, "first": first, "last": last, "part": part}))
+        self._say(event_line({"kind": "begin", "stage": stage, "first": first, "last": last, "part": part}))
         if self.console.is_terminal:
             self._bars = Progress(
                 TextColumn("  {task.description}"),
@@ -137,7 +137,7 @@ class Terminal:
     def epoch(self, stage: str, row: dict[str, Any]) -> None:
         self._outlook.epoch(row["seconds"])
         left = f"about {duration(self._outlook.left(self._last - row['epoch']))} left"
-        line = described({"kind": "epoch", **row}).replace(f"{row['epoch']:>3}", f"{row['epoch']:>3}/{self._last}", 1)
+        line = event_line({"kind": "epoch", **row}).replace(f"{row['epoch']:>3}", f"{row['epoch']:>3}/{self._last}", 1)
         self._say(f"{line}  {left}")
         if self._bars is not None:
             self._bars.update(self._epochs, completed=row["epoch"], left=left)
@@ -156,7 +156,7 @@ class Terminal:
         if what == "task":
             self._outlook.task(facts["number"], facts["total"], facts["epochs"])
             self._stages = facts["stages"]
-        line = described({"kind": what, **facts})
+        line = event_line({"kind": what, **facts})
         if what != "mask" or line not in self._said:  # a ratio's emergence is found again by whoever asks
             self._said.add(line)
             self._say(line)

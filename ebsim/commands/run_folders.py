@@ -124,7 +124,7 @@ def runs_rm(names: tuple[str, ...], runs_dir: str, stages: bool, yes: bool) -> N
 @click.option("--once", is_flag=True, help="Show what there is and end.")
 def runs_watch(run: str | None, runs_dir: str, once: bool) -> None:
     """Follow a run that another process trains (default: every one that is going on)."""
-    from ebsim.commands.progress import described
+    from ebsim.commands.progress import event_line
     from ebsim.runs import inventory
 
     told: dict[str, int] = {}
@@ -134,7 +134,7 @@ def runs_watch(run: str | None, runs_dir: str, once: bool) -> None:
         for entry in watched:
             lines = inventory.progress_lines(entry.path)
             for line in lines[told.get(entry.name, 0) :]:
-                if text := described(line):
+                if text := event_line(line):
                     click.echo(text if run else f"{entry.name}  {text}")
             told[entry.name] = len(lines)
         if once or not any(entry.state == inventory.RUNNING for entry in watched):

@@ -42,10 +42,10 @@ def run(experiment: str, settings: tuple[str, ...], runs_dir: str, strict: bool,
         from ebsim.commands.launch import launch
 
         click.get_current_context().exit(launch(loaded.train.devices))
-    from ebsim.commands.progress import Terminal
+    from ebsim.commands.progress import TerminalProgress
 
     leads = os.environ.get("RANK", "0") == "0"  # of several processes that torchrun has started, one talks and writes
-    done = pipeline.run_experiment(loaded, Path(runs_dir), Terminal() if leads else None, strict=strict)
+    done = pipeline.run_experiment(loaded, Path(runs_dir), TerminalProgress() if leads else None, strict=strict)
     if not leads:
         return
     if done.reused:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ebsim.config.load import Choices, Mistake, Rules, all_keys, check, load, refusal, validate
+from ebsim.config.load import Choices, CrossChecks, Mistake, all_keys, check, load, refusal, validate
 from ebsim.config.paths import PROFILE_COPY, is_profile_path, locate, located
 from ebsim.config.sections import (
     Companion,
@@ -16,22 +16,22 @@ from ebsim.config.sections import (
     Train,
     dotted,
 )
-from ebsim.config.source import Source, override, parse_settings, parse_value, read
+from ebsim.config.source import ExperimentSource, override, parse_settings, parse_value, read
 
 __all__ = [
     "PROFILE_COPY",
     "Choices",
     "Companion",
+    "CrossChecks",
     "Data",
     "Experiment",
+    "ExperimentSource",
     "Hardware",
     "Mistake",
     "Model",
     "Precision",
     "Prune",
-    "Rules",
     "Section",
-    "Source",
     "Train",
     "all_keys",
     "check",

@@ -14,12 +14,12 @@ from pydantic import ValidationError
 
 from ebsim.config.paths import is_profile_path, locate
 from ebsim.config.sections import Experiment, Section
-from ebsim.config.source import Source, override, read
+from ebsim.config.source import ExperimentSource, override, read
 from ebsim.errors import ConfigError, nearest
 
 Choices = Mapping[str, Callable[[], Iterable[str]]]
-Rule = Callable[[Experiment, frozenset[str]], Iterable[tuple[str, str]]]
-Rules = Sequence[Rule]
+CrossCheck = Callable[[Experiment, frozenset[str]], Iterable[tuple[str, str]]]
+CrossChecks = Sequence[CrossCheck]
 
 
 class Mistake(NamedTuple):
@@ -30,7 +30,7 @@ class Mistake(NamedTuple):
 
 
 def load(
-    path: str | Path, settings: Mapping[str, Any] | None = None, choices: Choices | None = None, rules: Rules = ()
+    path: str | Path, settings: Mapping[str, Any] | None = None, choices: Choices | None = None, rules: CrossChecks = ()
 ) -> Experiment:
     """Read and validate an experiment, its paths found (`config.paths`); `settings` are overrides {"train.epochs": 40}.
 
@@ -45,7 +45,7 @@ def load(
     return validate(source, choices, rules)
 
 
-def validate(source: Source, choices: Choices | None = None, rules: Rules = ()) -> Experiment:
+def validate(source: ExperimentSource, choices: Choices | None = None, rules: CrossChecks = ()) -> Experiment:
     """Check a source against the schema, the names of things, and the rules between keys."""
     experiment, mistakes = check(source, choices, rules)
     if experiment is None:
@@ -53,7 +53,9 @@ def validate(source: Source, choices: Choices | None = None, rules: Rules = ()) 
     return experiment
 
 
-def check(source: Source, choices: Choices | None = None, rules: Rules = ()) -> tuple[Experiment | None, list[Mistake]]:
+def check(
+    source: ExperimentSource, choices: Choices | None = None, rules: CrossChecks = ()
+) -> tuple[Experiment | None, list[Mistake]]:
     """The experiment of a source, or None and every mistake in it, in the order of the file.
 
     A wrong key does not hide the mistakes of the others: what is wrong takes its default, and the rest is checked.
@@ -96,7 +98,7 @@ def all_keys(section: type[Section] = Experiment, prefix: str = "") -> list[str]
     return keys
 
 
-def _by_schema(source: Source) -> tuple[Experiment, dict[str, list[str]]]:
+def _by_schema(source: ExperimentSource) -> tuple[Experiment, dict[str, list[str]]]:
     """The experiment with defaults in the place of what the schema refuses, and that: key -> what is wrong."""
     values, wrong = deepcopy(source.values), dict[str, list[str]]()
     while True:

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ebsim.config.source import Source
+from ebsim.config.source import ExperimentSource
 
 PROFILE_COPY = "hardware.toml"
 """In a run folder, beside its experiment.toml: the accelerator profile that priced the run."""
@@ -21,7 +21,7 @@ def is_profile_path(word: str) -> bool:
     return word.endswith(".toml") or "/" in word
 
 
-def locate(source: Source) -> None:
+def locate(source: ExperimentSource) -> None:
     """Find the paths of a source's own keys, in place."""
     for section, inner in source.values.items():
         if isinstance(inner, dict):

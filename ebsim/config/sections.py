@@ -1,8 +1,8 @@
 """The experiment as data: one small frozen section per component, every key with its meaning and its default.
 
-The string under a key is its help text. A key marked `Free` says where or how something runs and not what comes
-out (a folder, a thread count): it is not part of the identity of a stage or run. A key that is added later must be
-marked `Since(noop)`: while it has its no-op value it is left out of the identity, so old results stay valid.
+The string under a key is its help text. A key marked `ResultNeutral` says where or how something runs and changes
+no result (a folder, a thread count): it is not part of the identity of a stage or run. A key that is added later must be
+marked `AddedLater(noop)`: while it has its no-op value it is left out of the identity, so old results stay valid.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 
 @dataclass(frozen=True)
-class Free:
+class ResultNeutral:
     """Marks a key that does not change any result."""
 
 
 @dataclass(frozen=True)
-class Since:
+class AddedLater:
     """Marks a key added after the first release; left out of the identity while it equals `noop`."""
 
     noop: Any
@@ -54,13 +54,13 @@ class Section(BaseModel):
     )
 
     def identity(self) -> dict[str, Any]:
-        """JSON-able values of the keys that define the result (no `Free` ones, no later no-ops)."""
+        """JSON-able values of the keys that define the result (no `ResultNeutral` ones, no later no-ops)."""
         out: dict[str, Any] = {}
         for key, field in type(self).model_fields.items():
             value = getattr(self, key)
-            if any(isinstance(mark, Free) for mark in field.metadata):
+            if any(isinstance(mark, ResultNeutral) for mark in field.metadata):
                 continue
-            if any(isinstance(mark, Since) and value == mark.noop for mark in field.metadata):
+            if any(isinstance(mark, AddedLater) and value == mark.noop for mark in field.metadata):
                 continue
             out[key] = value.identity() if isinstance(value, Section) else _plain(value)
         return out
@@ -77,15 +77,15 @@ def _plain(value: Any) -> Any:
 class Data(Section):
     name: Name = "digits"
     """Dataset: digits (embedded), cifar10, cifar100, imagefolder."""
-    root: Annotated[str, Free()] = "data"
+    root: Annotated[str, ResultNeutral()] = "data"
     """Folder that holds the dataset (not used by digits)."""
-    download: Annotated[bool, Free()] = False
+    download: Annotated[bool, ResultNeutral()] = False
     """Fetch a missing dataset first (a run never opens a socket otherwise)."""
     subset: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     """Only the first n training and n test images, balanced over the classes; for quick trials."""
     augment: bool = True
     """The dataset's own augmentation in training (pad-crop, flip); see `data list`."""
-    workers: Annotated[int, Field(ge=0, le=1024), Free()] = 0
+    workers: Annotated[int, Field(ge=0, le=1024), ResultNeutral()] = 0
     """Decoding processes; used by large images (ImageNet) only."""
 
 
@@ -123,19 +123,19 @@ class Train(Section):
     """Let a GPU round fp32 products to TF32; off means fp32 really is fp32."""
     compile: bool | Literal["blocks", "max-autotune"] = False
     """torch.compile the network: true (as a whole), blocks (block by block), max-autotune (tries more kernels)."""
-    graph: Annotated[Literal["auto", "on", "off"], Free()] = "auto"
+    graph: Annotated[Literal["auto", "on", "off"], ResultNeutral()] = "auto"
     """CUDA graphs of the training step, the same bits as without: auto falls back with a reason, on insists."""
     eval_every: Annotated[int, Field(ge=1, le=1_000_000)] = 1
     """Test-set evaluation every so many epochs (the last epoch always)."""
-    keep_every: Annotated[Count, Free()] = 0
+    keep_every: Annotated[Count, ResultNeutral()] = 0
     """Keep the dense network's state after every so many epochs too; 0: only where a ticket emerges, and the last."""
-    checkpoint_minutes: Annotated[float, Field(ge=0, le=1e6), Free()] = 15.0
+    checkpoint_minutes: Annotated[float, Field(ge=0, le=1e6), ResultNeutral()] = 15.0
     """Minutes between two checkpoints within an epoch, for epochs that are longer; 0: at the end of epochs only."""
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$"), Free()] = "auto"
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$"), ResultNeutral()] = "auto"
     """auto, cpu, cuda or cuda:N."""
-    devices: Annotated[int, Field(ge=1, le=1024), Free()] = 1
+    devices: Annotated[int, Field(ge=1, le=1024), ResultNeutral()] = 1
     """Processes of this machine that train together, a GPU (or with gloo a share of the CPUs) each; or use torchrun."""
-    threads: Annotated[int, Field(ge=0, le=1024), Free()] = 0
+    threads: Annotated[int, Field(ge=0, le=1024), ResultNeutral()] = 0
     """CPU threads; 0 leaves torch's choice. Bit-identical reruns need the same number."""
 
 
@@ -150,11 +150,11 @@ class Prune(Section):
     """Length of the FIFO."""
     min_channels: Annotated[int, Field(ge=0, le=1_000_000)] = 1
     """Channels that every layer keeps at least; 0 makes a layer that would lose all an error."""
-    criterion: Annotated[str, Since("gamma")] = "gamma"
+    criterion: Annotated[str, AddedLater("gamma")] = "gamma"
     """What ranks the channels, after every epoch of the search: see `ebsim.tickets.CRITERIA`."""
-    draw_epochs: Annotated[tuple[Epoch, ...], BeforeValidator(_as_tuple), Field(max_length=1000), Since(())] = ()
+    draw_epochs: Annotated[tuple[Epoch, ...], BeforeValidator(_as_tuple), Field(max_length=1000), AddedLater(())] = ()
     """Epochs at which prune-at-epoch draws its masks (0: untrained)."""
-    gating: Annotated[Literal["exact", "authors"], Since("exact")] = "exact"
+    gating: Annotated[Literal["exact", "authors"], AddedLater("exact")] = "exact"
     """Which widths the authors' FLOPs column counts: those of our tickets, or those that their scripts leave."""
 
 
@@ -163,9 +163,9 @@ class Precision(Section):
     """Precision backend of the search (the dense network): see `precision list`."""
     retrain: str = "fp32"
     """Precision backend of the retraining (the ticket)."""
-    low: Annotated[str, Since("bfp8")] = "bfp8"
+    low: Annotated[str, AddedLater("bfp8")] = "bfp8"
     """What L stands for in eb-train-lf, eb-train-ll and eb-train-fl (the paper's 8 bits are block floating point)."""
-    stats_every: Annotated[Count, Free()] = 0
+    stats_every: Annotated[Count, ResultNeutral()] = 0
     """Sample overflow, underflow and SQNR every so many steps; 0 is off."""
     backends: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Backends of your own, by name: role -> format, with rules per layer and phase."""
@@ -176,11 +176,11 @@ class Precision(Section):
 class Hardware(Section):
     profile: str = "horowitz-45nm"
     """Accelerator that prices the run: a shipped name (`hw list`) or the path of a TOML."""
-    hypothetical: Annotated[bool, Since(False)] = False
+    hypothetical: Annotated[bool, AddedLater(False)] = False
     """Price number formats that the accelerator does not have, as a what-if; the report says so."""
     reuse: str = "closed"
     """Reuse model: macs, compulsory, closed, search."""
-    measure: Annotated[bool, Free()] = False
+    measure: Annotated[bool, ResultNeutral()] = False
     """Read this machine's energy sensor around every epoch (needs the extra `measure`); never mixed with the model."""
 
 
@@ -205,7 +205,7 @@ class Experiment(Section):
     prune: Prune = Field(default_factory=Prune)
     precision: Precision = Field(default_factory=Precision)
     hardware: Hardware = Field(default_factory=Hardware)
-    grid: Annotated[dict[str, list[Any]], BeforeValidator(dotted), Free()] = Field(default_factory=dict)
+    grid: Annotated[dict[str, list[Any]], BeforeValidator(dotted), ResultNeutral()] = Field(default_factory=dict)
     """A grid of experiments for `ablate`: dotted key -> its values, one experiment per combination."""
-    companions: Annotated[tuple[Companion, ...], BeforeValidator(_as_tuple), Free()] = ()
+    companions: Annotated[tuple[Companion, ...], BeforeValidator(_as_tuple), ResultNeutral()] = ()
     """Other experiments whose dense states are kept too, so that none trains an epoch again; `ablate` fills it in."""

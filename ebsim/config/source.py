@@ -24,7 +24,7 @@ _BARE = re.compile(r"^[A-Za-z_./~\\][^\s\"'\[\]{}=,#]*$")  # a word or a path
 
 
 @dataclass
-class Source:
+class ExperimentSource:
     """Values of an experiment file with overrides laid over them, and where each key stands."""
 
     label: str
@@ -103,7 +103,7 @@ def parse_toml(text: str, label: str) -> dict[str, Any]:
     return values
 
 
-def read(path: Path) -> Source:
+def read(path: Path) -> ExperimentSource:
     """Read an experiment file; `ConfigError` if it is missing, too large, not text or not TOML."""
     label = str(path)
     try:
@@ -118,7 +118,9 @@ def read(path: Path) -> Source:
     except (OSError, ValueError) as error:
         raise ConfigError(f"{label}: cannot be read ({error}).") from error
     values = parse_toml(text, label)
-    return Source(label, values, {key: f"{label}:{line}" for key, line in key_lines(text).items()}, path.parent)
+    return ExperimentSource(
+        label, values, {key: f"{label}:{line}" for key, line in key_lines(text).items()}, path.parent
+    )
 
 
 def parse_value(text: str, where: str) -> Any:
@@ -131,7 +133,7 @@ def parse_value(text: str, where: str) -> Any:
         raise ConfigError(f'{where}: {text!r} is not a TOML value (a number, true, [1, 2] or "text").') from error
 
 
-def override(source: Source, settings: dict[str, Any]) -> None:
+def override(source: ExperimentSource, settings: dict[str, Any]) -> None:
     """Lay dotted `settings` over a source, in place; each remembers that it came from `--set`."""
     for key, value in settings.items():
         parts = key.split(".")

@@ -35,7 +35,7 @@ _OPENERS: dict[bytes, Callable[[Path], Any]] = {
 
 
 @dataclass(frozen=True)
-class Room:
+class FreeSpace:
     """What a disk has left: bytes, file entries, and the size in bytes of the block that even a tiny file takes."""
 
     size: int
@@ -43,13 +43,13 @@ class Room:
     block: int
 
 
-def free(folder: Path) -> Room:
+def free(folder: Path) -> FreeSpace:
     """The room on the disk of a folder; where file entries are not counted there are as many as one wants."""
     usage = shutil.disk_usage(folder).free
     if not hasattr(os, "statvfs"):
-        return Room(usage, 1 << 62, 4096)
+        return FreeSpace(usage, 1 << 62, 4096)
     found = os.statvfs(folder)
-    return Room(usage, found.f_favail if found.f_files else 1 << 62, found.f_frsize or 4096)
+    return FreeSpace(usage, found.f_favail if found.f_files else 1 << 62, found.f_frsize or 4096)
 
 
 def unpack(archive: Path, target: Path) -> int:

@@ -16,7 +16,7 @@ import numpy as np
 
 
 @dataclass
-class Call:
+class PickledCall:
     """A call that the file asks for and that is not made: `function` is its dotted name."""
 
     function: Any
@@ -35,7 +35,7 @@ _IGNORED = {"PROTO", "FRAME", "STOP"}
 
 
 def parse(content: bytes) -> Any:
-    """The value a pickle describes, in plain lists, tuples, dictionaries, strings, numbers and `Call` records.
+    """The value a pickle describes, in plain lists, tuples, dictionaries, strings, numbers and `PickledCall` records.
 
     Raises `ValueError` for anything that is not a pickle of plain data.
     """
@@ -91,7 +91,7 @@ class _Machine:
             stack.append(f"{module} {attribute}")
         elif name == "REDUCE":
             arguments, function = pop(), pop()
-            stack.append(Call(function, arguments))
+            stack.append(PickledCall(function, arguments))
         elif name == "BUILD":
             state = pop()
             stack[-1].state = state
@@ -109,7 +109,7 @@ class _Machine:
 
 def as_bytes(value: Any) -> bytes:
     """A byte string, however the writer spelt it: Python 2's str, bytes, or a call of `_codecs.encode`."""
-    if isinstance(value, Call) and value.function == "_codecs encode":
+    if isinstance(value, PickledCall) and value.function == "_codecs encode":
         value = value.arguments[0]
     return value if isinstance(value, bytes) else value.encode("latin-1")
 

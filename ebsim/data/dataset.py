@@ -16,7 +16,7 @@ import torch
 from ebsim.seeds import generator
 
 Batches = Iterator[tuple[torch.Tensor, torch.Tensor]]
-Part = Callable[[int], slice]
+BatchPart = Callable[[int], slice]
 
 
 def whole(images: int) -> slice:
@@ -81,7 +81,7 @@ class Dataset:
         epoch: int,
         memory_format: torch.memory_format = torch.contiguous_format,
         skip: int = 0,
-        part: Part = whole,
+        part: BatchPart = whole,
     ) -> Batches:
         """One epoch of (x float32 [b, *shape], normalized, augmented; y int64 [b]); the last batch may be smaller.
 
@@ -94,7 +94,7 @@ class Dataset:
         batch_size: int,
         *,
         memory_format: torch.memory_format = torch.contiguous_format,
-        part: Part = whole,
+        part: BatchPart = whole,
     ) -> Batches:
         """The test images in stored order, normalized only; the last batch may be smaller."""
         raise NotImplementedError

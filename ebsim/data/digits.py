@@ -22,7 +22,7 @@ SPLIT = "fixed and stratified: sorted by label, every fourth image is a test ima
 
 
 def read_digits(root: Path | None = None) -> Decoded:
-    """Embedded, so `root` is not used. Raises `DataError` if scikit-learn is missing or its copy is not the known one."""
+    """Embedded, so `root` is not used. Raises `DataError` if scikit-learn is missing or has other digits."""
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:

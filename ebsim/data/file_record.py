@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Known:
+class KnownFile:
     """One file: size in bytes and time of change in ns when it was last read, its content then and at first."""
 
     size: int
@@ -34,7 +34,7 @@ class Known:
     first: bytes
 
 
-Record = Mapping[str, Known]
+FileRecords = Mapping[str, KnownFile]
 
 
 def record_path(root: Path) -> Path:
@@ -42,7 +42,7 @@ def record_path(root: Path) -> Path:
     return root / CACHE_FOLDER / "files.safetensors"
 
 
-def load_record(root: Path) -> dict[str, Known]:
+def load_record(root: Path) -> dict[str, KnownFile]:
     """Path below the root -> what is known of it; empty where there is no record, or a damaged one (told aloud)."""
     path = record_path(root)
     if not path.exists():
@@ -55,13 +55,15 @@ def load_record(root: Path) -> dict[str, Known]:
         if digests.shape != (len(names), 2, 32) or digests.dtype != np.uint8:
             raise DamagedError(f"{path}: not a record of image files.")
         rows = zip(names, numbers, digests, strict=True)
-        return {name: Known(size, time, now.tobytes(), first.tobytes()) for name, (size, time), (now, first) in rows}
+        return {
+            name: KnownFile(size, time, now.tobytes(), first.tobytes()) for name, (size, time), (now, first) in rows
+        }
     except (DamagedError, KeyError, TypeError, ValueError) as error:
         log.warning("%s: the record of the files' digests is damaged (%s); they are recorded anew.", path, error)
         return {}
 
 
-def save_record(root: Path, record: Record) -> None:
+def save_record(root: Path, record: FileRecords) -> None:
     """Keep a record, if the folder can be written."""
     names = "\0".join(record).encode("utf-8", "surrogateescape")
     tensors = {
@@ -80,7 +82,7 @@ def save_record(root: Path, record: Record) -> None:
         log.warning("%s The digests of the images are not kept; the files will be read again next time.", error)
 
 
-def refresh(root: Path, paths: Sequence[str], sizes: Sequence[int], times_ns: Sequence[int]) -> dict[str, Known]:
+def refresh(root: Path, paths: Sequence[str], sizes: Sequence[int], times_ns: Sequence[int]) -> dict[str, KnownFile]:
     """The record with these files up to date: what is new or changed is read. Says which changed since first read."""
     record = load_record(root)
     stale = [
@@ -129,14 +131,14 @@ def verify(root: Path, paths: Sequence[str], sizes: Sequence[int], times_ns: Seq
     return f"every file has the digest recorded when it was first read{late}"
 
 
-def note(record: dict[str, Known], read: Mapping[str, tuple[int, int, bytes]], root: Path) -> None:
+def note(record: dict[str, KnownFile], read: Mapping[str, tuple[int, int, bytes]], root: Path) -> None:
     """Enter what was read (size, time of change, SHA-256) into a record, in place, and tell what has changed."""
     changed = []
     for path, (size, time_ns, content) in read.items():
         known = record.get(path)
         if known is not None and known.first != content:
             changed.append(path)
-        record[path] = Known(size, time_ns, content, content if known is None else known.first)
+        record[path] = KnownFile(size, time_ns, content, content if known is None else known.first)
     if changed:
         log.warning(
             "%s: %d image(s) are not what they were when first read (%s, ...); `data verify` names them, and deleting "

@@ -20,7 +20,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from ebsim.data import file_record
 from ebsim.data.catalogue import IMAGENET_MEAN, IMAGENET_STD, LARGE_RESIZE, LARGE_SIDE
-from ebsim.data.dataset import Batches, Dataset, Part, balanced_subset, epoch_order, normalize, whole
+from ebsim.data.dataset import Batches, BatchPart, Dataset, balanced_subset, epoch_order, normalize, whole
 from ebsim.data.image_files import decode_rgb, open_image
 from ebsim.data.image_folder import Listing, Split
 from ebsim.files import digest
@@ -69,7 +69,7 @@ class StreamedDataset(Dataset):
         epoch: int,
         memory_format: torch.memory_format = torch.contiguous_format,
         skip: int = 0,
-        part: Part = whole,
+        part: BatchPart = whole,
     ) -> Batches:
         images = _Images(self.root, self.train, _transform(self.augment), (seed, epoch))
         order = epoch_order(self.train_images, seed=seed, epoch=epoch).split(batch_size)[skip:]
@@ -80,7 +80,7 @@ class StreamedDataset(Dataset):
         batch_size: int,
         *,
         memory_format: torch.memory_format = torch.contiguous_format,
-        part: Part = whole,
+        part: BatchPart = whole,
     ) -> Batches:
         images = _Images(self.root, self.test, _transform(augment=False), None)
         order = torch.arange(self.test_images).split(batch_size)

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 
 from ebsim.data.catalogue import Recipe
-from ebsim.data.dataset import Batches, Dataset, Part, balanced_subset, epoch_order, normalize, whole
+from ebsim.data.dataset import Batches, BatchPart, Dataset, balanced_subset, epoch_order, normalize, whole
 from ebsim.seeds import generator
 
 
@@ -128,7 +128,7 @@ class TensorDataset(Dataset):
         epoch: int,
         memory_format: torch.memory_format = torch.contiguous_format,
         skip: int = 0,
-        part: Part = whole,
+        part: BatchPart = whole,
     ) -> Batches:
         numbers = epoch_augmentation(
             self.train_images, self.crops.pad, self.crops.versions == 2, seed=seed, epoch=epoch
@@ -146,7 +146,7 @@ class TensorDataset(Dataset):
         batch_size: int,
         *,
         memory_format: torch.memory_format = torch.contiguous_format,
-        part: Part = whole,
+        part: BatchPart = whole,
     ) -> Batches:
         finish = self._finish(memory_format)
         for rows, labels in zip(self.test_rows.split(batch_size), self.test_labels.split(batch_size), strict=True):

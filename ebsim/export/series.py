@@ -27,7 +27,7 @@ DISTANCE = "mask/distance"
 
 
 @dataclass(frozen=True)
-class Point:
+class EpochPoint:
     """After one executed epoch. seconds: of training since the first, summed over epochs."""
 
     step: int
@@ -40,7 +40,7 @@ class Series:
     """One row of a run (or one stage of a running one). facts: what a tracker shows beside the curves."""
 
     name: str
-    points: tuple[Point, ...]
+    points: tuple[EpochPoint, ...]
     facts: dict[str, Any] = field(default_factory=dict)
 
 
@@ -65,7 +65,7 @@ def series_of(folder: Path) -> list[Series]:
 
 def _points(
     row: Mapping[str, Any], curves: Mapping[str, Any], masks: Mapping[str, Any], folder: Path
-) -> Iterator[Point]:
+) -> Iterator[EpochPoint]:
     joules = seconds = 0.0
     step = 0
     distances = _distances(row, masks)
@@ -87,7 +87,7 @@ def _points(
             values[JOULES] = joules
             if dense and epoch["epoch"] <= len(distances):
                 values[DISTANCE] = distances[epoch["epoch"] - 1]
-            yield Point(step, seconds, values)
+            yield EpochPoint(step, seconds, values)
 
 
 def _epochs(curve: Sequence[Mapping[str, Any]], entry: Mapping[str, Any], *, from_start: bool) -> Sequence[Any]:
@@ -119,5 +119,5 @@ def stage_series(stage: Path) -> Series | None:
     for step, epoch in enumerate(curve, start=1):
         seconds += epoch["seconds"]
         values = {tag: float(epoch[key]) for key, tag in TAGS.items() if epoch.get(key) is not None}
-        points.append(Point(step, seconds, values))
+        points.append(EpochPoint(step, seconds, values))
     return Series(stage.name, tuple(points), {"stage": stage.name})

@@ -15,17 +15,17 @@ from ebsim import config, pipeline
 from ebsim.errors import CellsFailedError
 from ebsim.files import read_json
 from ebsim.grid import results, scheduler
-from ebsim.grid.epoch_count import Count, count
+from ebsim.grid.epoch_count import EpochCount, count
 from ebsim.grid.expand import expand
-from ebsim.grid.plan import Plan, draw_up, lines
+from ebsim.grid.plan import GridPlan, draw_up, lines
 from ebsim.grid.state import DONE, FAILED, GridState, find_states, locate
 from ebsim.report import Table
 from ebsim.report.comparison.aggregate import Baseline, check_baseline
 
 __all__ = [
-    "Count",
+    "EpochCount",
+    "GridPlan",
     "GridState",
-    "Plan",
     "Table",
     "ablate",
     "as_json",
@@ -50,7 +50,7 @@ def open_grid(
 
     axes: `["seed=0..4", "precision.search=fp32,fp8"]`, over the file's own `[grid]`. Raises `ConfigError`, `DataError`.
     """
-    grid = expand(path, axes, overrides, pipeline.choices(), pipeline.RULES)
+    grid = expand(path, axes, overrides, pipeline.choices(), pipeline.CROSS_CHECKS)
     return find_states(locate(grid, Path(runs_dir)), retry_failed)
 
 
@@ -60,7 +60,7 @@ def ablate(
     runs_dir: str | Path = "runs",
     workers: int = 1,
     baseline: Baseline = "dense",
-    watch: scheduler.Watch | None = None,
+    watch: scheduler.GridObserver | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> Table | None:
     """Run what is left of a grid and write its table and figures; returns the table (None if no cell is done).
@@ -74,12 +74,12 @@ def ablate(
     return results.finish(grid_state, baseline)
 
 
-def counted(grid_state: GridState, runs_dir: str | Path = "runs") -> Count:
+def counted(grid_state: GridState, runs_dir: str | Path = "runs") -> EpochCount:
     """Epochs really trained for the finished cells, against the distinct ones (see `count.count`)."""
     return count((grid_state.runs[cell.number] for cell in grid_state.cells(DONE)), Path(runs_dir) / "stages")
 
 
-def as_json(grid_state: GridState, plan: Plan, runs_dir: str | Path = "runs") -> dict[str, Any]:
+def as_json(grid_state: GridState, plan: GridPlan, runs_dir: str | Path = "runs") -> dict[str, Any]:
     """A finished grid as one object: where it is, its plan, cells, counted epochs and the lines of its table."""
     table = grid_state.folder / "table.json"
     return {

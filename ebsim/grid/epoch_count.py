@@ -17,7 +17,7 @@ from ebsim.runs.store import Stage
 
 
 @dataclass(frozen=True)
-class Count:
+class EpochCount:
     """Epochs. `trained`: in the logs, repetitions included; `distinct`: different (stage, epoch) pairs;
     `asked`: summed over the rows of all cells, as if nothing were shared; `stages`: different trainings."""
 
@@ -34,7 +34,7 @@ class Count:
         )
 
 
-def count(runs: Iterable[Path], store: Path) -> Count:
+def count(runs: Iterable[Path], store: Path) -> EpochCount:
     """Count the epochs behind finished runs; `store` is the folder of stages that they share."""
     used: set[tuple[str, int]] = set()
     asked = 0
@@ -49,4 +49,4 @@ def count(runs: Iterable[Path], store: Path) -> Count:
         for event in Stage(stage, store / stage, {}).events()
         if event["event"] == "epoch"
     )
-    return Count(sum(logged[pair] for pair in used), len(used), asked, len(stages))
+    return EpochCount(sum(logged[pair] for pair in used), len(used), asked, len(stages))

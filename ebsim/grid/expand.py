@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ebsim import config
-from ebsim.config import Experiment, Source
+from ebsim.config import Experiment, ExperimentSource
 from ebsim.errors import ConfigError
 from ebsim.files import canonical_json
 from ebsim.report.display.text import as_typed
@@ -111,7 +111,7 @@ def expand(
     options: Iterable[str] = (),
     settings: Mapping[str, Any] | None = None,
     choices: config.Choices | None = None,
-    rules: config.Rules = (),
+    rules: config.CrossChecks = (),
 ) -> Grid:
     """Read an experiment file, lay `settings` (overrides) and the axes over it and check every cell.
 
@@ -142,7 +142,7 @@ def expand(
     return Grid(cells[0].experiment.name, axes, cells)
 
 
-def _checked(table: Any, options: Axes, source: Source) -> Axes:
+def _checked(table: Any, options: Axes, source: ExperimentSource) -> Axes:
     """The axes of the file with those of the command line over them; each is a list of distinct values."""
     if not isinstance(table, dict):
         raise ConfigError(f"{source.place('grid')}: grid must be a table: [grid], then precision.search = [...].")
@@ -170,7 +170,7 @@ def _checked(table: Any, options: Axes, source: Source) -> Axes:
     return axes
 
 
-def _laid_over(source: Source, chosen: dict[str, Any]) -> Source:
+def _laid_over(source: ExperimentSource, chosen: dict[str, Any]) -> ExperimentSource:
     cell = replace(source, values=deepcopy(source.values), places=dict(source.places))
     config.override(cell, chosen)
     for key in chosen:

@@ -21,7 +21,7 @@ from ebsim.report.display.value import counted, duration, quantity, significant
 
 
 @dataclass(frozen=True)
-class Plan:
+class GridPlan:
     """What the cells still to run cost. `asked` and `joules` are sums over their rows, as if nothing were shared."""
 
     cells: int
@@ -48,7 +48,7 @@ class Plan:
         return asdict(self)
 
 
-def draw_up(grid_state: GridState, runs_dir: Path, *, probe_steps: int = 3) -> Plan:
+def draw_up(grid_state: GridState, runs_dir: Path, *, probe_steps: int = 3) -> GridPlan:
     """Dry-run the pending cells of a grid, and time `probe_steps` steps of each network and precision."""
     from ebsim.grid.dry_run import DryRun, Epoch, SharedNetworks, dry_run
 
@@ -83,7 +83,7 @@ def draw_up(grid_state: GridState, runs_dir: Path, *, probe_steps: int = 3) -> P
             times.setdefault(precision, []).append(seconds)
             used[own.seed, epoch] = seconds * (found.steps + found.tests / own.train.batch_size / 3)
     stages = {(seed, stage) for seed, (stage, _) in used}
-    return Plan(
+    return GridPlan(
         cells=len(grid_state.grid.cells),
         done=len(grid_state.cells(DONE)),
         failed=len(grid_state.cells(FAILED)),
@@ -143,7 +143,7 @@ def probe(experiment: Experiment, precision: str, runs_dir: Path, steps: int) ->
         torch.set_num_threads(threads)
 
 
-def lines(plan: Plan, axes: Axes, workers: int) -> list[str]:
+def lines(plan: GridPlan, axes: Axes, workers: int) -> list[str]:
     """The plan in a few lines for a person."""
     product = " x ".join(f"{len(values)} {key}" for key, values in axes.items())
     before = f"; {plan.failed} failed before (--retry-failed runs them again)" if plan.failed else ""

@@ -13,8 +13,8 @@ from ebsim.report.display.text import plain
 from ebsim.report.display.value import duration, quantity
 
 
-class Lines:
-    """A `scheduler.Watch`: plain lines, and on a terminal a last one that tells what is being trained in each cell."""
+class GridProgress:
+    """A `GridObserver`: plain lines on stderr, and on a terminal a last one with what is being trained in each cell."""
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True, highlight=False)

@@ -28,7 +28,7 @@ POLL = 0.5  # seconds between two looks at whether a stop was asked for
 BUSY_PAUSE = 2.0  # seconds until a run that somebody else holds is tried again
 
 
-class Watch(Protocol):
+class GridObserver(Protocol):
     """Told how a grid goes; implementations only show."""
 
     def started(self, cell: Cell, grid_state: GridState) -> None: ...
@@ -38,7 +38,7 @@ class Watch(Protocol):
     def ended(self, cell: Cell, grid_state: GridState) -> None: ...
 
 
-class Quiet:
+class SilentObserver:
     """Shows nothing."""
 
     def started(self, cell: Cell, grid_state: GridState) -> None: ...
@@ -53,14 +53,14 @@ def run_cells(
     runs_dir: Path,
     *,
     workers: int = 1,
-    watch: Watch | None = None,
+    watch: GridObserver | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> GridState:
     """Run every pending cell of a grid (see `state.find_states`); a failure is noted and stops no other cell.
 
     `check` is called about twice a second and may raise, to stop. `BusyError` if another driver runs this grid.
     """
-    watch = watch or Quiet()
+    watch = watch or SilentObserver()
     threads = grid_state.grid.cells[0].experiment.train.threads or 1
     companions = shared(grid_state.grid)
     with exclusive(grid_state.folder), Pool(workers, threads, runs_dir, grid_state.folder / "logs") as pool:
@@ -101,7 +101,7 @@ def prepared(experiment: Experiment, companions: tuple[Companion, ...], threads:
     return experiment.model_copy(update={"train": train, "companions": companions})
 
 
-def _hear(worker: Worker, message: Message, grid_state: GridState, pool: Pool, watch: Watch) -> Cell | None:
+def _hear(worker: Worker, message: Message, grid_state: GridState, pool: Pool, watch: GridObserver) -> Cell | None:
     """Act on a worker's message; returns its cell if that has to be started again later."""
     cell, kind = worker.cell, message["kind"]
     if cell is None:  # an idle worker has ended

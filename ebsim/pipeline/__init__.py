@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from ebsim.pipeline.execute import Run, run, run_experiment, run_folder
 from ebsim.pipeline.setup import load_data, open_context, pick_device, precision_plans
-from ebsim.pipeline.validation import RULES, choices, load
+from ebsim.pipeline.validation import CROSS_CHECKS, choices, load
+
+RULES = CROSS_CHECKS  # the name until 0.1
 
 __all__ = [
+    "CROSS_CHECKS",
     "RULES",
     "Run",
     "choices",

@@ -13,7 +13,7 @@ from typing import Any
 from ebsim import config
 from ebsim.config.json_schema import experiment_schema
 from ebsim.data import list_datasets
-from ebsim.pipeline.validation import RULES, choices
+from ebsim.pipeline.validation import CROSS_CHECKS, choices
 from ebsim.precision import plugins
 from ebsim.runs.provenance import PACKAGES
 
@@ -21,21 +21,21 @@ SCHEMAS = ("experiment.schema.json", "accelerator.schema.json")
 
 
 @dataclass(frozen=True)
-class Checked:
+class CheckedExperiment:
     """An experiment that is right. missing: what it needs that is not here yet, each with its cure."""
 
     experiment: config.Experiment
     missing: tuple[str, ...]
 
 
-def check(path: str | Path, overrides: dict[str, Any] | None = None) -> Checked:
+def check(path: str | Path, overrides: dict[str, Any] | None = None) -> CheckedExperiment:
     """Everything that can be known before torch is loaded: keys, names, rules, the accelerator, the dataset's folder.
 
     A file with a `[grid]` table is checked as the experiment that it varies. No code of plug-ins is run. Raises
     `ConfigError`, or `hw_models.ProfileError` for an accelerator file of the user's own.
     """
     with plugins.only_looking() as unrun:
-        experiment = config.load(path, overrides, choices(), RULES)
+        experiment = config.load(path, overrides, choices(), CROSS_CHECKS)
     if config.is_profile_path(experiment.hardware.profile):  # a shipped one is right
         import hw_models
 
@@ -46,7 +46,7 @@ def check(path: str | Path, overrides: dict[str, Any] | None = None) -> Checked:
     if not here[section.name]:
         cure = "it is fetched when the run starts" if section.download else _cure(section)
         missing.append(f"{section.name} is not in {section.root}: {cure}")
-    return Checked(experiment, tuple(missing))
+    return CheckedExperiment(experiment, tuple(missing))
 
 
 def _cure(section: config.Data) -> str:

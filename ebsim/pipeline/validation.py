@@ -171,12 +171,12 @@ def choices() -> dict[str, Callable[[], Iterable[str]]]:
     }
 
 
-RULES: config.Rules = (network_mistakes, mistakes)
+CROSS_CHECKS: config.CrossChecks = (network_mistakes, mistakes)
 
 
 def load(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Experiment:
     """Read and validate an experiment file, names included. Raises `ConfigError`."""
-    experiment = config.load(path, overrides, choices(), RULES)
+    experiment = config.load(path, overrides, choices(), CROSS_CHECKS)
     if experiment.grid:
         raise ConfigError(
             f"{path}: has a [grid] table, so it is many experiments: python cli.py ablate {path} (or one of them: "

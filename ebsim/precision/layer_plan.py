@@ -14,7 +14,7 @@ Cells = Mapping[tuple[str, str], Operand]
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class PrecisionPlan:
     """What a backend would do on a network, layer by layer."""
 
     backend: Backend
@@ -67,11 +67,11 @@ def _short(o: Operand) -> str:
     return o.format.name + ("~" if o.stochastic else "")
 
 
-def plan(model: Any, which: str | Mapping[str, Any] | Backend) -> Plan:
+def plan(model: Any, which: str | Mapping[str, Any] | Backend) -> PrecisionPlan:
     """The layer x role x pass table of a backend on a network (any device, meta included); nothing is trained."""
     from ebsim.precision.rounded_layers import layers, uncovered
 
     found = layers(model)
     chosen = backend(which)
     shapes = {name: tuple(module.weight.shape) for name, module in found.items()}
-    return Plan(chosen, chosen.table(list(found)), shapes, uncovered(model))
+    return PrecisionPlan(chosen, chosen.table(list(found)), shapes, uncovered(model))

@@ -32,9 +32,9 @@ from ebsim.precision.quantization.delayed import Histories
 from ebsim.precision.quantization.layout import Samples
 from ebsim.precision.quantization.statistics import Statistics
 from ebsim.precision.registry import backend
-from ebsim.precision.rounded_layers import Call
+from ebsim.precision.rounded_layers import LayerCall
 
-UPDATE = Call()  # of the optimizer's roles: one in each step, the same in every process
+UPDATE = LayerCall()  # of the optimizer's roles: one in each step, the same in every process
 # The hooks that warn of a forgotten `attach` or `set_step`, until `remove`
 _warning_hooks: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
 
@@ -118,7 +118,7 @@ class Placement:
         chosen: Operand,
         *,
         axis: int = 1,
-        call: Call = UPDATE,
+        call: LayerCall = UPDATE,
         overwrite: bool = False,
         phase: str = "update",
     ) -> Tensor:

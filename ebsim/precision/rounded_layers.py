@@ -46,7 +46,7 @@ KINDS: dict[str, tuple[type[nn.Module], ...]] = {  # of modules that round as `p
 
 
 @dataclasses.dataclass(frozen=True)
-class Call:
+class LayerCall:
     """One use of a layer: its number within the step, the samples that it computes on, and whether it trains."""
 
     number: int = 0
@@ -54,7 +54,7 @@ class Call:
     training: bool = True
 
 
-WEIGHTS = {training: Call(training=training) for training in (True, False)}
+WEIGHTS = {training: LayerCall(training=training) for training in (True, False)}
 
 
 class Quantizers(Protocol):
@@ -65,7 +65,16 @@ class Quantizers(Protocol):
     seed: int
 
     def quantize(
-        self, layer: str, role: str, x: Tensor, chosen: Operand, *, axis: int, call: Call, overwrite: bool, phase: str
+        self,
+        layer: str,
+        role: str,
+        x: Tensor,
+        chosen: Operand,
+        *,
+        axis: int,
+        call: LayerCall,
+        overwrite: bool,
+        phase: str,
     ) -> Tensor: ...
 
 
@@ -79,7 +88,7 @@ class LayerPrecision:
         )
         self._since, self._calls = -1, {True: 0, False: 0}  # set_step, and the calls since: in training, in evaluation
 
-    def begin(self, training: bool) -> Call:
+    def begin(self, training: bool) -> LayerCall:
         """The layer's next call. One inside a backward pass recomputes an earlier one (activation checkpointing)."""
         if self._since != self.quantizers.set_steps:
             self._since, self._calls = self.quantizers.set_steps, {True: 0, False: 0}
@@ -91,11 +100,11 @@ class LayerPrecision:
                     "times since set_step: which call is meant is not known; call set_step before each forward pass, "
                     "and use the layer once in it"
                 )
-            return Call(0, self.quantizers.samples, training)
+            return LayerCall(0, self.quantizers.samples, training)
         self._calls[training] = number + 1
-        return Call(number, self.quantizers.samples, training)
+        return LayerCall(number, self.quantizers.samples, training)
 
-    def __call__(self, phase: str, role: str, x: Tensor, call: Call, op: Any = None) -> Tensor:
+    def __call__(self, phase: str, role: str, x: Tensor, call: LayerCall, op: Any = None) -> Tensor:
         chosen = self.cells[phase, role]
         if chosen.untouched:
             return x

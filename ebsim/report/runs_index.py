@@ -10,12 +10,12 @@ from ebsim.report.display.html import render
 from ebsim.report.display.table import NONE, Cell, Column, Table
 from ebsim.report.display.text import csv, plain
 from ebsim.report.display.value import Value, count, counted, fixed
-from ebsim.runs.inventory import DONE, Entry, Inventory
+from ebsim.runs.inventory import DONE, Inventory, RunEntry
 
 INDEX = "index.html"
 
 
-def described(entry: Entry) -> dict[str, Any]:
+def described(entry: RunEntry) -> dict[str, Any]:
     """A run in plain values, for tables and JSON."""
     rows = entry.results.get("rows", [])
     accuracies = [row["accuracy"] for row in rows if row["accuracy"] is not None]
@@ -36,7 +36,7 @@ def described(entry: Entry) -> dict[str, Any]:
     }
 
 
-def facts(entry: Entry) -> dict[str, str]:
+def facts(entry: RunEntry) -> dict[str, str]:
     """The same for a person: what there is to say of one run, each number with its unit."""
     own = described(entry)
     best, saved = own["best_accuracy"], own["best_saving"]

@@ -25,7 +25,7 @@ PROGRESS = ".progress.jsonl"
 
 
 @dataclass(frozen=True)
-class Entry:
+class RunEntry:
     """One run folder. stages: ids of the training stages that its results rest on (empty unless done)."""
 
     path: Path
@@ -51,12 +51,12 @@ class Inventory:
     """A runs folder: its runs, the bytes of its stages, and the grids that have a run as a cell."""
 
     root: Path
-    runs: tuple[Entry, ...]
+    runs: tuple[RunEntry, ...]
     stages: dict[str, int]
     grids: dict[str, tuple[str, ...]]
     """Run name -> names of the grids that it is a cell of."""
 
-    def run(self, word: str | Path) -> Entry:
+    def run(self, word: str | Path) -> RunEntry:
         """A run by the path of its folder, its name, or a unique beginning of that. Raises `ConfigError`."""
         wanted = Path(word)
         exact = [run for run in self.runs if run.name == str(word) or run.path == wanted]
@@ -72,7 +72,7 @@ class Inventory:
         """Names of the finished runs that rest on a stage."""
         return [run.name for run in self.runs if stage in run.stages]
 
-    def only_of(self, runs: Iterable[Entry]) -> list[str]:
+    def only_of(self, runs: Iterable[RunEntry]) -> list[str]:
         """Stages that these runs rest on and no other finished run does."""
         own = list(runs)
         others = {stage for run in self.runs if run not in own for stage in run.stages}
@@ -134,20 +134,20 @@ def _is_run(path: Path) -> bool:
     return path.is_dir() and not path.is_symlink() and (path / "experiment.toml").is_file()
 
 
-def look(folder: Path, *, check: bool = False) -> Entry:
+def look(folder: Path, *, check: bool = False) -> RunEntry:
     """Where one run stands."""
     if not RunFolder(folder).is_done:
         held, pid = holder(folder)
-        return Entry(folder, RUNNING if held else INTERRUPTED, pid=pid)
+        return RunEntry(folder, RUNNING if held else INTERRUPTED, pid=pid)
     try:
         if check:
             RunFolder(folder).verify()
         results, curves = read_json(folder / "results.json"), read_json(folder / "curves.json")
         finished = read_json(folder / "provenance.json").get("finished")
         used = [row.get("trajectory") for row in results["rows"]]
-        return Entry(folder, DONE, results, tuple(sorted({*curves, *filter(None, used)})), finished=finished)
+        return RunEntry(folder, DONE, results, tuple(sorted({*curves, *filter(None, used)})), finished=finished)
     except (DamagedError, KeyError, TypeError, AttributeError) as error:
-        return Entry(folder, DAMAGED, problem=str(error))
+        return RunEntry(folder, DAMAGED, problem=str(error))
 
 
 def holder(folder: Path) -> tuple[bool, int | None]:
@@ -168,7 +168,7 @@ def _grids(root: Path) -> dict[str, tuple[str, ...]]:
     return {run: tuple(grids) for run, grids in found.items()}
 
 
-def remove(inventory: Inventory, runs: Iterable[Entry], *, stages: bool = False) -> list[Path]:
+def remove(inventory: Inventory, runs: Iterable[RunEntry], *, stages: bool = False) -> list[Path]:
     """Delete runs, and with `stages` the training stages that no other run needs; returns the folders that are gone.
 
     Raises `BusyError`, before anything is deleted, for a run that is going on, and for stages while any run is

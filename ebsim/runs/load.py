@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from ebsim.config import PROFILE_COPY, is_profile_path
 from ebsim.errors import DamagedError
 from ebsim.runs.run_folder import RunFolder
-from ebsim.runs.schema import Masks, Point, Provenance, Results, Row
+from ebsim.runs.schema import CurvePoint, Masks, Provenance, Results, Row
 
 if TYPE_CHECKING:
     from hw_models import Accelerator
@@ -43,7 +43,7 @@ class Run:
     """The same, checked and typed."""
     networks: Mapping[str, list[dict[str, Any]]]
     """Layer dicts of `hw_models.Layer`, by the network keys of the ledger."""
-    curves: Mapping[str, list[Point]]
+    curves: Mapping[str, list[CurvePoint]]
     masks: Mapping[str, Masks]
     provenance: Provenance
     profile: Path | Accelerator
@@ -120,7 +120,7 @@ def load_run(run_dir: str | Path) -> Run:
         results=_json(folder / "results.json", content["results.json"]),
         record=_parse(folder, content, "results.json", Results),
         networks=_parse(folder, content, "networks.json", dict[str, list[dict[str, Any]]]),
-        curves=_parse(folder, content, "curves.json", dict[str, list[Point]]),
+        curves=_parse(folder, content, "curves.json", dict[str, list[CurvePoint]]),
         masks=_parse(folder, content, "masks.json", dict[str, Masks]),
         provenance=_parse(folder, content, "provenance.json", Provenance),
         profile=folder / PROFILE_COPY,

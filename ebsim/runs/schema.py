@@ -174,7 +174,7 @@ class Seen(Record):
     absmax: float | None = None
 
 
-class Point(Record):
+class CurvePoint(Record):
     """One epoch of a curve; the test figures are absent in epochs that were not evaluated."""
 
     epoch: Epoch

@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Step = Callable[[Tensor, Tensor], None]
-Record = Callable[[Callable[[], None]], Callable[[], None]]  # runs the work once under recording; returns its replay
+StepFunction = Callable[[Tensor, Tensor], None]
+Recorder = Callable[[Callable[[], None]], Callable[[], None]]  # runs the work once under recording; returns its replay
 
 WARM_UP = 3  # eager steps of a batch shape before it is recorded: cuDNN plans, workspaces and momentum are then there
 
@@ -47,9 +47,9 @@ class StepGraphs:
 
     def __init__(
         self,
-        step: Step,
+        step: StepFunction,
         baked: Callable[[], Hashable],
-        record: Record,
+        record: Recorder,
         failed: Callable[[str], None] = lambda reason: None,
         state: Callable[[], list[Tensor]] | None = None,
     ) -> None:
@@ -123,7 +123,7 @@ def _same_change(before: list[Tensor], ours: list[Tensor], theirs: list[Tensor])
     return bool(torch.stack(same).all())
 
 
-def cuda_recorder(stream: Any) -> Record:
+def cuda_recorder(stream: Any) -> Recorder:
     """Records on a CUDA stream, which must not be the default one. All graphs share one pool of memory: their tensors
     live for one step only.
     """

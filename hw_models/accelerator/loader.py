@@ -12,7 +12,7 @@ from pathlib import Path
 from hw_models.accelerator.constant import Number
 from hw_models.accelerator.description import OPERANDS, OPS, Accelerator, Axis, Memory, Register
 from hw_models.accelerator.sram_energy import LEAKAGE_BAND, SRAM_LAWS, SRAM_LEAKAGE, sram_pj_per_bit
-from hw_models.accelerator.toml_reader import SHIPPED, Source, read
+from hw_models.accelerator.toml_reader import SHIPPED, ProfileSource, read
 from hw_models.precision.formats import FORMATS, PASSES
 from hw_models.units import BITS_PER_KIB
 from hw_models.workload.layer import POINTWISE
@@ -35,7 +35,7 @@ def load(name_or_path: str | Path | Accelerator) -> Accelerator:
     return build(read(name_or_path))
 
 
-def build(s: Source) -> Accelerator:
+def build(s: ProfileSource) -> Accelerator:
     if s.plain("schema", 1, 1) != 1:
         s.problem("schema", "must be 1")
     kind = s.text("kind", choices=("array", "device"))
@@ -124,14 +124,14 @@ def build(s: Source) -> Accelerator:
     )
 
 
-def _needed(s: Source, key: str, low: float, high: float) -> Number:
+def _needed(s: ProfileSource, key: str, low: float, high: float) -> Number:
     number = s.number(key, low, high)
     if number is None:
         s.problem(key, 'is missing; write { value = ..., source = "..." }')
     return number or Number(1.0, 1.0, "")
 
 
-def _formats_of(s: Source, table: str) -> list[str]:
+def _formats_of(s: ProfileSource, table: str) -> list[str]:
     """The keys of a table that are number formats; a problem for every other one."""
     names = [n for n in s.keys(table) if n not in ("source", "band", "derived")]
     for name in names:
@@ -141,7 +141,7 @@ def _formats_of(s: Source, table: str) -> list[str]:
     return [n for n in names if n in FORMATS]
 
 
-def _points(s: Source, kind: str) -> dict[str, Number]:
+def _points(s: ProfileSource, kind: str) -> dict[str, Number]:
     """pJ per MAC by format; a device states pJ per FLOP (2 FLOPs = 1 MAC)."""
     table, scale = ("mac", 1.0) if kind == "array" else ("pj_per_flop", 2.0)
     found = {}
@@ -155,7 +155,7 @@ def _points(s: Source, kind: str) -> dict[str, Number]:
     return found
 
 
-def _array(s: Source) -> tuple[tuple[int, ...], dict[str, tuple[Axis, ...]]]:
+def _array(s: ProfileSource) -> tuple[tuple[int, ...], dict[str, tuple[Axis, ...]]]:
     dims = s.get("array.dims")
     good = (
         isinstance(dims, list)
@@ -168,7 +168,7 @@ def _array(s: Source) -> tuple[tuple[int, ...], dict[str, tuple[Axis, ...]]]:
     return tuple(dims), {p: _axes(s, p, len(dims)) for p in PASSES}
 
 
-def _axes(s: Source, which: str, dims: int) -> tuple[Axis, ...]:
+def _axes(s: ProfileSource, which: str, dims: int) -> tuple[Axis, ...]:
     """What each dimension unrolls in a pass: a short name, or a list of loops."""
     key = f"array.{which}"
     given = s.get(key)
@@ -187,7 +187,7 @@ def _axes(s: Source, which: str, dims: int) -> tuple[Axis, ...]:
     return ("K",) * dims
 
 
-def _register(s: Source, operand: str, dims: tuple[int, ...], unroll: dict[str, tuple[Axis, ...]]) -> Register:
+def _register(s: ProfileSource, operand: str, dims: tuple[int, ...], unroll: dict[str, tuple[Axis, ...]]) -> Register:
     key = f"registers.{operand}"
     return Register(
         s.plain(f"{key}.bits", 0, 1e9),
@@ -196,7 +196,9 @@ def _register(s: Source, operand: str, dims: tuple[int, ...], unroll: dict[str, 
     )
 
 
-def _shared(s: Source, key: str, operand: str, dims: int, unroll: dict[str, tuple[Axis, ...]]) -> tuple[int, ...]:
+def _shared(
+    s: ProfileSource, key: str, operand: str, dims: int, unroll: dict[str, tuple[Axis, ...]]
+) -> tuple[int, ...]:
     """Dimensions (from 0) whose elements read one register: in every pass they must need the same operand."""
     given = s.get(key)
     if given is None:
@@ -223,7 +225,7 @@ def _shared(s: Source, key: str, operand: str, dims: int, unroll: dict[str, tupl
     return tuple(d - 1 for d in given)
 
 
-def _memory(s: Source, name: str) -> Memory:
+def _memory(s: ProfileSource, name: str) -> Memory:
     key = f"memory.{name}"
     kib = s.plain(f"{key}.kib", 1e-3, 1e9)
     width = s.plain(f"{key}.access_bits", 1, 65536, 64.0)
@@ -258,7 +260,7 @@ def _memory(s: Source, name: str) -> Memory:
     )
 
 
-def _leakage(s: Source, key: str, mib: float, law_name: str) -> Number | None:
+def _leakage(s: ProfileSource, key: str, mib: float, law_name: str) -> Number | None:
     """Leakage of a memory in W: the profile's W per MiB, else that of its SRAM law."""
     stated = s.number(f"{key}.leakage_w_per_mib", 0, 1000)
     if stated is not None:
@@ -269,7 +271,7 @@ def _leakage(s: Source, key: str, mib: float, law_name: str) -> Number | None:
     return Number(SRAM_LEAKAGE[law_name] * mib, LEAKAGE_BAND, source, derived=True)
 
 
-def _dram(s: Source) -> tuple[Number, Number | None]:
+def _dram(s: ProfileSource) -> tuple[Number, Number | None]:
     """pJ per bit from and to DRAM; None where one constant stands for both."""
     both = s.number("dram.read_pj_per_bit", 1e-3, 10_000), s.number("dram.write_pj_per_bit", 1e-3, 10_000)
     if both[0] is None and both[1] is None:
@@ -280,7 +282,7 @@ def _dram(s: Source) -> tuple[Number, Number | None]:
     return both[0] or one, both[1] or one
 
 
-def _efficiency(s: Source, eta: float) -> dict[str, float]:
+def _efficiency(s: ProfileSource, eta: float) -> dict[str, float]:
     """Share of the peak that is reached, by format: `device.eta.<format>`, else `eta_compute`."""
     formats = _formats_of(s, "device.peak_tflops")
     for name in _formats_of(s, "device.eta"):
@@ -290,7 +292,7 @@ def _efficiency(s: Source, eta: float) -> dict[str, float]:
     return {f: s.plain(f"device.eta.{f}", 1e-3, 1.0, eta) for f in formats}
 
 
-def _peak(s: Source, efficiency: dict[str, float]) -> dict[str, float]:
+def _peak(s: ProfileSource, efficiency: dict[str, float]) -> dict[str, float]:
     """FLOP/s by format that a device reaches: peak x efficiency."""
     peak = {f: s.plain(f"device.peak_tflops.{f}", 1e-6, 1e6) * 1e12 * eta for f, eta in efficiency.items()}
     if not peak:
@@ -298,7 +300,7 @@ def _peak(s: Source, efficiency: dict[str, float]) -> dict[str, float]:
     return peak or {"fp32": 1e12}
 
 
-def _texts(s: Source, key: str, known: tuple[str, ...]) -> tuple[str, ...]:
+def _texts(s: ProfileSource, key: str, known: tuple[str, ...]) -> tuple[str, ...]:
     value = s.get(key)
     if value is None:
         return ()
@@ -311,7 +313,7 @@ def _texts(s: Source, key: str, known: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(v for v in value if v in known)
 
 
-def _order(s: Source, points: dict[str, Number], memories: tuple[Memory, ...], dram: Number, kind: str) -> None:
+def _order(s: ProfileSource, points: dict[str, Number], memories: tuple[Memory, ...], dram: Number, kind: str) -> None:
     """Problems of orders that no chip has: int8 dearer than fp32, inner memories dearer or larger than outer ones."""
     table = "mac" if kind == "array" else "pj_per_flop"
     if "int8" in points and "fp32" in points and points["int8"].value > points["fp32"].value:

@@ -24,7 +24,7 @@ SHIPPED = Path(__file__).parents[1] / "profiles"
 
 
 @dataclass
-class Source:
+class ProfileSource:
     """The merged tables of a profile, where each key was written, and the problems met so far."""
 
     path: str
@@ -187,7 +187,7 @@ def _paths(data: dict[str, Any], prefix: str = "") -> list[str]:
     return out
 
 
-def read(name_or_path: str | Path) -> Source:
+def read(name_or_path: str | Path) -> ProfileSource:
     """The merged tables of a shipped profile (by name) or of a file, `extends` resolved."""
     return _read(locate(name_or_path, Path()), [])
 
@@ -231,7 +231,7 @@ def _meant(text: str, shipped: list[str], path: Path) -> str:
     return f"; did you mean {near}?" if near else ""
 
 
-def _read(path: Path, chain: list[Path]) -> Source:
+def _read(path: Path, chain: list[Path]) -> ProfileSource:
     resolved = path.resolve()
     if resolved in chain:
         raise ProfileError(
@@ -259,7 +259,7 @@ def _read(path: Path, chain: list[Path]) -> Source:
         raise ProfileError(f"{path}:1: cannot be read: {error.strerror}") from error
     if len(raw) > MAX_BYTES:
         raise ProfileError(f"{path}:1: larger than {MAX_BYTES // 1024} KiB, which no profile is")
-    source = Source(str(path), data, {k: (str(path), n) for k, n in key_lines(text).items()})
+    source = ProfileSource(str(path), data, {k: (str(path), n) for k, n in key_lines(text).items()})
     parent = data.pop("extends", None)
     if parent is None:
         return source
@@ -271,7 +271,7 @@ def _read(path: Path, chain: list[Path]) -> Source:
     except ProfileError as error:
         raise ProfileError(f"{where}: {error}") from error
     base = _read(start, [*chain, resolved])
-    return Source(str(path), _merge(base.data, data), {**base.lines, **source.lines})
+    return ProfileSource(str(path), _merge(base.data, data), {**base.lines, **source.lines})
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

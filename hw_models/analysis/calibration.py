@@ -27,8 +27,8 @@ import numpy as np
 from hw_models.accelerator.description import Accelerator
 from hw_models.accelerator.loader import load
 from hw_models.analysis.calibrated_profile import Constants, constants_text
-from hw_models.analysis.calibration_fit import choose_time_constants, fit_constants
-from hw_models.analysis.measured_steps import COLUMNS, Step, read_steps
+from hw_models.analysis.calibration_fit import Groups, choose_time_constants, fit_constants
+from hw_models.analysis.measured_steps import COLUMNS, MeasuredStep, read_steps
 from hw_models.cost.training_step import training_cost
 from hw_models.errors import HardwareError, ProfileError
 
@@ -90,7 +90,7 @@ class Fit:
         return float(np.mean(list(self.held_out.values()))) if self.held_out else float("nan")
 
 
-def fit(steps: Sequence[Step], chip: Accelerator | str) -> Fit:
+def fit(steps: Sequence[MeasuredStep], chip: Accelerator | str) -> Fit:
     """Constants of a device profile from measured steps. Raises `HardwareError` with too few of them."""
     chip = load(chip)
     if chip.kind != "device":
@@ -114,7 +114,7 @@ def fit(steps: Sequence[Step], chip: Accelerator | str) -> Fit:
     return Fit(constants, extras, left_out, joules, seconds, *fitted, len(steps))
 
 
-def _groups(steps: Sequence[Step], by: str, formats: Sequence[str]) -> dict[str, tuple[list[Step], list[Step]]]:
+def _groups(steps: Sequence[MeasuredStep], by: str, formats: Sequence[str]) -> Groups:
     """Group -> (the others, its own steps), where the others still fix every constant."""
     found = {}
     for name in dict.fromkeys(getattr(s, by) for s in steps):
@@ -125,7 +125,7 @@ def _groups(steps: Sequence[Step], by: str, formats: Sequence[str]) -> dict[str,
     return found
 
 
-def score(steps: Sequence[Step], chip: Accelerator, constants: Constants) -> tuple[float, float]:
+def score(steps: Sequence[MeasuredStep], chip: Accelerator, constants: Constants) -> tuple[float, float]:
     """Mean errors of joules and seconds of the profile with `constants`: written, loaded, and priced on `steps`."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "fitted.toml"

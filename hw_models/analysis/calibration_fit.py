@@ -10,16 +10,19 @@ from scipy.optimize import least_squares, nnls
 
 from hw_models.accelerator.description import Accelerator
 from hw_models.analysis.calibrated_profile import Constants
-from hw_models.analysis.measured_steps import Step
+from hw_models.analysis.measured_steps import MeasuredStep
 from hw_models.precision.formats import FORMATS
 from hw_models.workload.shapes import Array
 
+Groups = Mapping[str, tuple[list[MeasuredStep], list[MeasuredStep]]]  # group -> the other steps, its own steps
 EXTRAS = ("gbytes_per_s", "launch_us", "half_batch")  # constants of time that measured steps may or may not determine
 GAIN = 0.9  # a further constant must bring the left-out error to this share of it
 
 
 def choose_time_constants(
-    steps: Sequence[Step], chip: Accelerator, groups: Mapping[str, tuple[list[Step], list[Step]]]
+    steps: Sequence[MeasuredStep],
+    chip: Accelerator,
+    groups: Groups,
 ) -> tuple[str, ...]:
     """The constants of time beside the efficiencies that predict left-out steps best, none without clear gain."""
     best: tuple[str, ...] = ()
@@ -34,9 +37,9 @@ def choose_time_constants(
 
 def _time_error(
     extras: tuple[str, ...],
-    steps: Sequence[Step],
+    steps: Sequence[MeasuredStep],
     chip: Accelerator,
-    groups: Mapping[str, tuple[list[Step], list[Step]]],
+    groups: Groups,
 ) -> float:
     formats = len({s.precision for s in steps})
     if any(len(seen) < formats + len(extras) for seen, _ in groups.values()) or (not groups and extras):
@@ -54,7 +57,7 @@ class StepTimes:
     """Predicted seconds of steps: functions of the fitted logarithms (efficiencies, bandwidth) and shares."""
 
     def __init__(
-        self, steps: Sequence[Step], chip: Accelerator, extras: tuple[str, ...], formats: Sequence[str] = ()
+        self, steps: Sequence[MeasuredStep], chip: Accelerator, extras: tuple[str, ...], formats: Sequence[str] = ()
     ) -> None:
         self.chip, self.extras = chip, extras
         self.formats = list(formats) or sorted({s.precision for s in steps})
@@ -101,7 +104,7 @@ class StepTimes:
         ).x
 
 
-def fit_constants(steps: Sequence[Step], chip: Accelerator, extras: tuple[str, ...]) -> Constants:
+def fit_constants(steps: Sequence[MeasuredStep], chip: Accelerator, extras: tuple[str, ...]) -> Constants:
     times = StepTimes(steps, chip, extras)
     values = times.solve()
     seconds = np.exp(times.gap(values)) * [s.seconds for s in steps]
@@ -121,7 +124,7 @@ def fit_constants(steps: Sequence[Step], chip: Accelerator, extras: tuple[str, .
 
 
 def _energy(
-    steps: Sequence[Step], formats: Sequence[str], seconds: Array, chip: Accelerator
+    steps: Sequence[MeasuredStep], formats: Sequence[str], seconds: Array, chip: Accelerator
 ) -> tuple[float, float, dict[str, float], float]:
     """(watts, pJ per DRAM bit, pJ per FLOP by format, factor of the vector unit's energies).
 

@@ -17,7 +17,7 @@ from hw_models.workload.reference_networks import network
 
 
 @dataclass(frozen=True)
-class Plan:
+class CheckpointPlan:
     """A checkpointing plan: where segments begin, the memory it needs, and the energy of a step with recomputation."""
 
     cuts: tuple[int, ...]
@@ -27,7 +27,7 @@ class Plan:
     again: float  # share of the step's joules that recomputing takes
 
 
-def plans(cost: Cost, layers: Sequence[Layer], bits: Bits = None) -> list[Plan]:
+def plans(cost: Cost, layers: Sequence[Layer], bits: Bits = None) -> list[CheckpointPlan]:
     """Checkpointing plans that trade memory for energy: each needs less memory than those that cost less.
 
     `cost`: the step without checkpoints (`training_cost` of `layers` in `bits`). A recomputed row costs what its
@@ -37,13 +37,15 @@ def plans(cost: Cost, layers: Sequence[Layer], bits: Bits = None) -> list[Plan]:
     forward = cost.joules[:, 0].sum(axis=0), cost.row_seconds[0]
     where = {name: i for i, name in enumerate(cost.table.names)}
     base = footprint(layers, bits, cost.batch)
-    found = [Plan((), base, cost.total, cost.seconds, 0.0)]
+    found = [CheckpointPlan((), base, cost.total, cost.seconds, 0.0)]
     for cuts in _cuts(layers, bits, cost.batch, base.activations):
         memory = footprint(layers, bits, cost.batch, cuts)
         rows = [where[name] for name in memory.recomputed]
         extra, later = (float(values[rows].sum()) for values in forward)
-        found.append(Plan(cuts, memory, cost.total + extra, cost.seconds + later, extra / (cost.total + extra)))
-    best: list[Plan] = []
+        found.append(
+            CheckpointPlan(cuts, memory, cost.total + extra, cost.seconds + later, extra / (cost.total + extra))
+        )
+    best: list[CheckpointPlan] = []
     for plan in sorted(found, key=lambda plan: (plan.joules, plan.memory.peak)):
         if not best or plan.memory.peak < best[-1].memory.peak:
             best.append(plan)

@@ -26,7 +26,7 @@ MOST = {"batch": 1e7, "joules": 1e9, "seconds": 1e7}  # of one step; beyond, a u
 
 
 @dataclass(frozen=True)
-class Step:
+class MeasuredStep:
     """One measured training step, and what the model counts of it on the profile that is fitted."""
 
     network: str
@@ -40,7 +40,7 @@ class Step:
 
 def read_steps(
     path: str | Path, chip: Accelerator | str, networks: Mapping[str, Sequence[Layer]] | None = None
-) -> list[Step]:
+) -> list[MeasuredStep]:
     """Measured steps from a CSV; network names are looked up in `networks`, then among the reference tables.
 
     Raises `HardwareError` naming line and column of the first thing that is wrong.
@@ -58,7 +58,9 @@ def read_steps(
     return [_step(f"{path}:{line}", row, chip, networks or {}) for line, row in enumerate(rows, above + 2)]
 
 
-def _step(where: str, row: Mapping[str, Any], chip: Accelerator, networks: Mapping[str, Sequence[Layer]]) -> Step:
+def _step(
+    where: str, row: Mapping[str, Any], chip: Accelerator, networks: Mapping[str, Sequence[Layer]]
+) -> MeasuredStep:
     values = {}
     for name in ("batch", "joules", "seconds"):
         try:
@@ -76,6 +78,6 @@ def _step(where: str, row: Mapping[str, Any], chip: Accelerator, networks: Mappi
     except HardwareError as error:
         raise HardwareError(f"{where}: {error}") from error
     cost = training_cost(layers, chip, row["precision"], values["batch"], hypothetical=True)
-    return Step(
+    return MeasuredStep(
         row["network"], row["precision"], int(values["batch"]), values["joules"], values["seconds"], tuple(layers), cost
     )

@@ -48,7 +48,7 @@ ENTRY = {  # keys of a ledger entry, see `price`
 
 
 @dataclass(frozen=True)
-class Stage:
+class PricedStage:
     """One priced ledger entry. Energies in J (modelled), seconds a lower bound, MACs exact."""
 
     stage: str
@@ -72,7 +72,7 @@ class EnergyReport:
 
     chip: Accelerator
     model: str
-    stages: tuple[Stage, ...]
+    stages: tuple[PricedStage, ...]
     numbers: dict[str, Number] = field(repr=False)
 
     def __repr__(self) -> str:
@@ -260,7 +260,7 @@ def _stage(
     model: str,
     hypothetical: bool,
     numbers: dict[str, Number],
-) -> Stage:
+) -> PricedStage:
     def count(key: str, default: int | None = None) -> int:
         value = e.get(key, default)
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
@@ -324,7 +324,7 @@ def _stage(
         numbers |= part.numbers
     constants = _sum(part.constants for part in work.values())
     train, evaluate = work["train"], work["evaluate"]
-    return Stage(
+    return PricedStage(
         stage=str(e.get("stage", "")),
         network=network,
         precision=train.precision or evaluate.precision or "fp32",

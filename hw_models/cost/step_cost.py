@@ -21,7 +21,7 @@ COMPONENTS = ("mac", "register", "interconnect", "buffer", "dram", "vector", "qu
 
 
 @dataclass(frozen=True)
-class Part:
+class ConstantUse:
     """How often one constant is used: counts [passes, ..., layers of `index`]."""
 
     key: str
@@ -40,7 +40,7 @@ class Cost:
     precision: str
     batch: float
     model: str
-    parts: tuple[Part, ...]
+    parts: tuple[ConstantUse, ...]
     dram_bits: Array  # [passes, ..., layers]
     row_limits: Array  # [limits, passes, ..., layers], s that each would take alone
     row_seconds: Array

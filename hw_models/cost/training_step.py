@@ -19,7 +19,7 @@ import numpy as np
 from hw_models import REUSE_MODELS
 from hw_models.accelerator.description import Accelerator
 from hw_models.accelerator.loader import load
-from hw_models.cost.step_cost import LIMITS, STAGES, Cost, Part
+from hw_models.cost.step_cost import LIMITS, STAGES, ConstantUse, Cost
 from hw_models.cost.time import busy, port_bits, waiting
 from hw_models.cost.vector_ops import QUANTIZE, TRY, UPDATE_ADD, UPDATE_MULTIPLY, pointwise
 from hw_models.errors import HardwareError
@@ -33,9 +33,9 @@ from hw_models.precision.formats import (
     UNROUNDED,
     Bits,
     Format,
-    Pointwise,
+    LayerFormats,
+    PointwiseFormats,
     Precision,
-    Rule,
     mac_key,
     parse_precision,
 )
@@ -121,7 +121,7 @@ def assemble(
     limits[2] = moved / chip.dram_bits_per_s
     seconds = (limits.max(axis=0) + waits + chip.launch_s * (moved > 0)) * (1 + chip.half_batch / batch)
     if model != "macs":
-        parts += [Part(key, "static", watts, seconds / PJ, None) for key, watts in chip.leakage]
+        parts += [ConstantUse(key, "static", watts, seconds / PJ, None) for key, watts in chip.leakage]
     macs = np.zeros(shape)
     macs[:3, ..., p.index] = p.macs
     multiplied = {f for pair in precision.multiplied(table.names[i] for i in p.index) for f in pair}
@@ -132,7 +132,7 @@ def assemble(
 class _Rules:
     """The precision rules of the contractions: the distinct ones, and which contraction has which."""
 
-    def __init__(self, rules: list[Rule], count: int) -> None:
+    def __init__(self, rules: list[LayerFormats], count: int) -> None:
         numbers = {id(rule): i for i, rule in enumerate({id(r): r for r in rules}.values())}
         self.distinct = list({id(r): r for r in rules}.values())
         self.which = np.array([numbers[id(r)] for r in rules]) if len(rules) > 1 else np.zeros(count, dtype=int)
@@ -155,7 +155,7 @@ def _widths(p: Passes, rules: _Rules) -> Widths:
     return Widths(*(rules.spread(p, values) for values in (x, y, z, acc)))
 
 
-def _mac_parts(p: Passes, chip: Accelerator, rules: _Rules, hypothetical: bool) -> list[Part]:
+def _mac_parts(p: Passes, chip: Accelerator, rules: _Rules, hypothetical: bool) -> list[ConstantUse]:
     """Multiply-accumulates by pair of formats, and the exponent additions of block formats."""
     pairs: dict[tuple[Format, Format], list[list[float]]] = {}
     for j, rule in enumerate(rules.distinct):
@@ -164,15 +164,15 @@ def _mac_parts(p: Passes, chip: Accelerator, rules: _Rules, hypothetical: bool) 
     parts = []
     for (x, y), places in pairs.items():
         counts = p.macs * rules.spread(p, places)
-        parts.append(Part(mac_key(x, y), "mac", chip.mac(x, y, hypothetical), counts, p.index))
+        parts.append(ConstantUse(mac_key(x, y), "mac", chip.mac(x, y, hypothetical), counts, p.index))
         if "bfp" in (x.kind, y.kind):
             block = min(b for b in (x.block, y.block, np.inf) if b)
             adds = counts / np.minimum(np.maximum(p.red, 1.0), block)
-            parts.append(Part("op.integer", "mac", chip.ops["integer"], adds, p.index))
+            parts.append(ConstantUse("op.integer", "mac", chip.ops["integer"], adds, p.index))
     return parts
 
 
-def _memory_parts(p: Passes, bits: Widths, chip: Accelerator, mapped: Mapped) -> list[Part]:
+def _memory_parts(p: Passes, bits: Widths, chip: Accelerator, mapped: Mapped) -> list[ConstantUse]:
     """Registers, network and buffers. A register of X or Y is read at every product, one of sums written at every
     product and read but for the first of each sum; a sum of one product passes by."""
     inner = mapped.boundaries[0]
@@ -181,29 +181,29 @@ def _memory_parts(p: Passes, bits: Widths, chip: Accelerator, mapped: Mapped) ->
     again = np.maximum(sums - p.z, 0.0)
     used = (p.macs / serves[0] * bits.x, p.macs / serves[1] * bits.y, (again + sums * (p.red > 1)) * bits.acc)
     parts = [
-        Part(f"registers.{name}", "register", r.pj_per_bit, n, p.index)
+        ConstantUse(f"registers.{name}", "register", r.pj_per_bit, n, p.index)
         for (name, r), n in zip(chip.registers.items(), used, strict=True)
         if r.bits
     ]
     if chip.network is not None:
-        parts.append(Part("network.pj_per_bit", "interconnect", chip.network, inner.total, p.index))
+        parts.append(ConstantUse("network.pj_per_bit", "interconnect", chip.network, inner.total, p.index))
     for memory, (reads, writes) in zip(chip.memories, port_bits(p, bits, chip, mapped), strict=True):
-        parts.append(Part(f"memory.{memory.name}.read", "buffer", memory.read, reads, p.index))
-        parts.append(Part(f"memory.{memory.name}.write", "buffer", memory.write, writes, p.index))
+        parts.append(ConstantUse(f"memory.{memory.name}.read", "buffer", memory.read, reads, p.index))
+        parts.append(ConstantUse(f"memory.{memory.name}.write", "buffer", memory.write, writes, p.index))
     return parts
 
 
-def _dram_parts(chip: Accelerator, dram: Array) -> list[Part]:
+def _dram_parts(chip: Accelerator, dram: Array) -> list[ConstantUse]:
     """The bits that DRAM reads and writes, [2, passes, ..., layers]; one part if they cost the same."""
     (read, read_pj), (write, write_pj) = chip.dram_constants
     if read == write:
-        return [Part(read, "dram", read_pj, dram.sum(axis=0), None)]
-    return [Part(read, "dram", read_pj, dram[0], None), Part(write, "dram", write_pj, dram[1], None)]
+        return [ConstantUse(read, "dram", read_pj, dram.sum(axis=0), None)]
+    return [ConstantUse(read, "dram", read_pj, dram[0], None), ConstantUse(write, "dram", write_pj, dram[1], None)]
 
 
 def _vector_parts(
     table: Shapes, chip: Accelerator, precision: Precision, batch: float, l1: bool, dram: Array
-) -> list[Part]:
+) -> list[ConstantUse]:
     """Pointwise layers, quantizers and the update; their traffic is added to `dram` in place."""
     moves = pointwise(table, chip.fused)
     widths = _TensorBits(table, precision)
@@ -224,7 +224,7 @@ def _vector_parts(
     dram[0][3] += matrix * widths.update_reads + 3 * thin
     dram[1][3] += matrix * widths.update_writes + 2 * thin
     parts = [
-        Part(f"op.{name}", "vector", chip.ops[name], counts, None)
+        ConstantUse(f"op.{name}", "vector", chip.ops[name], counts, None)
         for name, counts in (("multiply", multiply), ("add", add), ("compare", compare))
     ]
     return parts + _quantizer_parts(table, chip, precision, widths, batch, dram)
@@ -248,7 +248,7 @@ class _TensorBits:
     """
 
     def __init__(self, table: Shapes, precision: Precision) -> None:
-        self.rows: list[Rule | Pointwise]
+        self.rows: list[LayerFormats | PointwiseFormats]
         if precision.uniform and not precision.pointwise.keys() - {"*"}:
             other = precision.pointwise.get("*", UNROUNDED)
             self.rows = [precision.default if product else other for product in table.contraction.tolist()]
@@ -267,9 +267,9 @@ class _TensorBits:
         self.error = np.array([*self.backward[1:], FORMATS["fp32"].bits])
 
 
-def _bits(row: Rule | Pointwise) -> tuple[float, float, float, float]:
+def _bits(row: LayerFormats | PointwiseFormats) -> tuple[float, float, float, float]:
     """Bits per element of a row's output and input gradient, and bits per weight that its update reads and writes."""
-    if isinstance(row, Pointwise):
+    if isinstance(row, PointwiseFormats):
         return row.forward.bits, row.backward.bits, 0.0, 0.0
     gradient, momentum, stored = (fmt.bits for fmt in row.update)
     return row.output.bits, row.activation_gradient.bits, gradient + momentum + stored, momentum + stored
@@ -277,7 +277,7 @@ def _bits(row: Rule | Pointwise) -> tuple[float, float, float, float]:
 
 def _quantizer_parts(
     table: Shapes, chip: Accelerator, precision: Precision, widths: _TensorBits, batch: float, dram: Array
-) -> list[Part]:
+) -> list[ConstantUse]:
     """Range, scale, round and clamp of every quantized tensor; a pass over it where its width changes."""
     elements, once_scaled, tried, random = np.zeros((4, *dram.shape[1:]))
     transformed = np.zeros(dram.shape[2:])
@@ -294,11 +294,13 @@ def _quantizer_parts(
         dram[1, stage, ..., row] += n * written
 
     thin = precision.one_dimensional_rounding
-    if not thin and not any(any(row.rounded.values() if isinstance(row, Rule) else row.rounded) for row in widths.rows):
+    if not thin and not any(
+        any(row.rounded.values() if isinstance(row, LayerFormats) else row.rounded) for row in widths.rows
+    ):
         return []
     for i, row in enumerate(widths.rows):
         inputs, outputs, once = table.inputs[..., i] * batch, table.outputs[..., i] * batch, needed[..., i]
-        if isinstance(row, Rule):
+        if isinstance(row, LayerFormats):
             late = ("weight_gradient", "error") in row.rounded
             operands = {
                 (phase, role): fmt
@@ -343,5 +345,5 @@ def _quantizer_parts(
         work["add"] = TRY["add"] * tried
         work["add"][2] += 4 * transformed
         work["multiply"][2] += transformed
-    parts = [Part(f"op.{op}", "quantiser", chip.ops[op], counts, None) for op, counts in work.items()]
-    return [*parts, Part("op.random", "quantiser", chip.ops["random"], random, None)]
+    parts = [ConstantUse(f"op.{op}", "quantiser", chip.ops[op], counts, None) for op, counts in work.items()]
+    return [*parts, ConstantUse("op.random", "quantiser", chip.ops["random"], random, None)]

@@ -112,7 +112,7 @@ FORMATS = {
 
 
 @dataclass(frozen=True)
-class Rule:
+class LayerFormats:
     """The formats of one layer: (x, y) of each pass, accumulator, output, input gradient, and update.
 
     `rounded`: (pass, role) -> rounding of every quantizer that works on a tensor of it.
@@ -128,7 +128,7 @@ class Rule:
 
 
 @dataclass(frozen=True)
-class Pointwise:
+class PointwiseFormats:
     """The formats of a pointwise row's output and of its input gradient, and the roundings of both (None: none)."""
 
     forward: Format
@@ -137,8 +137,8 @@ class Pointwise:
 
 
 _FP32 = FORMATS["fp32"]
-PLAIN = Rule(((_FP32, _FP32),) * 3, _FP32, _FP32, _FP32, (_FP32,) * 3)  # of what no backend reaches
-UNROUNDED = Pointwise(_FP32, _FP32)
+PLAIN = LayerFormats(((_FP32, _FP32),) * 3, _FP32, _FP32, _FP32, (_FP32,) * 3)  # of what no backend reaches
+UNROUNDED = PointwiseFormats(_FP32, _FP32)
 
 
 @dataclass(frozen=True)
@@ -151,13 +151,13 @@ class Precision:
     """
 
     name: str
-    default: Rule
-    layers: Mapping[str, Rule]
+    default: LayerFormats
+    layers: Mapping[str, LayerFormats]
     one_dimensional: Format
     one_dimensional_rounding: str | None = None
     covered: frozenset[str] | None = None
     products: bool = True
-    pointwise: Mapping[str, Pointwise] = field(default_factory=dict)
+    pointwise: Mapping[str, PointwiseFormats] = field(default_factory=dict)
 
     @property
     def gradient(self) -> Format:
@@ -181,7 +181,7 @@ class Precision:
         """Whether one rule serves every product."""
         return not self.layers and self.covered is None and self.products
 
-    def rule(self, row: str, kind: str = "") -> Rule:
+    def rule(self, row: str, kind: str = "") -> LayerFormats:
         """Of a row of the layer table: that of its layer, also where it is the layer's second call ("fc.addmm")."""
         layer = self._layer(row)
         if layer is None or (kind == "matmul" and not self.products):
@@ -194,7 +194,7 @@ class Precision:
             return next((name for name in names if name in self.layers), row)
         return next((name for name in names if name in self.covered), None)
 
-    def pointwise_row(self, row: str, kind: str) -> Pointwise:
+    def pointwise_row(self, row: str, kind: str) -> PointwiseFormats:
         """Of a row that multiplies no matrices."""
         keys = (row, row.rpartition(".")[0], f"@{POINTWISE_KINDS.get(kind, '')}", "*")
         return next((self.pointwise[key] for key in keys if key in self.pointwise), UNROUNDED)
@@ -262,9 +262,9 @@ def _uniform(fmt: Format) -> Precision:
         if fmt.name == "fp32"
         else dict.fromkeys((("forward", "weight"), ("forward", "activation"), ("input_gradient", "error")), "nearest")
     )
-    rule = Rule(((fmt, fmt),) * 3, _FP32, fmt, fmt, (_FP32,) * 3, rounded)
+    rule = LayerFormats(((fmt, fmt),) * 3, _FP32, fmt, fmt, (_FP32,) * 3, rounded)
     name = f"all {fmt.name}" if fmt.name in PRESETS and fmt.name != "fp32" else fmt.name
-    return Precision(name, rule, {}, _FP32, pointwise={"*": Pointwise(fmt, fmt)})
+    return Precision(name, rule, {}, _FP32, pointwise={"*": PointwiseFormats(fmt, fmt)})
 
 
 def _over(default: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]:
@@ -288,9 +288,9 @@ def _from_record(record: Mapping[str, Any], products: bool = True) -> Precision:
     update = record.get("update", {})
     both_ways = record.get("schema", 1) == 1  # then `output` is what leaves a layer in either direction
 
-    def rule(data: Mapping[str, Any]) -> Rule:
+    def rule(data: Mapping[str, Any]) -> LayerFormats:
         formats = {**update, **data.get("update", {})}
-        made = Rule(
+        made = LayerFormats(
             tuple(
                 (find(data.get(p, {}).get(x, "fp32")), find(data.get(p, {}).get(y, "fp32")))
                 for p, (x, y) in OPERAND_ROLES.items()
@@ -307,16 +307,16 @@ def _from_record(record: Mapping[str, Any], products: bool = True) -> Precision:
         made = replace(made, hadamard=tuple(data.get("hadamard", ())))
         return replace(made, rounded=_roundings(data.get("quantise", record.get("quantise", {})), made))
 
-    def pointwise(data: Mapping[str, Any]) -> Pointwise:
+    def pointwise(data: Mapping[str, Any]) -> PointwiseFormats:
         how = data.get("quantise", {})
         formats = find(data.get("forward", "fp32")), find(data.get("backward", "fp32"))
-        return Pointwise(*formats, (how.get("forward"), how.get("backward")))
+        return PointwiseFormats(*formats, (how.get("forward"), how.get("backward")))
 
     default = record["default"]
     rows = {name: pointwise(data) for name, data in record.get("pointwise", {}).items()}
     if both_ways and not rows:  # and of what the rows between layers
         handed = find(default.get("output", "fp32"))
-        rows = {"*": Pointwise(handed, handed)}
+        rows = {"*": PointwiseFormats(handed, handed)}
     thin = record.get("quantise", {}).get("update", {})
     return Precision(
         str(record.get("name", "custom")),
@@ -330,7 +330,7 @@ def _from_record(record: Mapping[str, Any], products: bool = True) -> Precision:
     )
 
 
-def _roundings(table: Mapping[str, Any], rule: Rule) -> dict[tuple[str, str], str]:
+def _roundings(table: Mapping[str, Any], rule: LayerFormats) -> dict[tuple[str, str], str]:
     """(pass, role) -> rounding. Of a record of schema 1, role -> rounding: what was rounded is what has a format."""
     if not table or all(isinstance(value, Mapping) for value in table.values()):
         found = {(phase, role): how for phase, roles in table.items() for role, how in roles.items()}

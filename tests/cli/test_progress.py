@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from ebsim import pipeline
-from ebsim.commands.progress import Outlook, Terminal, described
+from ebsim.commands.progress import RemainingTime, TerminalProgress, event_line
 from ebsim.files import read_json
 from ebsim.report.display.value import quantity
 from ebsim.runs.inventory import progress_lines
@@ -43,7 +43,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     log = io.StringIO()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ebsim.report.figures.PLOTS", ())  # plotting is most of what a tiny run takes
-        done = pipeline.run(root / "tiny.toml", runs_dir=root, progress=Terminal(Console(file=log, width=60)))
+        done = pipeline.run(root / "tiny.toml", runs_dir=root, progress=TerminalProgress(Console(file=log, width=60)))
     return done.path, log.getvalue()
 
 
@@ -128,7 +128,7 @@ def test_the_log_is_plain_lines_and_can_be_followed_elsewhere(run: tuple[Path, s
     lines = log.splitlines()
     assert "[2/3] eb-train p = 0.3" in lines and any("emerged at epoch" in line for line in lines)
     assert any("EB Train p = 0.5: " in line and "J modelled on horowitz-45nm" in line for line in lines)
-    elsewhere = [text for line in progress_lines(path) if (text := described(line)) and line["kind"] != "epoch"]
+    elsewhere = [text for line in progress_lines(path) if (text := event_line(line)) and line["kind"] != "epoch"]
     assert set(elsewhere) <= set(lines)
     assert sum(" epoch " in line and "left" in line for line in lines) == len(kept(path, "epoch"))
 
@@ -143,7 +143,7 @@ def test_what_a_run_keeps_of_its_progress_is_no_part_of_it(run: tuple[Path, str]
 
 def test_the_outlook_counts_what_is_left() -> None:
     """By hand: 4 rows of N = 10 epochs at 2 s; dense trains 10, the first ticket 6."""
-    look = Outlook()
+    look = RemainingTime()
     look.task(1, 4, 10)
     for _ in range(10):
         look.epoch(2.0)
@@ -154,4 +154,4 @@ def test_the_outlook_counts_what_is_left() -> None:
         look.epoch(2.0)
     look.task(3, 4, 10)
     assert look.left(6) == pytest.approx((6 + 1 * 6) * 2.0)  # a row of tickets trained six
-    assert Outlook().left(5) == 0.0
+    assert RemainingTime().left(5) == 0.0

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ebsim import config
-from ebsim.config.sections import Data, Experiment, Since
+from ebsim.config.sections import AddedLater, Data, Experiment
 from ebsim.config.source import key_lines, parse_value
 from ebsim.config.write import to_toml
 from ebsim.errors import ConfigError
@@ -167,7 +167,7 @@ def test_a_later_key_leaves_old_identities_alone() -> None:
     from typing import Annotated
 
     class Newer(Data):
-        shuffle: Annotated[bool, Since(noop=True)] = True
+        shuffle: Annotated[bool, AddedLater(noop=True)] = True
 
     assert Newer().identity() == Data().identity()
     assert Newer(shuffle=False).identity() == {**Data().identity(), "shuffle": False}

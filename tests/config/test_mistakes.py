@@ -10,7 +10,7 @@ import pytest
 
 from ebsim import config, pipeline
 from ebsim.config.load import refusal
-from ebsim.config.source import Source
+from ebsim.config.source import ExperimentSource
 from ebsim.errors import ConfigError
 
 # (section, line with a mistake, what must be said of it); together they make one file.
@@ -92,7 +92,7 @@ def test_a_rule_is_silent_about_a_key_that_is_wrong_itself(tmp_path: Path) -> No
      ("prune.epochs", "prune.draw_epochs"), ("prune.lr", "train.lr"), ("data.models", ""), ("hardware.name", "")],
 )  # fmt: skip
 def test_a_suggestion_stays_in_its_section(key: str, meant: str) -> None:
-    source = Source("here", {"name": "a"})
+    source = ExperimentSource("here", {"name": "a"})
     config.override(source, {key: {} if "." not in key else 1})
     _, mistakes = config.check(source)
     [line] = [mistake.text for mistake in mistakes]

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ebsim.data.cifar_pickle import Call, as_bytes, byte_array, parse
+from ebsim.data.cifar_pickle import PickledCall, as_bytes, byte_array, parse
 
 from .conftest import python2_pickle
 
@@ -60,7 +60,7 @@ class Attack:
 def test_a_hostile_pickle_is_only_read_about(tmp_path: Path, protocol: int) -> None:
     content = pickle.dumps({"data": Attack(tmp_path / "ran")}, protocol)
     parsed = parse(content)
-    assert isinstance(parsed["data"], Call) and str(parsed["data"].function).endswith("system")
+    assert isinstance(parsed["data"], PickledCall) and str(parsed["data"].function).endswith("system")
     with pytest.raises(ValueError, match="not a pickled numpy array"):
         byte_array(parsed["data"])
     assert not (tmp_path / "ran").exists()
@@ -93,4 +93,6 @@ def test_instructions_that_data_does_not_need_are_refused(instruction: bytes) ->
 
 
 def test_byte_strings_in_three_spellings() -> None:
-    assert as_bytes(b"\xff") == as_bytes("\xff") == as_bytes(Call("_codecs encode", ("\xff", "latin1"))) == b"\xff"
+    assert (
+        as_bytes(b"\xff") == as_bytes("\xff") == as_bytes(PickledCall("_codecs encode", ("\xff", "latin1"))) == b"\xff"
+    )

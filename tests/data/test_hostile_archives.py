@@ -125,11 +125,11 @@ def test_a_hostile_archive_is_a_data_error_and_leaves_nothing(tmp_path: Path, ca
 def test_the_disk_is_asked_for_blocks_and_file_entries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiny files take a block and an entry each, whatever their size."""
     archive = pack(tmp_path / "a.tar", *(member(f"train/{n}", b"") for n in range(50)))
-    monkeypatch.setattr(archives, "free", lambda folder: archives.Room(1 << 40, 40, 4096))
+    monkeypatch.setattr(archives, "free", lambda folder: archives.FreeSpace(1 << 40, 40, 4096))
     with pytest.raises(DataError, match="file entries"):
         archives.unpack(archive, tmp_path / "data")
     archive = pack(tmp_path / "a.tar", *(member(f"train/{n}", b"x") for n in range(50)))
-    monkeypatch.setattr(archives, "free", lambda folder: archives.Room(40 * 4096, 1 << 40, 4096))
+    monkeypatch.setattr(archives, "free", lambda folder: archives.FreeSpace(40 * 4096, 1 << 40, 4096))
     with pytest.raises(DataError, match="free disk space"):
         archives.unpack(archive, tmp_path / "data")
     assert list((tmp_path / "data").iterdir()) == []

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from ebsim.grid.progress import Lines
+from ebsim.grid.progress import GridProgress
 from ebsim.grid.state import DONE, FAILED, PENDING
 
 
@@ -22,7 +22,7 @@ def state(states: dict[int, str]) -> Any:
 
 def test_lines_of_two_cells() -> None:
     log = io.StringIO()
-    lines = Lines(Console(file=log, width=80))
+    lines = GridProgress(Console(file=log, width=80))
     grid = state({1: PENDING, 2: PENDING})
     one, two = grid.grid.cells
     lines.started(one, grid)

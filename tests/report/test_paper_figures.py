@@ -13,7 +13,7 @@ import pytest
 
 from ebsim.report import load_run, write_report
 from ebsim.report.figures import for_paper, marks, masks, plane, split_bars, style
-from ebsim.report.figures.plane import Point
+from ebsim.report.figures.plane import PlanePoint
 from ebsim.runs.load import Run
 from tests.report import many, sample
 
@@ -88,7 +88,7 @@ def test_both_widths_as_pdf_and_pgf_with_the_same_bytes_each_time(run: Run) -> N
 
 def test_a_crowd_is_drawn(run: Run) -> None:
     points = [
-        Point(f"{m}, {r}", m, r, 10.0 * (1 - r) + n, 0.9 - r / 10 + n / 100, (9.0, 11.0), (0.85, 1.2))
+        PlanePoint(f"{m}, {r}", m, r, 10.0 * (1 - r) + n, 0.9 - r / 10 + n / 100, (9.0, 11.0), (0.85, 1.2))
         for n, m in enumerate(METHODS)
         for r in RATIOS
     ]

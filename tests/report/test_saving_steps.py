@@ -12,7 +12,7 @@ import hw_models
 from ebsim.pricing.reprice import reprice
 from ebsim.report.tables import energy, saving_steps, sensitivity
 from ebsim.report.tables.highlights import highlights, pareto
-from ebsim.report.tables.saving_steps import MASKS, RETRAINING, SEARCH_PRECISION, SELECTIONS, Steps
+from ebsim.report.tables.saving_steps import MASKS, RETRAINING, SEARCH_PRECISION, SELECTIONS, SavingSteps
 from ebsim.runs.load import Run, load_run
 from tests.report import many, sample
 
@@ -23,7 +23,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return load_run(sample.write(tmp_path_factory.mktemp("many") / "run", many.content(21)))
 
 
-def joules(one: Steps) -> dict[str, float]:
+def joules(one: SavingSteps) -> dict[str, float]:
     return {step.name: step.joules for step in one.steps}
 
 
@@ -128,8 +128,13 @@ def test_rows_with_fewer_and_with_more_dense_epochs_share_a_table(run: Run, monk
     from ebsim.report.figures import waterfall
 
     pair = (
-        Steps("early", 10.0, (saving_steps.Step(saving_steps.FEWER, -6.0, 4), saving_steps.Step(RETRAINING, 2.0)), 6.0),
-        Steps("twice", 10.0, (saving_steps.Step(saving_steps.MORE, 10.0, 40),), 20.0),
+        SavingSteps(
+            "early",
+            10.0,
+            (saving_steps.SavingStep(saving_steps.FEWER, -6.0, 4), saving_steps.SavingStep(RETRAINING, 2.0)),
+            6.0,
+        ),
+        SavingSteps("twice", 10.0, (saving_steps.SavingStep(saving_steps.MORE, 10.0, 40),), 20.0),
     )
     monkeypatch.setattr(saving_steps, "saving_steps", lambda *_: pair)
     monkeypatch.setattr(waterfall, "saving_steps", lambda *_: pair)

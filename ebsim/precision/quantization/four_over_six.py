@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ebsim.precision.formats.number_format import NumberFormat
-from ebsim.precision.formats.rounding import EXPONENT, POSITIVE
+from ebsim.precision.rounding import EXPONENT, POSITIVE
 
 FULL = 256.0  # largest E4M3 scale of a block's 6 (448 elsewhere): its 4 then has 384, which is an E4M3 number too
 SMALLER = 4.0

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 from ebsim.report.comparison import draw_epoch
 from ebsim.report.comparison.aggregate import Replicates
 from ebsim.report.comparison.page import Drawing
-from ebsim.report.comparison.table import Entry, name
+from ebsim.report.comparison.table import ComparedLine, name
 from ebsim.report.display.text import as_typed, csv, plain
 from ebsim.report.display.value import scale
 from ebsim.report.figures import plane, style
 from ebsim.report.figures.marks import SHAPES, is_baseline
-from ebsim.report.figures.plane import Point
+from ebsim.report.figures.plane import PlanePoint
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,7 +30,9 @@ PANELS = 9
 """Small multiples of an axis at most; more lines than that share one pair of panels."""
 
 
-def drawings(every: Sequence[Entry], axes: Mapping[str, Sequence[Any]], told: Mapping[str, str]) -> list[Drawing]:
+def drawings(
+    every: Sequence[ComparedLine], axes: Mapping[str, Sequence[Any]], told: Mapping[str, str]
+) -> list[Drawing]:
     """The plane, and a chart for each axis of several values but the seed. told: line -> all its numbers."""
     them = [entry.line for entry in every if entry.line.finished]
     if not them:
@@ -74,7 +76,7 @@ def drawings(every: Sequence[Entry], axes: Mapping[str, Sequence[Any]], told: Ma
     return out
 
 
-def make(every: Sequence[Entry], axes: Mapping[str, Sequence[Any]]) -> dict[str, bytes]:
+def make(every: Sequence[ComparedLine], axes: Mapping[str, Sequence[Any]]) -> dict[str, bytes]:
     """{file name: bytes} of all figures: SVG, PNG and CSV."""
     return {f"{d.name}.{end}": data for d in drawings(every, axes, {}) for end, data in d.files.items()}
 
@@ -103,7 +105,7 @@ def _pair(line: Replicates, metric: str) -> tuple[float, float]:
     return sample.mean, sample.half or 0.0
 
 
-def points(them: Sequence[Replicates]) -> list[Point]:
+def points(them: Sequence[Replicates]) -> list[PlanePoint]:
     """The lines with an accuracy. An energy's band is that of its ratio to the dense row of its first run."""
     out = []
     for line in them:
@@ -115,11 +117,11 @@ def points(them: Sequence[Replicates]) -> list[Point]:
             band = (base * (1 - saving.high), base * (1 - saving.low))
         spread = (accuracy[0] - accuracy[1], accuracy[0] + accuracy[1]) if accuracy[1] else None
         group = name(line, them, without="prune.ratio") if line.ratio is not None else name(line, them)
-        out.append(Point(name(line, them), group, line.ratio, joules, accuracy[0], band, spread))
+        out.append(PlanePoint(name(line, them), group, line.ratio, joules, accuracy[0], band, spread))
     return out
 
 
-def _plane_data(them: Sequence[Replicates], shown: Sequence[Point]) -> Sheet:
+def _plane_data(them: Sequence[Replicates], shown: Sequence[PlanePoint]) -> Sheet:
     header = ("line", "n", "joules", "low_against_dense", "high_against_dense", "accuracy", "accuracy_half", "on_front")
     return header, [
         (p.name, len(line.finished), p.joules, *(p.joules_band or (None, None)), *_pair(line, "accuracy"), kept)

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ebsim.report.comparison import figures, page
-from ebsim.report.comparison.page import Section, Shown
-from ebsim.report.comparison.table import Entry, name
+from ebsim.report.comparison.page import PageSection, Shown
+from ebsim.report.comparison.table import ComparedLine, name
 from ebsim.report.display.table import Cell, Table, flat
 
 
@@ -15,7 +15,7 @@ def build(
     title: str,
     sub: str,
     badge: str,
-    every: Sequence[Entry],
+    every: Sequence[ComparedLine],
     axes: Mapping[str, Sequence[Any]],
     final: Table,
     cells: Shown,
@@ -31,17 +31,17 @@ def build(
     drawn = figures.drawings(every, axes, told(every, final))
     charts = tuple(drawing.name for drawing in drawn if drawing.name != "accuracy_energy")
     sections = [
-        Section("lines", "Results", tuple(lead), (Shown(final),)),
-        Section("plane", "Accuracy and energy", (), (), ("accuracy_energy",) if drawn else ()),
-        *([Section("axes", "Along each axis", (), (), charts)] if charts else []),
-        *([Section("differing", "What differs", (), (Shown(differing),))] if differing is not None else []),
-        Section("runs", "Runs", (("Each run has a page of its own.",),), (cells,)),
+        PageSection("lines", "Results", tuple(lead), (Shown(final),)),
+        PageSection("plane", "Accuracy and energy", (), (), ("accuracy_energy",) if drawn else ()),
+        *([PageSection("axes", "Along each axis", (), (), charts)] if charts else []),
+        *([PageSection("differing", "What differs", (), (Shown(differing),))] if differing is not None else []),
+        PageSection("runs", "Runs", (("Each run has a page of its own.",),), (cells,)),
     ]
     html = page.page(title, badge, sub, sections, drawn)
     return {"report.html": html.encode(), **page.files(drawn)}
 
 
-def told(every: Sequence[Entry], final: Table) -> dict[str, str]:
+def told(every: Sequence[ComparedLine], final: Table) -> dict[str, str]:
     """Line -> its name and every number of its row, for the pointer over its point."""
     them = [entry.line for entry in every]
     finished = [line for line in them if line.finished]

@@ -19,7 +19,7 @@ class Shown:
 
 
 @dataclass(frozen=True)
-class Section:
+class PageSection:
     anchor: str
     heading: str
     lead: tuple[Cell, ...] = ()
@@ -40,7 +40,7 @@ class Drawing:
     wide: bool = True
 
 
-def page(title: str, badge: str, sub: str, sections: Sequence[Section], drawings: Sequence[Drawing]) -> str:
+def page(title: str, badge: str, sub: str, sections: Sequence[PageSection], drawings: Sequence[Drawing]) -> str:
     """The page as HTML, with its figures inline; links to their files go to `figures/` beside it."""
     content = {
         "title": title,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ebsim.files import digest
 from ebsim.report.comparison import page
 from ebsim.report.comparison.figures import Sheet, drawing
-from ebsim.report.comparison.page import Section, Shown
+from ebsim.report.comparison.page import PageSection, Shown
 from ebsim.report.display.table import NONE, Cell, Column, Table
 from ebsim.report.display.text import clip, csv, plain
 from ebsim.report.display.value import Scale, Value, between, counted, fixed, percent, quantity, scale, significant
@@ -54,8 +54,8 @@ def build(priced: Sequence[Run]) -> dict[str, bytes]:
     names = tuple(drawing.name for drawing in drawn)
     label = f"{first.record.network.label} on {first.record.dataset.label}"
     sections = [
-        Section("energies", "Energies and savings", (lead(priced),), (Shown(table(priced)),)),
-        Section("figures", "Accelerators side by side", (), (), names),
+        PageSection("energies", "Energies and savings", (lead(priced),), (Shown(table(priced)),)),
+        PageSection("figures", "Accelerators side by side", (), (), names),
     ]
     html = page.page(
         f"{label}: priced on {counted(len(priced), 'accelerator')}",

@@ -40,7 +40,7 @@ class Comparison:
 
     runs: list[Run]
     differing: dict[str, list[Any]]
-    entries: list[table.Entry]
+    entries: list[table.ComparedLine]
     baseline: Baseline
 
     def settings_table(self) -> Table:

@@ -18,7 +18,7 @@ Show = Callable[[float], Value]
 
 
 @dataclass(frozen=True)
-class Entry:
+class ComparedLine:
     """A line, and what it is held against (None for the baseline itself)."""
 
     line: Replicates
@@ -37,8 +37,8 @@ class Entry:
         return None if self.base is None else self.line.saving(self.base)
 
 
-def entries(every: Sequence[Replicates], baseline: Baseline) -> list[Entry]:
-    return [Entry(line, baseline_of(line, every, baseline)) for line in every]
+def entries(every: Sequence[Replicates], baseline: Baseline) -> list[ComparedLine]:
+    return [ComparedLine(line, baseline_of(line, every, baseline)) for line in every]
 
 
 def shown_axes(every: Sequence[Replicates]) -> list[str]:
@@ -68,7 +68,7 @@ def name(line: Replicates, every: Sequence[Replicates], without: str = "") -> st
     return plain(", ".join(filter(None, parts))) or plain(line.label)
 
 
-def table(every: Sequence[Entry], caption: str, baseline: Baseline, notes: Sequence[str] = ()) -> Table:
+def table(every: Sequence[ComparedLine], caption: str, baseline: Baseline, notes: Sequence[str] = ()) -> Table:
     """The final table; +- is the half-width of the 95 % t-interval over seeds."""
     them = [entry.line for entry in every]
     columns = [_text("Method", [plain(line.label) for line in them])]
@@ -92,7 +92,7 @@ def table(every: Sequence[Entry], caption: str, baseline: Baseline, notes: Seque
     return Table("table", caption, tuple(columns), tuple((plain(note),) for note in (*_notes(every, baseline), *notes)))
 
 
-def _notes(every: Sequence[Entry], baseline: Baseline) -> list[str]:
+def _notes(every: Sequence[ComparedLine], baseline: Baseline) -> list[str]:
     them = [entry.line for entry in every]
     counts = sorted({len(line.finished) for line in them})
     against = baseline if isinstance(baseline, str) else " ".join(f"{key}={as_typed(v)}" for key, v in baseline.items())
@@ -180,14 +180,14 @@ def _spread(sample: Sample | None, shown: Show) -> Cell:
     return centre, " ± ", Value(half.raw, text)
 
 
-def _p(entry: Entry) -> Value | str:
+def _p(entry: ComparedLine) -> Value | str:
     found = entry.accuracy
     if found is None or found.p is None:
         return NONE
     return Value(found.p, f"{found.p:.3f}" if found.p >= 0.001 else "< 0.001")
 
 
-def records(every: Sequence[Entry]) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
+def records(every: Sequence[ComparedLine]) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
     """Every number of every line in base units (fractions, joules), for CSV."""
     flat = [_record(entry) for entry in every]
     axes = list(dict.fromkeys(key for entry in every for own in entry.line.under for key in own))
@@ -202,7 +202,7 @@ def records(every: Sequence[Entry]) -> tuple[tuple[str, ...], list[tuple[object,
     return header, rows
 
 
-def _record(entry: Entry) -> dict[str, Any]:
+def _record(entry: ComparedLine) -> dict[str, Any]:
     line, test = entry.line, entry.accuracy
     out: dict[str, Any] = {
         "method": line.method,
@@ -228,7 +228,7 @@ def _sample(metric: str, sample: Sample | None) -> dict[str, float | None]:
     return {metric: sample.mean, **spread, f"{metric}_low": sample.low, f"{metric}_high": sample.high}
 
 
-def as_json(every: Sequence[Entry]) -> list[dict[str, Any]]:
+def as_json(every: Sequence[ComparedLine]) -> list[dict[str, Any]]:
     """The same as objects, with the settings of the axes and the values seed by seed."""
     return [
         {

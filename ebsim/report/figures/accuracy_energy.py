@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ebsim.report.display.text import plain
 from ebsim.report.figures import plane
-from ebsim.report.figures.plane import Point
+from ebsim.report.figures.plane import PlanePoint
 from ebsim.report.tables import row_labels
 from ebsim.runs.load import Run
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def points(run: Run) -> list[Point]:
+def points(run: Run) -> list[PlanePoint]:
     """The rows with an accuracy. An energy's band is that of its ratio to dense, at the energy of dense."""
     out = []
     for row, name in zip(run.rows, row_labels.short(run.rows), strict=True):
@@ -24,7 +24,7 @@ def points(run: Run) -> list[Point]:
         saving, band = row.energy.saving, None
         if saving is not None and run.dense is not None and row is not run.dense:
             band = (run.dense.energy.joules * (1 - saving.high), run.dense.energy.joules * (1 - saving.low))
-        out.append(Point(name, group, row.ratio, row.energy.joules, row.accuracy, band))
+        out.append(PlanePoint(name, group, row.ratio, row.energy.joules, row.accuracy, band))
     return out
 
 

@@ -20,7 +20,7 @@ DRAWN, BEST = "prune-at-epoch", "prune-at-best"
 
 
 @dataclass(frozen=True)
-class Series:
+class DrawSeries:
     """Draws of one method, ratio and precision, by epoch; `best` is the draw from the best epoch."""
 
     name: str
@@ -29,7 +29,7 @@ class Series:
     best: Row | None
 
 
-def series(run: Run) -> list[Series]:
+def series(run: Run) -> list[DrawSeries]:
     """One per method, precision and ratio that was drawn at given epochs."""
     kinds = [(row.method, row_labels.precision(row)) for row in run.rows if AT_EPOCH in row.method]
     several = len(set(kinds)) > 1
@@ -45,11 +45,11 @@ def series(run: Run) -> list[Series]:
                 if (row.method, row.ratio, row_labels.precision(row)) == (best, ratio, precision)
             ]
             what = [f"p = {ratio:g}", *([method.removeprefix(f"{DRAWN}-"), precision] if several else [])]
-            out.append(Series(plain(", ".join(what)), ratio, drawn, star[0] if star else None))
+            out.append(DrawSeries(plain(", ".join(what)), ratio, drawn, star[0] if star else None))
     return out
 
 
-def theirs(run: Run, one: Series) -> list[tuple[int, float]]:
+def theirs(run: Run, one: DrawSeries) -> list[tuple[int, float]]:
     """The paper's points (epoch, accuracy) for this network, dataset and ratio."""
     place = (run.record.network.name, run.record.network.depth, run.record.dataset.name)
     return [

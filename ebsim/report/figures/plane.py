@@ -21,7 +21,7 @@ FEW = 8
 
 
 @dataclass(frozen=True)
-class Point:
+class PlanePoint:
     """energy in joules, accuracy as a fraction; each band is (low, high) or None where none is known."""
 
     name: str
@@ -34,11 +34,11 @@ class Point:
     accuracy_band: tuple[float, float] | None = None
 
 
-def on_front(points: Sequence[Point]) -> list[bool]:
+def on_front(points: Sequence[PlanePoint]) -> list[bool]:
     return pareto([(point.joules, point.accuracy) for point in points])
 
 
-def draw(points: Sequence[Point], width: float) -> Figure:
+def draw(points: Sequence[PlanePoint], width: float) -> Figure:
     """Each point is the group "point-N" of the SVG, N its place among the points."""
     own = scale((point.joules for point in points), "J")
     places = [(point.joules / own.factor, 100 * point.accuracy) for point in points]
@@ -70,7 +70,7 @@ def draw(points: Sequence[Point], width: float) -> Figure:
     return figure
 
 
-def _limits(axes: Axes, points: Sequence[Point], places: Sequence[tuple[float, float]], factor: float) -> None:
+def _limits(axes: Axes, points: Sequence[PlanePoint], places: Sequence[tuple[float, float]], factor: float) -> None:
     """Room for points and bands; an accuracy lies between 0 and 100, whatever an interval of two seeds says."""
     xs = [x for x, _ in places] + [end / factor for p in points for end in p.joules_band or ()]
     ys = [y for _, y in places] + [min(100.0, max(0.0, 100 * end)) for p in points for end in p.accuracy_band or ()]
@@ -82,7 +82,7 @@ def _limits(axes: Axes, points: Sequence[Point], places: Sequence[tuple[float, f
     axes.set_ylim(max(min(ys) - margin, -1.0), min(max(ys) + margin, 101.0))
 
 
-def _join(axes: Axes, points: Sequence[Point], places: Sequence[tuple[float, float]]) -> None:
+def _join(axes: Axes, points: Sequence[PlanePoint], places: Sequence[tuple[float, float]]) -> None:
     """A thin line through the ratios of one group, in their order."""
     for turn, group in enumerate(dict.fromkeys(p.group for p in points if not is_baseline(p.group))):
         members = sorted((p.ratio or 0.0, place) for p, place in zip(points, places, strict=True) if p.group == group)
@@ -90,7 +90,7 @@ def _join(axes: Axes, points: Sequence[Point], places: Sequence[tuple[float, flo
         axes.plot(xs, ys, color=HUES[turn % len(HUES)], linewidth=0.5, alpha=0.6, zorder=2)
 
 
-def _bands(axes: Axes, point: Point, x: float, y: float, factor: float, color: str) -> None:
+def _bands(axes: Axes, point: PlanePoint, x: float, y: float, factor: float, color: str) -> None:
     look: dict[str, Any] = {"color": style.FAINT, "linewidth": 0.7, "zorder": 3}
     if point.joules_band:
         low, high = (end / factor for end in point.joules_band)
@@ -100,7 +100,7 @@ def _bands(axes: Axes, point: Point, x: float, y: float, factor: float, color: s
         axes.plot([x, x], [low, high], **look)
 
 
-def _legend(figure: Figure, points: Sequence[Point], width: float) -> None:
+def _legend(figure: Figure, points: Sequence[PlanePoint], width: float) -> None:
     """Shape and hue of each group, then the shades of the ratios."""
     from matplotlib.lines import Line2D
 

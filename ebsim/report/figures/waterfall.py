@@ -9,7 +9,7 @@ from ebsim.report.display.text import clip
 from ebsim.report.display.value import Scale, scale
 from ebsim.report.figures import style
 from ebsim.report.tables.highlights import highlights
-from ebsim.report.tables.saving_steps import Steps, in_order, records, saving_steps
+from ebsim.report.tables.saving_steps import SavingSteps, in_order, records, saving_steps
 from ebsim.runs.load import Run
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ SMALL = 2e-3
 """Steps of a smaller share of the baseline than this in every panel are in the CSV only."""
 
 
-def shown(run: Run) -> list[Steps]:
+def shown(run: Run) -> list[SavingSteps]:
     """Those of the best rows."""
     return list(saving_steps(run, tuple(highlights(run))))
 
@@ -47,11 +47,11 @@ def draw(run: Run, width: float) -> Figure:
     return figure
 
 
-def _names(every: Sequence[Steps]) -> list[str]:
+def _names(every: Sequence[SavingSteps]) -> list[str]:
     return in_order(step.name for one in every for step in one.steps if abs(step.joules) > SMALL * one.start)
 
 
-def _panel(axes: Axes, one: Steps, names: Sequence[str], own: Scale) -> None:
+def _panel(axes: Axes, one: SavingSteps, names: Sequence[str], own: Scale) -> None:
     level = one.start / own.factor
     _bar(axes, 0, 0.0, level, style.FAINT, f"{own.value(one.start)}")
     for step in one.steps:

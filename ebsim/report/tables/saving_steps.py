@@ -57,11 +57,11 @@ NOTE: Cell = (
     "energies. Retraining is first priced as if its network were still the dense one, then the smaller network "
     "is credited.",
 )
-Entry = Mapping[str, Any]
+LedgerFacts = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Step:
+class SavingStep:
     """One bar: what changes, and by how many joules (negative: saved)."""
 
     name: str
@@ -71,17 +71,17 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Steps:
+class SavingSteps:
     """From `start` (the dense row) over `steps` to `end` (the row), in joules."""
 
     row: str
     start: float
-    steps: tuple[Step, ...]
+    steps: tuple[SavingStep, ...]
     end: float
 
 
 @lru_cache(maxsize=8)
-def saving_steps(run: Run, only: tuple[str, ...] | None = None) -> tuple[Steps, ...]:
+def saving_steps(run: Run, only: tuple[str, ...] | None = None) -> tuple[SavingSteps, ...]:
     """Of every row but the dense baseline (of those named in `only`), in the order of the table.
 
     Empty for a run without a baseline, and for one whose energies are not those of today's model on its profile (they
@@ -100,7 +100,7 @@ def saving_steps(run: Run, only: tuple[str, ...] | None = None) -> tuple[Steps, 
         start, end = run.dense.energy.joules, row.energy.joules
         if abs(start + math.fsum(step.joules for step in steps) - end) > 1e-9 * max(start, end):
             return ()
-        out.append(Steps(name, start, steps, end))
+        out.append(SavingSteps(name, start, steps, end))
     return tuple(out)
 
 
@@ -112,7 +112,7 @@ class _Prices:
         self.networks: dict[str, Sequence[Mapping[str, Any]]] = dict(run.networks)
         self.known: dict[str, tuple[dict[str, float], float]] = {}
 
-    def price(self, entry: Entry) -> tuple[dict[str, float], float]:
+    def price(self, entry: LedgerFacts) -> tuple[dict[str, float], float]:
         """(joules by component without the mask's work, joules of drawing and applying masks)."""
         import hw_models
 
@@ -128,7 +128,7 @@ class _Prices:
             self.known[key] = report.components, report.stages[0].work["mask"]
         return self.known[key]
 
-    def total(self, entries: Iterable[Entry]) -> dict[str, float]:
+    def total(self, entries: Iterable[LedgerFacts]) -> dict[str, float]:
         out = dict.fromkeys(COMPONENTS, 0.0)
         for entry in entries:
             for name, joules in self.price(entry)[0].items():
@@ -155,10 +155,10 @@ def _without_selections(layers: Sequence[Mapping[str, Any]]) -> list[Mapping[str
     return out
 
 
-def _steps(run: Run, prices: _Prices, base: int, number: int) -> Iterator[Step]:
+def _steps(run: Run, prices: _Prices, base: int, number: int) -> Iterator[SavingStep]:
     ledgers = [row["ledger"] for row in run.results["rows"]]
     dense, full = ledgers[base][-1]["network"], ledgers[base][-1]["precision"]
-    own: list[Entry] = [{**entry, "mask_draws": 0, "masked": False} for entry in ledgers[number]]
+    own: list[LedgerFacts] = [{**entry, "mask_draws": 0, "masked": False} for entry in ledgers[number]]
     scoring = [entry for entry in own if entry["stage"] == "score"]
     trained = [entry for entry in own if entry["stage"] != "score"]
     early = [entry for entry in trained if entry["network"] == dense]
@@ -166,27 +166,27 @@ def _steps(run: Run, prices: _Prices, base: int, number: int) -> Iterator[Step]:
 
     start = _sum(prices.total(ledgers[base]))
     level = prices.total({**entry, "precision": full} for entry in early)
-    yield Step(FEWER if _epochs(early) <= _epochs(ledgers[base]) else MORE, _sum(level) - start, _epochs(early))
+    yield SavingStep(FEWER if _epochs(early) <= _epochs(ledgers[base]) else MORE, _sum(level) - start, _epochs(early))
     masks = sum(prices.price(entry)[1] for entry in ledgers[number])
-    yield Step(MASKS, masks + _sum(prices.total(scoring)))
+    yield SavingStep(MASKS, masks + _sum(prices.total(scoring)))
     as_dense = prices.total({**entry, "precision": full, "network": dense} for entry in later)
-    yield Step(RETRAINING, _sum(as_dense), _epochs(later))
+    yield SavingStep(RETRAINING, _sum(as_dense), _epochs(later))
     bare = prices.total(
         {**entry, "precision": full, "network": prices.without_selections(entry["network"])} for entry in later
     )
     for name in bare:
-        yield Step(SMALLER + COMPONENTS.get(name, name), bare[name] - as_dense.get(name, 0.0))
+        yield SavingStep(SMALLER + COMPONENTS.get(name, name), bare[name] - as_dense.get(name, 0.0))
     shrunk = prices.total({**entry, "precision": full} for entry in later)
-    yield Step(SELECTIONS, _sum(shrunk) - _sum(bare))
-    yield Step(SEARCH_PRECISION, _sum(prices.total(early)) - _sum(level))
-    yield Step(RETRAIN_PRECISION, _sum(prices.total(later)) - _sum(shrunk))
+    yield SavingStep(SELECTIONS, _sum(shrunk) - _sum(bare))
+    yield SavingStep(SEARCH_PRECISION, _sum(prices.total(early)) - _sum(level))
+    yield SavingStep(RETRAIN_PRECISION, _sum(prices.total(later)) - _sum(shrunk))
 
 
 def _sum(parts: Mapping[str, float]) -> float:
     return math.fsum(parts.values())
 
 
-def _epochs(entries: Iterable[Entry]) -> int:
+def _epochs(entries: Iterable[LedgerFacts]) -> int:
     return sum(entry["epochs"] for entry in entries)
 
 

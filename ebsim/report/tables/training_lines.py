@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ebsim.report.display.text import plain
 from ebsim.report.tables import row_labels
 from ebsim.runs.load import Run
-from ebsim.runs.schema import Point
+from ebsim.runs.schema import CurvePoint
 
 
 @dataclass(frozen=True)
@@ -15,10 +15,10 @@ class TrainingLine:
     name: str
     group: str
     """The name without the ratio."""
-    points: list[Point]
+    points: list[CurvePoint]
     ratio: float | None
     drawn: int | None = None
-    start: Point | None = None
+    start: CurvePoint | None = None
     """The point of the dense trajectory at which the ticket was drawn."""
 
 

@@ -16,12 +16,12 @@ from torch.nn.modules.conv import _ConvNd
 from torch.utils import _pytree as pytree
 
 from ebsim.tickets.shrinking.shrunk import Shrunk
-from ebsim.tickets.shrinking.tracing.calls import Call
+from ebsim.tickets.shrinking.tracing.calls import ForwardCall
 
 MOVED = 139
 
 
-class Cost(NamedTuple):
+class ForwardCost(NamedTuple):
     """MACs and elements moved of one forward pass of the example."""
 
     macs: int
@@ -58,7 +58,7 @@ def _macs(module: nn.Module, result: Tensor) -> int:
     return 0
 
 
-def cost(network: Shrunk, call: Call) -> Cost:
+def cost(network: Shrunk, call: ForwardCall) -> ForwardCost:
     """Of one sample in evaluation mode, where the example's batch can be cut down to one."""
     one = call.with_batch(1) if not _reads_batch(network) else call
     mode = network.training
@@ -67,7 +67,7 @@ def cost(network: Shrunk, call: Call) -> Cost:
     with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True) as fake:
         counter.run(*(fake.from_tensor(t) for t in one.tensors))
     network.train(mode)
-    return Cost(counter.macs, counter.elements)
+    return ForwardCost(counter.macs, counter.elements)
 
 
 def _reads_batch(network: Shrunk) -> bool:

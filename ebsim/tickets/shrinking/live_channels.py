@@ -1,7 +1,7 @@
-"""Which channels of which value are kept: live (can be non-zero) and needed (somebody reads them).
+"""Which channels of each value are kept under a mask: those that are live (can be non-zero) and needed (are read).
 
-`Structure` is what the architecture alone decides: a rule per node, and which layers are sliced. `Net` is the outcome
-for one mask. One pass forwards gives the live channels. Needs run backwards from the outputs; additions and layers that
+`Structure` is what the architecture alone decides: a rule per node, and which layers are sliced. `MaskedChannels` is
+the outcome for one mask. One pass forwards gives the live channels. Needs run backwards from the outputs; additions and layers that
 are called more than once tie the needs of several values together, so the sweeps repeat until nothing changes (needs
 only grow).
 """
@@ -18,9 +18,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ebsim.errors import CompactError
 from ebsim.tickets.mask import ChannelMask
-from ebsim.tickets.shrinking.rules.base import Bits, Rule, is_tensor
+from ebsim.tickets.shrinking.rules.base import Bits, ChannelRule, is_tensor
 from ebsim.tickets.shrinking.rules.registry import COLLECT, CONSERVATIVE, NUMBER, RULES
-from ebsim.tickets.shrinking.slice_weights import Plan
+from ebsim.tickets.shrinking.slice_weights import SlicePlan
 from ebsim.tickets.shrinking.tracing.leaves import overrides_forward, surprises
 
 
@@ -31,7 +31,7 @@ class Structure:
         self.modules = dict(root.named_modules())
         self.graphs = graphs
         self.nodes = [n for graph in graphs for n in graph.nodes]
-        self.rule: dict[fx.Node, Rule] = {}
+        self.rule: dict[fx.Node, ChannelRule] = {}
         self.sites: dict[str, list[fx.Node]] = {}
         self.live: dict[fx.Node, Bits] = {}
         self._whole = _tied_modules(root) | {self.modules[name] for name in _owners_read(self.nodes)}
@@ -61,7 +61,7 @@ class Structure:
             self.sites = {}
             self._choose_all()
 
-    def _choose(self, node: fx.Node) -> Rule:
+    def _choose(self, node: fx.Node) -> ChannelRule:
         if node.op in ("placeholder", "get_attr", "output"):
             return CONSERVATIVE
         if node.op != "call_module" and not is_tensor(node) and NUMBER.accepts(self, node):  # type: ignore[arg-type]
@@ -84,7 +84,7 @@ class Structure:
         return f"{node.target.__module__}.{getattr(node.target, '__name__', '')}"
 
 
-class Net:
+class MaskedChannels:
     """The analysed network under one mask: live and needed channels per node, and how every layer is cut."""
 
     def __init__(self, structure: Structure, mask: ChannelMask) -> None:
@@ -93,7 +93,7 @@ class Net:
         self.module, self.can_shrink = structure.module, structure.can_shrink
         self.live: dict[fx.Node, Bits] = {}
         self.need: dict[fx.Node, Bits] = {}
-        self.plans: dict[str, Plan] = {}
+        self.plans: dict[str, SlicePlan] = {}
         self._refuse_hidden_pruning()
         self._flow_forwards()
         self._flow_backwards()

@@ -1,7 +1,7 @@
-"""Writing the graph again for tensors that hold only the kept channels.
+"""Rewrites a traced graph for tensors that hold only the kept channels.
 
-`Phys` (see `rules.base`) says where a value's channels are: a node of the new graph and a position in it per dense
-channel. Picking and permuting channels only changes positions; a `Select` is written when an operation wants channels
+`ChannelLayout` (see `rules.base`) says where a value's channels are: a node of the new graph and a position in it per
+dense channel. Picking and permuting channels only changes positions; a `Select` is written when an operation wants channels
 in an order (or with zeros for dead ones) that its input does not have. That is mostly before a BatchNorm, so BatchNorm,
 activation and convolution after it are all narrow.
 """
@@ -17,18 +17,18 @@ from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
-from ebsim.tickets.shrinking.live_channels import Net
-from ebsim.tickets.shrinking.rules.base import Analysis, Phys, axis, is_tensor, width
+from ebsim.tickets.shrinking.live_channels import MaskedChannels
+from ebsim.tickets.shrinking.rules.base import Analysis, ChannelLayout, axis, is_tensor, width
 from ebsim.tickets.shrinking.run_time import expect
 from ebsim.tickets.shrinking.select import Select
 from ebsim.tickets.shrinking.shrunk import SELECTIONS
 from ebsim.tickets.shrinking.tracing.trace import overwrites
 
 
-class Emitter:
+class GraphRewriter:
     """Writes the new graphs of one network; the selections are shared between the graphs."""
 
-    def __init__(self, net: Net) -> None:
+    def __init__(self, net: MaskedChannels) -> None:
         self.net: Analysis = net
         self.selections: dict[str, Select] = {}
         self._known: dict[tuple[Any, ...], str] = {}
@@ -36,7 +36,7 @@ class Emitter:
     def write(self, graph: fx.Graph) -> fx.Graph:
         """The graph on kept channels only."""
         self.graph = fx.Graph()
-        self.phys: dict[fx.Node, Phys] = {}
+        self.phys: dict[fx.Node, ChannelLayout] = {}
         self.raw: dict[fx.Node, Any] = {}  # values without channels: whole, as in the dense network
         self._fetched: dict[tuple[fx.Node, int, bytes], fx.Node] = {}
         for node in graph.nodes:
@@ -88,19 +88,19 @@ class Emitter:
         new.meta = {}
         return new
 
-    def holding(self, channels: np.ndarray, node: fx.Node, base: fx.Node) -> Phys:
+    def holding(self, channels: np.ndarray, node: fx.Node, base: fx.Node) -> ChannelLayout:
         """`base` holds these channels of `node`, in this order."""
         position = np.full(width(node), -1)
         position[channels] = np.arange(len(channels))
-        return Phys(base, position, len(channels))
+        return ChannelLayout(base, position, len(channels))
 
-    def full(self, node: fx.Node, base: fx.Node) -> Phys | None:
+    def full(self, node: fx.Node, base: fx.Node) -> ChannelLayout | None:
         """`base` is the whole value of `node`."""
         n = width(node)
         if axis(node) is None or not is_tensor(node):
             self.raw[node] = base
             return None
-        return Phys(base, np.arange(n), n)
+        return ChannelLayout(base, np.arange(n), n)
 
     def _selection(self, position: np.ndarray, incoming: int, dim: int) -> str:
         key = (position.tobytes(), incoming, dim)

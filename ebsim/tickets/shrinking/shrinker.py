@@ -17,11 +17,11 @@ from torch import fx, nn
 from ebsim.errors import CompactError
 from ebsim.tickets.mask import ChannelMask, apply_mask, check_network
 from ebsim.tickets.shrinking.forward_cost import cost
-from ebsim.tickets.shrinking.live_channels import Net, Structure
+from ebsim.tickets.shrinking.live_channels import MaskedChannels, Structure
 from ebsim.tickets.shrinking.plain_copy import plain_copy
-from ebsim.tickets.shrinking.rewrite_graph import Emitter, settle_in_place
+from ebsim.tickets.shrinking.rewrite_graph import GraphRewriter, settle_in_place
 from ebsim.tickets.shrinking.shrunk import SELECTIONS, Shrunk
-from ebsim.tickets.shrinking.slice_weights import Plan, shrink
+from ebsim.tickets.shrinking.slice_weights import SlicePlan, shrink
 from ebsim.tickets.shrinking.tracing.calls import call_of
 from ebsim.tickets.shrinking.tracing.normalize import make_plain, normalize
 from ebsim.tickets.shrinking.tracing.trace import trace
@@ -37,7 +37,7 @@ class Cut(NamedTuple):
 
     graphs: dict[bool, fx.Graph]
     selections: dict[str, nn.Module]
-    plans: dict[str, Plan]
+    plans: dict[str, SlicePlan]
     notes: tuple[str, ...]
 
 
@@ -95,8 +95,8 @@ class Shrinker:
 
     def _cut(self, mask: ChannelMask) -> Cut:
         if mask.digest not in self._cuts:
-            net = Net(self._structure, mask)
-            out = Emitter(net)
+            net = MaskedChannels(self._structure, mask)
+            out = GraphRewriter(net)
             new = {graph: out.write(graph) for graph in self._structure.graphs}
             graphs = {mode: new[graph] for mode, graph in self._graphs.items()}
             notes = tuple(dict.fromkeys((*self._notes, *net.notes)))

@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 from ebsim.errors import CompactError
 from ebsim.tickets.mask import ChannelMask
 from ebsim.tickets.shrinking.select import Select
-from ebsim.tickets.shrinking.tracing.calls import Call
+from ebsim.tickets.shrinking.tracing.calls import ForwardCall
 
 SELECTIONS = "selections"
 
@@ -33,7 +33,7 @@ class Shrunk(nn.Module):
         graphs: dict[bool, fx.Graph],
         selections: Mapping[str, nn.Module],
         mask: ChannelMask,
-        call: Call,
+        call: ForwardCall,
     ) -> None:
         super().__init__()
         nodes = [n for g in graphs.values() for n in g.nodes]

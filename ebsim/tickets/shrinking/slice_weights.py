@@ -1,4 +1,4 @@
-"""Cutting a layer's weights down to the kept channels.
+"""Cuts the weights of a layer (convolution, linear, BatchNorm, PReLU) down to the kept channels.
 
 A group of a grouped convolution must have as many inputs and outputs as every other. So whole groups without a kept
 output go, and the others are filled up with their own unused channels to the widest kept group; an ordinary layer is
@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 
-class Plan(NamedTuple):
+class SlicePlan(NamedTuple):
     """Which channels a layer reads and writes, ascending, in the numbering of the dense network."""
 
     ins: np.ndarray
@@ -32,7 +32,7 @@ def geometry(module: nn.Module) -> tuple[int, int, int]:
     return 1, module.in_features, module.out_features
 
 
-def plan_mix(module: nn.Module, live_in: np.ndarray, keep: np.ndarray) -> Plan:
+def plan_mix(module: nn.Module, live_in: np.ndarray, keep: np.ndarray) -> SlicePlan:
     """Plan of a convolution or linear layer from its live inputs and its kept outputs (bool, dense widths).
 
     Keeps at least one channel on each side, so that there is always a tensor that carries the shape.
@@ -41,7 +41,9 @@ def plan_mix(module: nn.Module, live_in: np.ndarray, keep: np.ndarray) -> Plan:
     alive = np.flatnonzero(keep.reshape(groups, outs).any(1))
     if not len(alive):
         alive = np.zeros(1, int)
-    return Plan(_evenly(live_in.reshape(groups, ins), alive), _evenly(keep.reshape(groups, outs), alive), len(alive))
+    return SlicePlan(
+        _evenly(live_in.reshape(groups, ins), alive), _evenly(keep.reshape(groups, outs), alive), len(alive)
+    )
 
 
 def _evenly(wanted: np.ndarray, alive: np.ndarray) -> np.ndarray:
@@ -51,7 +53,7 @@ def _evenly(wanted: np.ndarray, alive: np.ndarray) -> np.ndarray:
     return (np.sort(local, axis=1) + alive[:, None] * wanted.shape[1]).ravel()
 
 
-def shrink(module: nn.Module, plan: Plan) -> None:
+def shrink(module: nn.Module, plan: SlicePlan) -> None:
     """Slice the module's weights and buffers, in place."""
     device = next((t.device for t in (*module.parameters(), *module.buffers())), torch.device("cpu"))
     ins, outs = (torch.from_numpy(i).to(device) for i in (plan.ins, plan.outs))

@@ -22,13 +22,13 @@ from torch.utils import _pytree as pytree
 
 from ebsim.errors import CompactError
 from ebsim.tickets.shrinking.shrunk import Shrunk
-from ebsim.tickets.shrinking.slice_weights import Plan
-from ebsim.tickets.shrinking.tracing.calls import Call
+from ebsim.tickets.shrinking.slice_weights import SlicePlan
+from ebsim.tickets.shrinking.tracing.calls import ForwardCall
 
 TOLERANCE = 1e-9
 
 
-def verify(masked: nn.Module, shrunk: Shrunk, call: Call, plans: Mapping[str, Plan]) -> None:
+def verify(masked: nn.Module, shrunk: Shrunk, call: ForwardCall, plans: Mapping[str, SlicePlan]) -> None:
     """CompactError when the networks differ beyond rounding; `masked` (with the mask applied) is used up."""
     given = {name: module.training for name, module in masked.named_modules()}
     small = copy.deepcopy(shrunk).double()
@@ -51,7 +51,7 @@ def verify(masked: nn.Module, shrunk: Shrunk, call: Call, plans: Mapping[str, Pl
 
 
 def _compare(
-    dense: nn.Module, small: nn.Module, call: Call, mode: Mapping[str, bool], plans: Mapping[str, Plan]
+    dense: nn.Module, small: nn.Module, call: ForwardCall, mode: Mapping[str, bool], plans: Mapping[str, SlicePlan]
 ) -> str | None:
     """What differs; "" for nothing, None where the masked network itself does not run in this mode on this input."""
     shadow = copy.deepcopy(dense)
@@ -75,7 +75,7 @@ def _named(mode: Mapping[str, bool]) -> str:
     return "training mode" if mode[""] else "evaluation mode"
 
 
-def _run(network: nn.Module, call: Call, mode: Mapping[str, bool]) -> list[Tensor] | str:
+def _run(network: nn.Module, call: ForwardCall, mode: Mapping[str, bool]) -> list[Tensor] | str:
     """The tensors of the output, or the error that came instead."""
     network.train(mode[""])
     for name, module in network.named_modules():
@@ -91,7 +91,7 @@ def _run(network: nn.Module, call: Call, mode: Mapping[str, bool]) -> list[Tenso
 
 
 @contextmanager
-def _seeded(call: Call) -> Iterator[None]:
+def _seeded(call: ForwardCall) -> Iterator[None]:
     devices = [t.device for t in call.tensors if t.device.type == "cuda"][:1]
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(0)
@@ -112,7 +112,7 @@ def _error(expected: list[Tensor] | str, found: list[Tensor] | str) -> float:
     return worst
 
 
-def _state_error(dense: nn.Module, small: nn.Module, plans: Mapping[str, Plan]) -> str:
+def _state_error(dense: nn.Module, small: nn.Module, plans: Mapping[str, SlicePlan]) -> str:
     """Which buffer a training step left otherwise than in the masked network."""
     state = dict(dense.named_buffers())
     for name, value in small.named_buffers():
@@ -124,7 +124,7 @@ def _state_error(dense: nn.Module, small: nn.Module, plans: Mapping[str, Plan]) 
     return ""
 
 
-def _fill_zero_scales(dense: nn.Module, small: nn.Module, plans: Mapping[str, Plan]) -> None:
+def _fill_zero_scales(dense: nn.Module, small: nn.Module, plans: Mapping[str, SlicePlan]) -> None:
     """Kept scales that are zero get a value, the same in both networks."""
     layers = dict(small.named_modules())
     with torch.no_grad():
@@ -140,7 +140,7 @@ def _fill_zero_scales(dense: nn.Module, small: nn.Module, plans: Mapping[str, Pl
                 module.weight[kept[zero]] = values[zero]
 
 
-def _few(call: Call) -> Call:
+def _few(call: ForwardCall) -> ForwardCall:
     """Two samples of the example, of small images eight: enough for a BatchNorm's statistics in training."""
     if call.batch is None:
         return call
@@ -152,7 +152,7 @@ def _few(call: Call) -> Call:
     return call
 
 
-def _sample(call: Call) -> Call:
+def _sample(call: ForwardCall) -> ForwardCall:
     """The example in float64, with values that tell channels apart."""
     generator = torch.Generator("cpu").manual_seed(0)
 

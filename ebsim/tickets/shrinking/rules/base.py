@@ -21,13 +21,13 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from torch import Tensor, fx
 
-from ebsim.tickets.shrinking.slice_weights import Plan
+from ebsim.tickets.shrinking.slice_weights import SlicePlan
 
 Bits = np.ndarray  # bool, [channels]
 Needs = Iterable[tuple[fx.Node, Bits]]
 
 
-class Phys(NamedTuple):
+class ChannelLayout(NamedTuple):
     """A value in the new graph: dense channel c is at `position[c]` of `base`, which has `width` channels (-1: not
     there, because it is dead or not needed)."""
 
@@ -41,9 +41,9 @@ class Analysis(Protocol):
 
     live: dict[fx.Node, Bits]
     need: dict[fx.Node, Bits]
-    rule: dict[fx.Node, Rule]
+    rule: dict[fx.Node, ChannelRule]
     sites: dict[str, list[fx.Node]]
-    plans: dict[str, Plan]
+    plans: dict[str, SlicePlan]
 
     def module(self, node: fx.Node) -> Any: ...
 
@@ -61,7 +61,7 @@ class GraphWriter(Protocol):
 
     net: Analysis
     graph: fx.Graph
-    phys: dict[fx.Node, Phys]
+    phys: dict[fx.Node, ChannelLayout]
     raw: dict[fx.Node, Any]
 
     def fetch(self, node: fx.Node, channels: np.ndarray) -> fx.Node: ...
@@ -74,9 +74,9 @@ class GraphWriter(Protocol):
 
     def copy(self, node: fx.Node, inputs: dict[fx.Node, Any]) -> fx.Node: ...
 
-    def holding(self, channels: np.ndarray, node: fx.Node, base: fx.Node) -> Phys: ...
+    def holding(self, channels: np.ndarray, node: fx.Node, base: fx.Node) -> ChannelLayout: ...
 
-    def full(self, node: fx.Node, base: Any) -> Phys | None: ...
+    def full(self, node: fx.Node, base: Any) -> ChannelLayout | None: ...
 
 
 def shape(value: Any) -> tuple[int, ...]:
@@ -137,7 +137,7 @@ def wanted(net: Analysis, node: fx.Node, dim: int, bits: Bits) -> Needs:
         yield from net.demand(node)
 
 
-class Rule:
+class ChannelRule:
     """The conservative rule, and the base of the others.
 
     An operation without a rule gets whole tensors, with zeros where channels are dead, and its output counts as one
@@ -169,9 +169,9 @@ class Rule:
         """The inputs that this operation needs with all channels, whatever is needed of its output."""
         return list(node.all_input_nodes)
 
-    def plan(self, net: Analysis, sites: list[fx.Node], keep: Bits) -> Plan:
+    def plan(self, net: Analysis, sites: list[fx.Node], keep: Bits) -> SlicePlan:
         """How the layer of a sliced rule is cut, given the kept outputs of all its calls."""
         raise NotImplementedError
 
-    def emit(self, out: GraphWriter, node: fx.Node) -> Phys | None:
+    def emit(self, out: GraphWriter, node: fx.Node) -> ChannelLayout | None:
         return out.full(node, out.copy(node, {n: out.dense(n) for n in node.all_input_nodes}))

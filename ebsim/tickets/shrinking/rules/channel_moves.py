@@ -12,10 +12,10 @@ from torch import fx
 from ebsim.tickets.shrinking.rules.base import (
     Analysis,
     Bits,
+    ChannelLayout,
+    ChannelRule,
     GraphWriter,
     Needs,
-    Phys,
-    Rule,
     argument,
     axis,
     call_name,
@@ -29,7 +29,7 @@ from ebsim.tickets.shrinking.rules.base import (
 )
 
 
-class Pick(Rule):
+class Pick(ChannelRule):
     """Output channel j is input channel index[j], or zero where that is -1. Nothing runs: only positions change."""
 
     def index(self, net: Analysis, node: fx.Node) -> tuple[fx.Node, np.ndarray]:
@@ -54,7 +54,7 @@ class Pick(Rule):
     def whole(self, net: Analysis, node: fx.Node) -> list[fx.Node]:
         return []
 
-    def emit(self, out: GraphWriter, node: fx.Node) -> Phys | None:
+    def emit(self, out: GraphWriter, node: fx.Node) -> ChannelLayout | None:
         source, index = self.index(out.net, node)
         inner = out.phys[source]
         return inner._replace(position=np.where(index >= 0, inner.position[index], -1))
@@ -95,7 +95,7 @@ class ChannelPad(Pick):
         channel = np.arange(width(node) if "axis" in node.meta else shape(node)[1]) - before
         return source, np.where((channel >= 0) & (channel < width(source)), channel, -1)
 
-    def emit(self, out: GraphWriter, node: fx.Node) -> Phys | None:
+    def emit(self, out: GraphWriter, node: fx.Node) -> ChannelLayout | None:
         picked = super().emit(out, node)
         spatial = list(argument(node, 1, "pad")[:-2])
         if picked is None or not any(spatial):
@@ -104,7 +104,7 @@ class ChannelPad(Pick):
         return picked._replace(base=out.graph.call_function(F.pad, (picked.base, spatial)))
 
 
-class Cat(Rule):
+class Cat(ChannelRule):
     """Concatenation of channels. Takes each input as it is; a consumer of the result selects once."""
 
     def inputs(self, node: fx.Node) -> list[Any]:
@@ -136,7 +136,7 @@ class Cat(Rule):
     def whole(self, net: Analysis, node: fx.Node) -> list[fx.Node]:
         return [n for n in self.inputs(node) if axis(n) != self.dim(node)]
 
-    def emit(self, out: GraphWriter, node: fx.Node) -> Phys | None:
+    def emit(self, out: GraphWriter, node: fx.Node) -> ChannelLayout | None:
         parts, positions, at, dim = [], [], 0, self.dim(node)
         for n in self.inputs(node):
             if axis(n) == dim:
@@ -145,11 +145,11 @@ class Cat(Rule):
                     channels = out.net.kept(n)
                     phys = out.holding(channels, n, out.fetch(n, channels))
             else:
-                phys = Phys(out.dense(n), np.arange(shape(n)[dim]), shape(n)[dim])
+                phys = ChannelLayout(out.dense(n), np.arange(shape(n)[dim]), shape(n)[dim])
             parts.append(phys.base)
             positions.append(np.where(phys.position >= 0, phys.position + at, -1))
             at += phys.width
-        return Phys(out.graph.call_function(torch.cat, (parts, dim)), np.concatenate(positions), at)
+        return ChannelLayout(out.graph.call_function(torch.cat, (parts, dim)), np.concatenate(positions), at)
 
 
 class Together(Cat):
@@ -184,13 +184,13 @@ class Together(Cat):
     def whole(self, net: Analysis, node: fx.Node) -> list[fx.Node]:
         return [n for n in self.inputs(node) if axis(n) != self._along(node)]
 
-    def emit(self, out: GraphWriter, node: fx.Node) -> Phys | None:
+    def emit(self, out: GraphWriter, node: fx.Node) -> ChannelLayout | None:
         channels, along = out.net.kept(node), self._along(node)
         taken = {n: out.take(n, along, channels) for n in self.inputs(node)}
         return out.holding(channels, node, out.copy(node, taken))
 
 
-class PixelShuffle(Rule):
+class PixelShuffle(ChannelRule):
     """[N, C r^2, H, W] -> [N, C, r H, r W]: an output channel is r^2 input channels."""
 
     def _times(self, node: fx.Node) -> int:
@@ -213,7 +213,7 @@ class PixelShuffle(Rule):
     def whole(self, net: Analysis, node: fx.Node) -> list[fx.Node]:
         return []
 
-    def emit(self, out: GraphWriter, node: fx.Node) -> Phys | None:
+    def emit(self, out: GraphWriter, node: fx.Node) -> ChannelLayout | None:
         channels, times, source = out.net.kept(node), self._times(node), tensors(node)[0]
         wide = (channels[:, None] * times + np.arange(times)).ravel()
         return out.holding(channels, node, out.copy(node, {source: out.fetch(source, wide)}))
@@ -232,7 +232,7 @@ class PixelUnshuffle(PixelShuffle):
         assert keep is not None
         yield tensors(node)[0], np.asarray(keep.reshape(-1, self._times(node)).any(1))
 
-    def emit(self, out: GraphWriter, node: fx.Node) -> Phys | None:
+    def emit(self, out: GraphWriter, node: fx.Node) -> ChannelLayout | None:
         times, source = self._times(node), tensors(node)[0]
         channels = np.unique(out.net.kept(node) // times)
         wide = (channels[:, None] * times + np.arange(times)).ravel()

@@ -8,10 +8,10 @@ from torch import fx
 from ebsim.tickets.shrinking.rules.base import (
     Analysis,
     Bits,
+    ChannelLayout,
+    ChannelRule,
     GraphWriter,
     Needs,
-    Phys,
-    Rule,
     argument,
     axis,
     incoming,
@@ -23,7 +23,7 @@ from ebsim.tickets.shrinking.rules.base import (
 )
 
 
-class Same(Rule):
+class Same(ChannelRule):
     """Acts on each element by itself and leaves zeros zero: ReLU, scaling by a number, ..."""
 
     def accepts(self, net: Analysis, node: fx.Node) -> bool:
@@ -48,7 +48,7 @@ class Same(Rule):
     def whole(self, net: Analysis, node: fx.Node) -> list[fx.Node]:
         return []
 
-    def emit(self, out: GraphWriter, node: fx.Node) -> Phys | None:
+    def emit(self, out: GraphWriter, node: fx.Node) -> ChannelLayout | None:
         channels = out.net.kept(node)
         source = self.source(node)
         return out.holding(channels, node, out.copy(node, {source: out.fetch(source, channels)}))
@@ -72,8 +72,8 @@ class Noise(Same):
     """Dropout: runs on all channels, zeros for the dead ones, to draw the random numbers that the dense network
     draws."""
 
-    def emit(self, out: GraphWriter, node: fx.Node) -> Phys | None:
-        return Rule.emit(self, out, node)
+    def emit(self, out: GraphWriter, node: fx.Node) -> ChannelLayout | None:
+        return ChannelRule.emit(self, out, node)
 
 
 class ByNumber(Same):
@@ -153,13 +153,13 @@ class GatedHalf(Maps):
         assert keep is not None
         yield self.source(node), np.concatenate([keep, keep])
 
-    def emit(self, out: GraphWriter, node: fx.Node) -> Phys | None:
+    def emit(self, out: GraphWriter, node: fx.Node) -> ChannelLayout | None:
         channels, source = out.net.kept(node), self.source(node)
         both = np.concatenate([channels, channels + width(node)])
         return out.holding(channels, node, out.copy(node, {source: out.fetch(source, both)}))
 
 
-class Pair(Rule):
+class Pair(ChannelRule):
     """Elementwise on tensors that are broadcast to one shape (a parameter [C, 1, 1], a mask [N, 1, H, W], a number).
 
     The channels are those of the first operand that has as many as the output, at the same place."""
@@ -212,7 +212,7 @@ class Pair(Rule):
         assert along is not None
         return [n for n in self.operands(node) if width(n) > 1 and self.place(node, n, along) != axis(n)]
 
-    def emit(self, out: GraphWriter, node: fx.Node) -> Phys | None:
+    def emit(self, out: GraphWriter, node: fx.Node) -> ChannelLayout | None:
         channels, along = out.net.kept(node), axis(node)
         assert along is not None
         fetched = {}

@@ -2,7 +2,7 @@
 
 Key: the function, the name of the tensor method, the type of the module, or "module.function" for one that cannot be
 imported here. The first rule of the tuple that accepts the node is taken, else the conservative one. How to add: write
-a subclass of `Rule` beside those of its kind, and a line here.
+a subclass of `ChannelRule` beside those of its kind, and a line here.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ebsim.tickets.shrinking.rules.base import Rule
+from ebsim.tickets.shrinking.rules.base import ChannelRule
 from ebsim.tickets.shrinking.rules.channel_moves import (
     Cat,
     ChannelPad,
@@ -46,24 +46,24 @@ from ebsim.tickets.shrinking.rules.weighted_layers import Mix, Norm, PerChannel
 from ebsim.tickets.shrinking.select import Select
 
 
-class Collect(Rule):
+class Collect(ChannelRule):
     """Builds an output structure: reads all channels as the output does."""
 
     quiet = True
 
 
-CONSERVATIVE, NUMBER, COLLECT = Rule(), Number(), Collect()
+CONSERVATIVE, NUMBER, COLLECT = ChannelRule(), Number(), Collect()
 _NOISE = (Noise(),)
 _SAME, _LIFT, _MOVE, _REDUCE, _MIX, _MAPS = (Same(),), (Lift(),), (Move(),), (Reduce(),), (Mix(),), (Maps(),)
 _ADD, _MUL, _BY, _CAT = (Add(), Lift()), (Mul(), Same()), (LiftPair(), ByNumber(), Lift()), (Cat(), Together())
 _PARTS, _OTHERS = (Parts(), Move()), (AlongOthers(),)
 
 
-def _each(rules: tuple[Rule, ...], *keys: Any) -> dict[Any, tuple[Rule, ...]]:
+def _each(rules: tuple[ChannelRule, ...], *keys: Any) -> dict[Any, tuple[ChannelRule, ...]]:
     return dict.fromkeys(keys, rules)
 
 
-RULES: dict[Any, tuple[Rule, ...]] = {
+RULES: dict[Any, tuple[ChannelRule, ...]] = {
     **_each((Norm(),), nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
     **_each(_MIX, nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d),
     **_each(_MIX, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),

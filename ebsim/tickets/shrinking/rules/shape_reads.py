@@ -16,10 +16,10 @@ from torch.utils import _pytree as pytree
 from ebsim.tickets.shrinking.rules.base import (
     Analysis,
     Bits,
+    ChannelLayout,
+    ChannelRule,
     GraphWriter,
     Needs,
-    Phys,
-    Rule,
     argument,
     axis,
     is_tensor,
@@ -29,7 +29,7 @@ from ebsim.tickets.shrinking.rules.base import (
 from ebsim.tickets.shrinking.run_time import expect
 
 
-class Quiet(Rule):
+class Quiet(ChannelRule):
     """Base: gives no tensor, needs no channel."""
 
     quiet = True
@@ -56,7 +56,7 @@ class Size(Quiet):
             return False
         return node.target is not getattr or node.args[1] in _READ
 
-    def emit(self, out: GraphWriter, node: fx.Node) -> Phys | None:
+    def emit(self, out: GraphWriter, node: fx.Node) -> ChannelLayout | None:
         source: Any = node.args[0]
         rank, along = len(shape(source)), axis(source)
         read = out.some(source)
@@ -90,7 +90,7 @@ class Number(Quiet):
         plain = not any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(node.meta["val"]))
         return plain and all(n in net.rule and _is_number(n) for n in node.all_input_nodes)
 
-    def emit(self, out: GraphWriter, node: fx.Node) -> Phys | None:
+    def emit(self, out: GraphWriter, node: fx.Node) -> ChannelLayout | None:
         args: Any
         kwargs: Any
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: out.raw[n])
@@ -113,7 +113,7 @@ class Number(Quiet):
         return None
 
 
-class Fresh(Rule):
+class Fresh(ChannelRule):
     """A new tensor of given sizes, with the type and the device of another (x.new_zeros(...))."""
 
     quiet = True
@@ -121,7 +121,7 @@ class Fresh(Rule):
     def needs(self, net: Analysis, node: fx.Node, keep: Bits | None) -> Needs:
         return ()
 
-    def emit(self, out: GraphWriter, node: fx.Node) -> Phys | None:
+    def emit(self, out: GraphWriter, node: fx.Node) -> ChannelLayout | None:
         source: Any = node.args[0]
         read = {source: out.some(source)}
         return out.full(node, out.copy(node, {n: read[n] if n in read else out.dense(n) for n in node.all_input_nodes}))
@@ -130,8 +130,8 @@ class Fresh(Rule):
 class FreshLike(Fresh):
     """A new tensor of the dense network's size, whatever is left of the channels (zeros_like, rand_like)."""
 
-    def emit(self, out: GraphWriter, node: fx.Node) -> Phys | None:
-        return Rule.emit(self, out, node)
+    def emit(self, out: GraphWriter, node: fx.Node) -> ChannelLayout | None:
+        return ChannelRule.emit(self, out, node)
 
 
 def _is_number(node: fx.Node) -> bool:

@@ -18,10 +18,10 @@ from torch import Tensor, fx, nn
 from ebsim.tickets.shrinking.rules.base import (
     Analysis,
     Bits,
+    ChannelLayout,
+    ChannelRule,
     GraphWriter,
     Needs,
-    Phys,
-    Rule,
     argument,
     axis,
     call_name,
@@ -73,7 +73,7 @@ def _without(size: tuple[int, ...], dim: int) -> tuple[int, ...]:
     return (*size[:dim], *size[dim + 1 :])
 
 
-class Parts(Rule):
+class Parts(ChannelRule):
     """chunk, split, unbind: a tuple; whoever takes an item of it moves values (`Move`)."""
 
     quiet = True
@@ -91,11 +91,11 @@ class Parts(Rule):
     def whole(self, net: Analysis, node: fx.Node) -> list[fx.Node]:
         return []
 
-    def emit(self, out: GraphWriter, node: fx.Node) -> Phys | None:
+    def emit(self, out: GraphWriter, node: fx.Node) -> ChannelLayout | None:
         return None  # `dense` writes it where somebody asks for the tuple
 
 
-class Move(Rule):
+class Move(ChannelRule):
     """Views, permutations, slices, flips: values are moved, never changed."""
 
     def accepts(self, net: Analysis, node: fx.Node) -> bool:
@@ -174,9 +174,9 @@ class Move(Rule):
     def whole(self, net: Analysis, node: fx.Node) -> list[fx.Node]:
         return list(node.all_input_nodes) if self.opaque(node) and net.need[node].any() else []
 
-    def emit(self, out: GraphWriter, node: fx.Node) -> Phys | None:
+    def emit(self, out: GraphWriter, node: fx.Node) -> ChannelLayout | None:
         if self.opaque(node):
-            return Rule.emit(self, out, node)
+            return ChannelRule.emit(self, out, node)
         root, (_, channel, only, _) = node.meta["root"], node.meta["origin"]
         inner = out.phys[root]
         if only:

@@ -10,19 +10,19 @@ from torch import fx, nn
 from ebsim.tickets.shrinking.rules.base import (
     Analysis,
     Bits,
+    ChannelLayout,
+    ChannelRule,
     GraphWriter,
     Needs,
-    Phys,
-    Rule,
     incoming,
     shape,
     tensors,
     wanted,
 )
-from ebsim.tickets.shrinking.slice_weights import Plan, geometry, plan_mix
+from ebsim.tickets.shrinking.slice_weights import SlicePlan, geometry, plan_mix
 
 
-class Layer(Rule):
+class Layer(ChannelRule):
     """A module with weights per channel, sliced once for all the places where it is called."""
 
     sliced = True
@@ -57,11 +57,11 @@ class Layer(Rule):
         source = self.source(node)
         return [] if source.meta["axis"] == self.dim(node) else [source]
 
-    def plan(self, net: Analysis, sites: list[fx.Node], keep: Bits) -> Plan:
+    def plan(self, net: Analysis, sites: list[fx.Node], keep: Bits) -> SlicePlan:
         outs = np.flatnonzero(keep) if keep.any() else net.kept(sites[0])
-        return Plan(outs, outs)
+        return SlicePlan(outs, outs)
 
-    def emit(self, out: GraphWriter, node: fx.Node) -> Phys | None:
+    def emit(self, out: GraphWriter, node: fx.Node) -> ChannelLayout | None:
         plan, source = out.net.plans[str(node.target)], self.source(node)
         return out.holding(plan.outs, node, out.copy(node, {source: out.take(source, self.dim(node), plan.ins)}))
 
@@ -112,6 +112,6 @@ class Mix(Layer):
         bits = np.repeat(keep.reshape(groups, outs).any(1), ins)
         yield from wanted(net, self.source(node), self.dim(node), bits)
 
-    def plan(self, net: Analysis, sites: list[fx.Node], keep: Bits) -> Plan:
+    def plan(self, net: Analysis, sites: list[fx.Node], keep: Bits) -> SlicePlan:
         live = np.logical_or.reduce([incoming(net, self.source(n), self.dim(n)) for n in sites])
         return plan_mix(net.module(sites[0]), live, keep)

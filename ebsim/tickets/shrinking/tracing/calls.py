@@ -15,7 +15,7 @@ from ebsim.errors import CompactError
 
 
 @dataclass(frozen=True)
-class Call:
+class ForwardCall:
     """Arguments of a forward call. `tensors` are those among them, in order, and `names` what a graph calls them."""
 
     args: tuple[Any, ...]
@@ -52,8 +52,8 @@ class Call:
             )
         return [leaf for leaf in other[0] if isinstance(leaf, Tensor)]
 
-    def with_tensors(self, tensors: Sequence[Tensor]) -> Call:
-        return Call(*self.fill(tensors), self.names)
+    def with_tensors(self, tensors: Sequence[Tensor]) -> ForwardCall:
+        return ForwardCall(*self.fill(tensors), self.names)
 
     @property
     def batch(self) -> int | None:
@@ -61,21 +61,21 @@ class Call:
         counts = {t.shape[0] if t.ndim > 1 else None for t in self.tensors}
         return counts.pop() if len(counts) == 1 else None
 
-    def with_batch(self, n: int) -> Call:
+    def with_batch(self, n: int) -> ForwardCall:
         """Tensors of these shapes, `n` samples of them, without values."""
         if self.batch is None:
             return self
         return self.with_tensors([t.new_empty((n, *t.shape[1:])) for t in self.tensors])
 
 
-def call_of(model: nn.Module, example: Any) -> Call:
+def call_of(model: nn.Module, example: Any) -> ForwardCall:
     """The call that an example stands for: a tensor, a tuple of arguments, or a mapping of named ones.
 
     CompactError without any tensor in it. Floating-point tensors get the type and the device of the weights.
     """
     named = isinstance(example, Mapping)
     args = () if named else tuple(example) if isinstance(example, tuple | list) else (example,)
-    call = Call(args, dict(example) if named else {})
+    call = ForwardCall(args, dict(example) if named else {})
     if not call.tensors:
         raise CompactError("the example input holds no tensor; give a tensor, or a tuple or mapping of the arguments")
     weights = next((p for p in model.parameters() if p.is_floating_point()), None)
@@ -87,10 +87,10 @@ def call_of(model: nn.Module, example: Any) -> Call:
             return torch.empty(t.shape, dtype=kind, device=device)
         return t.detach().to(device=device, dtype=kind)
 
-    return Call(*call.fill([fitted(t) for t in call.tensors]), _names(model, call))
+    return ForwardCall(*call.fill([fitted(t) for t in call.tensors]), _names(model, call))
 
 
-def _names(model: nn.Module, call: Call) -> tuple[str, ...]:
+def _names(model: nn.Module, call: ForwardCall) -> tuple[str, ...]:
     """A name per tensor: that of its argument, numbered where an argument holds several."""
     try:
         positional = list(inspect.signature(model.forward).parameters)

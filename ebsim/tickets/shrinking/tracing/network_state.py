@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 
-class State:
+class NetworkState:
     """Attributes, parameters and buffers of every module in `root`, now."""
 
     def __init__(self, root: nn.Module) -> None:

@@ -19,11 +19,11 @@ from torch.fx.node import map_arg
 
 from ebsim.errors import CompactError
 from ebsim.tickets.shrinking.run_time import assigned, expect
-from ebsim.tickets.shrinking.tracing.calls import Call
+from ebsim.tickets.shrinking.tracing.calls import ForwardCall
 from ebsim.tickets.shrinking.tracing.error_places import place_of
 from ebsim.tickets.shrinking.tracing.in_place import is_in_place
 from ebsim.tickets.shrinking.tracing.leaves import surprises
-from ebsim.tickets.shrinking.tracing.network_state import State, random_state, restore_random
+from ebsim.tickets.shrinking.tracing.network_state import NetworkState, random_state, restore_random
 from ebsim.tickets.shrinking.tracing.value_proxy import Untraceable
 from ebsim.tickets.shrinking.tracing.value_tracer import ValueTracer
 
@@ -35,7 +35,7 @@ class Traced(NamedTuple):
     notes: list[str]
 
 
-def trace(root: nn.Module, call: Call) -> Traced:
+def trace(root: nn.Module, call: ForwardCall) -> Traced:
     """Trace `root`, a copy that belongs to the caller: constants are stored on it, and it is left in evaluation mode.
 
     The batch of the example is used where the code goes by it, and two samples elsewhere: two, so that no reshaping
@@ -48,7 +48,7 @@ def trace(root: nn.Module, call: Call) -> Traced:
         restore_random(generators)
 
 
-def _trace(root: nn.Module, call: Call) -> Traced:
+def _trace(root: nn.Module, call: ForwardCall) -> Traced:
     given = call.batch
     first = call.with_batch(2)
     try:
@@ -62,7 +62,7 @@ def _trace(root: nn.Module, call: Call) -> Traced:
     return _both_modes(root, call)
 
 
-def _both_modes(root: nn.Module, call: Call) -> Traced:
+def _both_modes(root: nn.Module, call: ForwardCall) -> Traced:
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     graphs: dict[bool, fx.Graph] = {}
     notes: list[str] = [
@@ -72,7 +72,7 @@ def _both_modes(root: nn.Module, call: Call) -> Traced:
     ]
     for mode in (True, False):
         root.train(mode)
-        state = State(root)
+        state = NetworkState(root)
         with torch.inference_mode(False), torch.enable_grad():
             graph = _one_mode(root, call, fake, notes)
         if changed := state.changed():
@@ -92,7 +92,7 @@ def _both_modes(root: nn.Module, call: Call) -> Traced:
     return Traced(graphs, list(dict.fromkeys(notes)))
 
 
-def _one_mode(root: nn.Module, call: Call, fake: FakeTensorMode, notes: list[str]) -> fx.Graph:
+def _one_mode(root: nn.Module, call: ForwardCall, fake: FakeTensorMode, notes: list[str]) -> fx.Graph:
     name = type(root).__name__
     try:
         tracer = ValueTracer(fake)
@@ -115,7 +115,7 @@ def _one_mode(root: nn.Module, call: Call, fake: FakeTensorMode, notes: list[str
         ) from e
 
 
-def _refuse_example(root: nn.Module, call: Call, fake: FakeTensorMode) -> None:
+def _refuse_example(root: nn.Module, call: ForwardCall, fake: FakeTensorMode) -> None:
     """CompactError when the network does not take this input, traced or not."""
     root.eval()
     try:

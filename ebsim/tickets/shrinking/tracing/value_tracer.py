@@ -25,10 +25,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils import _pytree as pytree
 
 from ebsim.tickets.shrinking.run_time import expect
-from ebsim.tickets.shrinking.tracing.calls import Call
+from ebsim.tickets.shrinking.tracing.calls import ForwardCall
 from ebsim.tickets.shrinking.tracing.in_place import changes_in_place
 from ebsim.tickets.shrinking.tracing.leaves import is_leaf, surprises
-from ebsim.tickets.shrinking.tracing.network_state import State
+from ebsim.tickets.shrinking.tracing.network_state import NetworkState
 from ebsim.tickets.shrinking.tracing.trace_contexts import (
     RandomCalls,
     autocast_noted,
@@ -57,7 +57,7 @@ class ValueTracer(fx.Tracer):
         self._grad = torch.is_grad_enabled()
         self._autocast = autocast_state()
 
-    def graph_of(self, root: nn.Module, call: Call) -> fx.Graph:
+    def graph_of(self, root: nn.Module, call: ForwardCall) -> fx.Graph:
         """The graph of one call of `root`."""
         self.call = call
         self._names = {id(t): name for name, t in (*root.named_parameters(), *root.named_buffers())}
@@ -152,7 +152,7 @@ class ValueTracer(fx.Tracer):
             return super().call_module(m, forward, args, kwargs)
         if any(isinstance(child, _BatchNorm) for child in m.modules()):
             return super().call_module(m, forward, args, kwargs)
-        mark, state, stack = next(iter(reversed(self.graph.nodes))), State(m), OrderedDict(self.module_stack)
+        mark, state, stack = next(iter(reversed(self.graph.nodes))), NetworkState(m), OrderedDict(self.module_stack)
         try:
             result = super().call_module(m, forward, args, kwargs)
             if not state.changed():
@@ -242,7 +242,7 @@ class ValueTracer(fx.Tracer):
         if isinstance(module, _BatchNorm) and args and isinstance(args[0], Tensor):
             return torch.empty_like(args[0])  # it refuses to train on a single value
         with unset_fake_temporarily():
-            state = State(module) if surprises(module) else None  # old weight_norm sets attributes
+            state = NetworkState(module) if surprises(module) else None  # old weight_norm sets attributes
         try:
             return module(*args, **kwargs)
         except Exception:
