@@ -1,8 +1,8 @@
 """The experiment as data: one small frozen section per component, every key with its meaning and its default.
 
 The string under a key is its help text. A key marked `ResultNeutral` says where or how something runs and changes
-no result (a folder, a thread count): it is not part of the identity of a stage or run. A key that is added later must be
-marked `AddedLater(noop)`: while it has its no-op value it is left out of the identity, so old results stay valid.
+no result (a folder, a thread count): it is not part of the identity of a stage or run. A key that is added later must
+be marked `AddedLater(noop)`: while it has its no-op value it is left out of the identity, so old results stay valid.
 """
 
 from __future__ import annotations

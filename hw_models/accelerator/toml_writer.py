@@ -6,5 +6,5 @@ import json
 
 
 def quoted(text: str) -> str:
-    """A TOML string; characters that a terminal would interpret (controls, escapes) become spaces."""
-    return json.dumps("".join(c if c.isprintable() else " " for c in text), ensure_ascii=False)
+    """A TOML string; characters that a terminal would interpret (controls, escapes) become question marks."""
+    return json.dumps("".join(c if c.isprintable() else "?" for c in text), ensure_ascii=False)

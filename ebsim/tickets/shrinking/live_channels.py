@@ -1,9 +1,9 @@
 """Which channels of each value are kept under a mask: those that are live (can be non-zero) and needed (are read).
 
 `Structure` is what the architecture alone decides: a rule per node, and which layers are sliced. `MaskedChannels` is
-the outcome for one mask. One pass forwards gives the live channels. Needs run backwards from the outputs; additions and layers that
-are called more than once tie the needs of several values together, so the sweeps repeat until nothing changes (needs
-only grow).
+the outcome for one mask. One pass forwards gives the live channels. Needs run backwards from the outputs; additions and
+layers that are called more than once tie the needs of several values together, so the sweeps repeat until nothing
+changes (needs only grow).
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Rewrites a traced graph for tensors that hold only the kept channels.
 
 `ChannelLayout` (see `rules.base`) says where a value's channels are: a node of the new graph and a position in it per
-dense channel. Picking and permuting channels only changes positions; a `Select` is written when an operation wants channels
-in an order (or with zeros for dead ones) that its input does not have. That is mostly before a BatchNorm, so BatchNorm,
-activation and convolution after it are all narrow.
+dense channel. Picking and permuting channels only changes positions; a `Select` is written when an operation wants
+channels in an order (or with zeros for dead ones) that its input does not have. That is mostly before a BatchNorm, so
+BatchNorm, activation and convolution after it are all narrow.
 """
 
 from __future__ import annotations
