@@ -135,7 +135,7 @@ VALUES = st.recursive(
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(st.sampled_from(config.all_keys()), VALUES, max_size=5))
 def test_any_values_give_an_experiment_or_a_config_error(values: dict) -> None:
-    source = config.Source("here", {"name": "a"})
+    source = config.ExperimentSource("here", {"name": "a"})
     try:
         from ebsim.config.source import override
 
@@ -151,16 +151,16 @@ def test_a_resolved_experiment_reads_back_as_itself(tmp_path: Path) -> None:
         again = config.load(write(tmp_path, to_toml(experiment)))
         assert again.identity() == experiment.identity()
     odd = {"name": "a", "precision": {"backends": {"x y": {"weight": 'e"4\n\x7f'}}}}
-    experiment = config.validate(config.Source("here", odd))
+    experiment = config.validate(config.ExperimentSource("here", odd))
     assert tomllib.loads(to_toml(experiment))["precision"]["backends"] == odd["precision"]["backends"]
 
 
 def test_where_a_thing_runs_is_not_part_of_what_it_is() -> None:
-    base = config.validate(config.Source("here", {"name": "a"}))
+    base = config.validate(config.ExperimentSource("here", {"name": "a"}))
     moved = {"name": "a", "data": {"root": "elsewhere", "workers": 3}, "train": {"device": "cpu", "threads": 2}}
-    assert config.validate(config.Source("here", moved)).identity() == base.identity()
+    assert config.validate(config.ExperimentSource("here", moved)).identity() == base.identity()
     changed = {"name": "a", "train": {"lr": 0.2}}
-    assert config.validate(config.Source("here", changed)).identity() != base.identity()
+    assert config.validate(config.ExperimentSource("here", changed)).identity() != base.identity()
 
 
 def test_a_later_key_leaves_old_identities_alone() -> None:

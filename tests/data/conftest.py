@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ebsim.data.cifar import Source
+from ebsim.data.cifar import CifarSource
 
 
 def save_images(folder: Path, count: int, size: tuple[int, int] = (8, 8), seed: int = 0, ending: str = "png") -> None:
@@ -53,10 +53,10 @@ def python2_names(names: list[str]) -> bytes:
 
 
 @pytest.fixture
-def tiny_cifar(tmp_path: Path) -> Callable[..., tuple[Source, Path]]:
+def tiny_cifar(tmp_path: Path) -> Callable[..., tuple[CifarSource, Path]]:
     """A builder of a two-class, 4x4 CIFAR with its own pins: 3 training and 2 test images per class."""
 
-    def build(**changed: bytes) -> tuple[Source, Path]:
+    def build(**changed: bytes) -> tuple[CifarSource, Path]:
         folder = tmp_path / "data" / "tiny-batches-py"
         folder.mkdir(parents=True)
         random = np.random.default_rng(0)
@@ -74,7 +74,7 @@ def tiny_cifar(tmp_path: Path) -> Callable[..., tuple[Source, Path]]:
         for name, content in files.items():
             (folder / name).write_bytes(content)
         pins = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-        source = Source(
+        source = CifarSource(
             name="cifar10",
             folder=folder.name,
             url="http://127.0.0.1:9/tiny.tar.gz",

@@ -64,7 +64,7 @@ def trained(runs: Path) -> list[tuple[str, int]]:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, grid.Plan]:
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, grid.GridPlan]:
     """2 precisions x 3 ratios x 2 seeds with two workers, undisturbed."""
     folder = tmp_path_factory.mktemp("whole")
     grid_state = opened(folder)
@@ -74,7 +74,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, grid.Plan]:
     return folder, plan
 
 
-def test_nothing_is_trained_twice(whole: tuple[Path, grid.Plan]) -> None:
+def test_nothing_is_trained_twice(whole: tuple[Path, grid.GridPlan]) -> None:
     folder, _ = whole
     grid_state = opened(folder)
     count = grid.counted(grid_state, folder / "runs")
@@ -88,7 +88,7 @@ def test_nothing_is_trained_twice(whole: tuple[Path, grid.Plan]) -> None:
     assert count.asked == 12 * (4 + 4 + 8 + 8)
 
 
-def test_the_plan_knew(whole: tuple[Path, grid.Plan]) -> None:
+def test_the_plan_knew(whole: tuple[Path, grid.GridPlan]) -> None:
     folder, plan = whole
     count = grid.counted(opened(folder), folder / "runs")
     assert (plan.trainings, plan.epochs, plan.asked) == (count.stages, count.distinct, count.asked)
@@ -97,7 +97,7 @@ def test_the_plan_knew(whole: tuple[Path, grid.Plan]) -> None:
     assert plan.joules > 0
 
 
-def test_the_table_is_that_of_the_runs(whole: tuple[Path, grid.Plan]) -> None:
+def test_the_table_is_that_of_the_runs(whole: tuple[Path, grid.GridPlan]) -> None:
     folder, _ = whole
     grid_state = opened(folder)
     lines = json.loads((grid_state.folder / "table.json").read_text())
@@ -120,7 +120,7 @@ def test_the_table_is_that_of_the_runs(whole: tuple[Path, grid.Plan]) -> None:
     assert line["joules"] == pytest.approx(sum(row["energy"]["joules"] for row in rows) / 2)
 
 
-def test_a_cell_is_an_ordinary_run(whole: tuple[Path, grid.Plan]) -> None:
+def test_a_cell_is_an_ordinary_run(whole: tuple[Path, grid.GridPlan]) -> None:
     folder, _ = whole
     cell = opened(folder).grid.cells[7]
     run = pipeline.run(folder / "x.toml", cell.settings, runs_dir=folder / "runs")
@@ -351,7 +351,7 @@ def test_an_ended_driver_leaves_no_worker_and_changes_no_table(
 
 
 @pytest.mark.slow
-def test_the_whole_grid_killed_again_and_again(whole: tuple[Path, grid.Plan], tmp_path: Path) -> None:
+def test_the_whole_grid_killed_again_and_again(whole: tuple[Path, grid.GridPlan], tmp_path: Path) -> None:
     experiment(tmp_path, METHODS)
     kills = (1, 5, 9, 13, 17, 23, 31)
     for epochs in kills:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ebsim import pipeline
-from ebsim.config import Experiment, Source, validate
+from ebsim.config import Experiment, ExperimentSource, validate
 from ebsim.errors import ConfigError
 from ebsim.pipeline.plugin_copies import keep
 
@@ -73,7 +73,7 @@ def test_the_stored_experiment_needs_nothing_but_its_folder(tmp_path: Path, monk
 
 
 def experiment(**section: object) -> Experiment:
-    return validate(Source("here", {"name": "a", "precision": section}))
+    return validate(ExperimentSource("here", {"name": "a", "precision": section}))
 
 
 def test_every_place_of_a_path_is_rewritten_and_no_other(tmp_path: Path) -> None:
