@@ -103,11 +103,11 @@ def test_the_part_of_a_row(stages: tuple[str, ...], stage: str, said: str) -> No
 def test_an_emergence_says_what_the_rule_saw() -> None:
     event = {"kind": "mask", "ratio": 0.5, "epoch": 9, "distance": 0.05, "largest": 0.0812, "threshold": 0.1}
     event |= {"emerged": True, "rule": "paper", "window": 5}
-    assert described(event) == "  ticket p = 0.5 emerged at epoch 9 (mask distance 0.081 < 0.1 over 5 epochs)"
+    assert event_line(event) == "  ticket p = 0.5 emerged at epoch 9 (mask distance 0.081 < 0.1 over 5 epochs)"
     event |= {"rule": "authors"}
-    assert described(event).endswith("(mask distance 0.081 <= 0.1 to the masks before it)")
+    assert event_line(event).endswith("(mask distance 0.081 <= 0.1 to the masks before it)")
     del event["rule"]  # as runs before this wrote it
-    assert described(event) == "  ticket p = 0.5 emerged at epoch 9"
+    assert event_line(event) == "  ticket p = 0.5 emerged at epoch 9"
 
 
 def test_mask_distances_are_those_of_the_run(run: tuple[Path, str]) -> None:
