@@ -26,6 +26,7 @@ _HOME = {
     "run": "ebsim.pipeline",
 }
 _PACKAGES = ("adapters", "data", "models", "precision", "tickets", "training", "methods", "runs", "report")
+_MODULES = {name: f".{name}" for name in _PACKAGES}
 
-__getattr__, __dir__, __all__ = attach(__name__, _HOME, _PACKAGES)
+__getattr__, __dir__, __all__ = attach(__name__, _HOME, _MODULES)
 __all__ += ["__version__"]

@@ -10,8 +10,7 @@ Stands alone: it knows nothing of ebsim. Names are imported on first use; torch 
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+from hw_models.lazy import attach
 
 REVISION = 6  # counts up whenever the model gives another number: finished runs are then priced again
 
@@ -24,47 +23,36 @@ REUSE_MODELS = {
 """How data reuse is modelled, from the simplest on: name -> what it assumes."""
 
 _NAMES = {  # public name -> module that defines it, imported on first use
-    "Layer": "workload.layer",
-    "trace": "workload.trace",
-    "load": "accelerator.loader",
-    "Accelerator": "accelerator.description",
-    "training_cost": "cost.training_step",
-    "Cost": "cost.step_cost",
-    "price": "cost.ledger",
-    "price_all": "cost.savings",
-    "EnergyReport": "cost.ledger",
-    "Bill": "cost.ledger",  # the name of an `EnergyReport` until 0.1
-    "ProfileError": "errors",
-    "FormatError": "errors",
-    "WorkloadError": "errors",
-    "HardwareError": "errors",
-    "LedgerError": "errors",
-    "band": "cost.uncertainty",
-    "ratio": "cost.uncertainty",
-    "sensitivity": "cost.uncertainty",
+    "Layer": ".workload.layer",
+    "trace": ".workload.trace",
+    "load": ".accelerator.loader",
+    "Accelerator": ".accelerator.description",
+    "training_cost": ".cost.training_step",
+    "Cost": ".cost.step_cost",
+    "price": ".cost.ledger",
+    "price_all": ".cost.savings",
+    "EnergyReport": ".cost.ledger",
+    "Bill": ".cost.ledger",  # the name of an `EnergyReport` until 0.1
+    "ProfileError": ".errors",
+    "FormatError": ".errors",
+    "WorkloadError": ".errors",
+    "HardwareError": ".errors",
+    "LedgerError": ".errors",
+    "band": ".cost.uncertainty",
+    "ratio": ".cost.uncertainty",
+    "sensitivity": ".cost.uncertainty",
 }
 _MODULES = {  # public module name -> where the module is
-    "commands": "analysis.commands",
-    "counts": "workload.op_counts",
-    "evaluation": "cost.inference",
-    "grid": "carbon",
-    "measure": "sensors",
-    "presets": "precision.presets",
-    "reference": "workload.reference_networks",
-    "shrink": "workload.pruned_shapes",
-    "uncertainty": "cost.uncertainty",
-    "variants": "analysis.design_sweep",
+    "commands": ".analysis.commands",
+    "counts": ".workload.op_counts",
+    "evaluation": ".cost.inference",
+    "grid": ".cost.carbon",
+    "measure": ".sensors",
+    "presets": ".precision.presets",
+    "reference": ".workload.reference_networks",
+    "shrink": ".workload.pruned_shapes",
+    "uncertainty": ".cost.uncertainty",
+    "variants": ".analysis.design_sweep",
 }
-__all__ = sorted(["REUSE_MODELS", "REVISION", *_NAMES, *_MODULES])
-
-
-def __getattr__(name: str) -> Any:
-    if name in _NAMES:
-        return getattr(importlib.import_module(f"hw_models.{_NAMES[name]}"), name)
-    if name in _MODULES:
-        return importlib.import_module(f"hw_models.{_MODULES[name]}")
-    raise AttributeError(f"module 'hw_models' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return list(__all__)
+__getattr__, __dir__, __all__ = attach(__name__, _NAMES, _MODULES)
+__all__ += ["REUSE_MODELS", "REVISION"]

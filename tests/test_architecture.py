@@ -28,13 +28,14 @@ FLOORS = [
     {"cli"},
 ]
 MAY_USE_HW = {
+    "ebsim.lazy",  # the one helper of both packages
     "ebsim.precision",  # the presets' tables and the record's form: data that torch has no part in
     "ebsim.runs", "ebsim.pricing", "ebsim.experiment", "ebsim.report", "ebsim.methods", "ebsim.pipeline", "ebsim.grid",
     "ebsim.commands", "cli",
 }  # fmt: skip
 # hw_models stands alone, in wings of its own: each may import the wings below it.
 WINGS = [
-    {"hw_models.errors", "hw_models.units"},
+    {"hw_models.errors", "hw_models.lazy", "hw_models.units"},
     {"hw_models.workload", "hw_models.precision"},
     {"hw_models.accelerator"},
     {"hw_models.mapping"},

@@ -96,7 +96,7 @@ def _show(found: Roofline) -> None:
 def _write(found: list[Roofline], out: str) -> list[Path]:
     """The figure in every form, and the CSV of its points."""
     from ebsim.report.figures import for_page, for_paper, style
-    from ebsim.report.figures.roofline import Panel, draw_panels
+    from ebsim.report.figures.roofline import Panel, plot_panels
     from hw_models.analysis.roofline import rows
 
     folder = new_folder(out)
@@ -109,10 +109,10 @@ def _write(found: list[Roofline], out: str) -> list[Path]:
     table = [row for item in found for row in rows(item)]
     sheet = tuple(table[0]), [tuple(row.values()) for row in table]
 
-    def draw(width: float) -> Any:
-        return draw_panels(panels, width)
+    def plot(width: float) -> Any:
+        return plot_panels(panels, width)
 
-    files = for_page("roofline", draw, style.PAGE, sheet) | for_paper("roofline", draw)
+    files = for_page("roofline", plot, style.PAGE, sheet) | for_paper("roofline", plot)
     for name, content in files.items():
         (folder / name).write_bytes(content)
     return [folder / name for name in files]

@@ -50,7 +50,7 @@ def plan(
 
 def _parts(found: RunPlan) -> str:
     """Where the time goes."""
-    from ebsim.commands.progress import duration
+    from ebsim.report.display.value import duration
 
     trainings = sum(training.seconds for training in found.trainings)
     parts = {"training": trainings, "start and networks": found.setup_seconds, "report": found.report_seconds}
@@ -58,16 +58,16 @@ def _parts(found: RunPlan) -> str:
 
 
 def _show(found: RunPlan) -> None:
-    from ebsim.commands.progress import at_ratio, duration
+    from ebsim.commands.progress import at_ratio
     from ebsim.report.display.terminal import print_rows
-    from ebsim.report.display.value import counted, fixed, quantity
+    from ebsim.report.display.value import counted, duration, fixed, quantity
 
     timed = any(training.step_seconds for training in found.trainings)
     rows = [
         [
             training.stage, f"{training.parameters:,}", training.precision,
             f"{training.last - training.first}", f"{training.trained}",
-            *([f"{1000 * training.step_seconds:.1f}", duration(training.seconds)] if timed else []),
+            *([f"{1000 * training.step_seconds:.1f}", str(duration(training.seconds))] if timed else []),
         ]
         for training in found.trainings
     ]  # fmt: skip

@@ -11,16 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from ebsim.report.display.value import quantity
-
-
-def duration(seconds: float) -> str:
-    """Seconds as 45 s, 3:07 min or 2:05 h."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    unit, big = (" min", 60) if seconds < 3600 else (" h", 3600)
-    whole = int(seconds)
-    return f"{whole // big}:{whole % big * 60 // big:02d}{unit}"
+from ebsim.report.display.value import duration, quantity
 
 
 def at_ratio(ratio: float | None) -> str:

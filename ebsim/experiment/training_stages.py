@@ -17,6 +17,7 @@ from ebsim.config import Prune
 from ebsim.experiment.context import ExperimentContext
 from ebsim.runs.ledger import entry
 from ebsim.seeds import seed_of
+from ebsim.tickets.emergence_rule import largest_distance
 from ebsim.training import Trajectory
 
 
@@ -151,11 +152,11 @@ def _is_kept(context: ExperimentContext, gammas: Tensor) -> bool:
 def tell_mask(context: ExperimentContext, ratio: float, epoch: int, distances: list[float], *, emerged: bool) -> None:
     """Tell the newest mask distance, beside what the rule compares with its threshold (None: too few masks yet)."""
     prune = context.prune
-    window = distances[-prune.window :] if prune.rule == "paper" else distances[-1:]
-    full = prune.rule != "paper" or len(window) == prune.window
     if distances:
+        paper = prune.rule == "paper"
+        largest = largest_distance("paper", prune.window, distances) if paper else distances[-1]
         context.progress.work(
-            "mask", ratio=ratio, epoch=epoch, distance=distances[-1], largest=max(window) if full else None,
+            "mask", ratio=ratio, epoch=epoch, distance=distances[-1], largest=largest,
             threshold=prune.threshold, emerged=emerged, rule=prune.rule, window=prune.window,
         )  # fmt: skip
 

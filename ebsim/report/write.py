@@ -27,7 +27,7 @@ def write_report(run_dir: str | Path, *, for_paper: bool = False) -> list[Path]:
     if for_paper:
         for plot in figures.PLOTS:
             if plot.needs(run):
-                made = figures.for_paper(plot.name, partial(plot.draw, run))
+                made = figures.for_paper(plot.name, partial(plot.render, run))
                 contents |= {f"figures/{name}": data for name, data in made.items()}
     with RunFolder(run.path).renewing(contents):
         for name, data in contents.items():

@@ -1,6 +1,8 @@
 """Which convolutions make the channels of a BatchNorm layer, and which layers read them; from the traced graph.
 
-Between them may stand whatever keeps channels apart (activation, pooling, flattening, addition of equal channels).
+Traced by torch.fx alone, which needs no example input: the tracer of `shrinking` runs the network on one, and scores
+and methods ask this of a model alone. Between them may stand whatever keeps channels apart (activation, pooling,
+flattening, addition of equal channels).
 """
 
 from __future__ import annotations

@@ -25,9 +25,8 @@ import torch
 from torch import Tensor, nn
 
 from ebsim.errors import ConfigError
+from ebsim.tickets.emergence_rule import RULES, has_emerged, largest_distance
 from ebsim.tickets.mask import ChannelMask, masks_from_scores, named_gammas
-
-RULES = ("paper", "authors")
 
 
 class Emergence(NamedTuple):
@@ -105,10 +104,11 @@ class EarlyBird:
             return True
         mask = self._mask(flat, floor=0 if self.rule == "authors" else self.min_channels)
         self._queue.append(mask)
-        older = list(self._queue)[:-1]
-        if older:
-            self.distances.append(max(mask.distance(m) for m in older))
-        if self._settled():
+        to_older = [mask.distance(older) for older in list(self._queue)[:-1]]
+        if to_older:
+            self.distances.append(max(to_older))
+        judged = self.distances if self.rule == "paper" else to_older
+        if has_emerged(self.rule, largest_distance(self.rule, self.window, judged), self.threshold):
             self.epoch, self.ticket = self._epochs, self._mask(flat, floor=self.min_channels)
         return self.ticket is not None
 
@@ -141,12 +141,6 @@ class EarlyBird:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_model": None}  # a reference to the network is of this process
-
-    def _settled(self) -> bool:
-        if self.rule == "authors":
-            return len(self._queue) == self.window and self.distances[-1] <= self.threshold
-        last = self.distances[-self.window :]
-        return len(last) == self.window and max(last) < self.threshold
 
     def _mask(self, flat: Tensor, floor: int) -> ChannelMask:
         ties = "threshold" if self.rule == "authors" else "order"

@@ -9,18 +9,26 @@ import os
 import re
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hw_models.accelerator.loader import UNLIMITED, load, shipped
 from hw_models.accelerator.sram_energy import SRAM_LAWS
 from hw_models.accelerator.toml_reader import locate
-from hw_models.analysis.breakdown import breakdown, compare, parts
-from hw_models.analysis.calibration import Fit, fit, profile_text, read_steps
-from hw_models.analysis.sanity_checks import check
 from hw_models.errors import ProfileError, nearest
+from hw_models.lazy import attach
 from hw_models.units import BITS_PER_KIB, unit
 
-__all__ = ["breakdown", "calibrate", "check", "compare", "describe", "list_profiles", "new", "parts", "show", "unit"]
+if TYPE_CHECKING:
+    from hw_models.analysis.calibration import Fit
+
+_HOME = {
+    "breakdown": "hw_models.analysis.breakdown",
+    "compare": "hw_models.analysis.breakdown",
+    "parts": "hw_models.analysis.breakdown",
+    "check": "hw_models.analysis.sanity_checks",
+}
+__getattr__, __dir__, __all__ = attach(__name__, _HOME)  # not imported to list or show profiles
+__all__ += ["calibrate", "describe", "list_profiles", "new", "show", "unit"]
 
 
 def list_profiles() -> list[dict[str, Any]]:
@@ -201,6 +209,8 @@ def calibrate(profile: str, measurements: str | Path, out: str | Path | None = N
 
     `out`: where to write it (must not exist). Raises `HardwareError` naming the line of a wrong measurement.
     """
+    from hw_models.analysis.calibration import fit, profile_text, read_steps
+
     target, chip = None if out is None else profile_target(out), load(profile)
     steps = read_steps(measurements, chip)
     fitted = fit(steps, chip)

@@ -150,8 +150,8 @@ class EnergyReport:
         )
 
     def gco2(self, grid: str = "world") -> float:
-        """Grams of CO2 equivalent if that energy came from `grid` (see `hw_models.carbon`)."""
-        from hw_models.carbon import intensity
+        """Grams of CO2 equivalent if that energy came from `grid` (see `hw_models.cost.carbon`)."""
+        from hw_models.cost.carbon import intensity
 
         return self.kwh * intensity(grid).grams_per_kwh
 

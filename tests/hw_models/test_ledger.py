@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from hw_models import FormatError, HardwareError, LedgerError, load, price, training_cost
-from hw_models.carbon import INTENSITIES, intensity
+from hw_models.cost.carbon import INTENSITIES, intensity
 from hw_models.cost.inference import forward_cost
 from hw_models.units import kwh, show_joules
 from hw_models.workload import reference_networks

@@ -75,7 +75,7 @@ def test_text_on_a_color_is_readable() -> None:
 
 
 def test_both_widths_as_pdf_and_pgf_with_the_same_bytes_each_time(run: Run) -> None:
-    made = for_paper("mask_map", lambda width: masks.draw_map(run, width))
+    made = for_paper("mask_map", lambda width: masks.plot_map(run, width))
     names = {name for name in made if not name.endswith(".png")}
     assert names == {"mask_map.pdf", "mask_map-column.pdf", "mask_map.pgf", "mask_map-column.pgf"}
     for name, inches in (("mask_map", 6.75), ("mask_map-column", 3.25)):
@@ -83,7 +83,7 @@ def test_both_widths_as_pdf_and_pgf_with_the_same_bytes_each_time(run: Run) -> N
         box = re.search(rb"/MediaBox \[ 0 0 ([\d.]+) ", made[f"{name}.pdf"])
         assert box is not None and float(box[1]) == pytest.approx(72 * inches, abs=0.01)
         assert b"/Type3" not in made[f"{name}.pdf"] and b"CreationDate" not in made[f"{name}.pdf"]
-    assert for_paper("mask_map", lambda width: masks.draw_map(run, width)) == made
+    assert for_paper("mask_map", lambda width: masks.plot_map(run, width)) == made
 
 
 def test_a_crowd_is_drawn(run: Run) -> None:
@@ -94,7 +94,7 @@ def test_a_crowd_is_drawn(run: Run) -> None:
     ]
     for width in (style.COLUMN, style.PAGE):
         with style.styled():
-            svg = style.svg(plane.draw(points, width)).decode()
+            svg = style.svg(plane.plot(points, width)).decode()
         assert all(f'id="point-{number}"' in svg for number in range(40))
 
 

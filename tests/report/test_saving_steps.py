@@ -142,7 +142,7 @@ def test_rows_with_fewer_and_with_more_dense_epochs_share_a_table(run: Run, monk
     names, early, twice = (["–" if cell == "–" else str(cell) for (cell,) in column.cells] for column in table.columns)
     assert names == ["dense baseline", saving_steps.FEWER, saving_steps.MORE, RETRAINING, "this row"]
     assert early[2] == "–" and twice[1] == twice[3] == "–"
-    for axes, one in zip(waterfall.draw(run, 6.5).axes, pair, strict=False):
+    for axes, one in zip(waterfall.plot(run, 6.5).axes, pair, strict=False):
         ends = [bar.get_x() + bar.get_width() for bar in axes.patches]
         assert max(ends) == pytest.approx(max(one.start, one.end))
         places = {round(bar.get_y() + bar.get_height() / 2) for bar in axes.patches}

@@ -42,7 +42,7 @@ def data(every: Sequence[Replicates]) -> tuple[tuple[str, ...], list[tuple[objec
     return header, [*rows, *(_point(f"{line.method}, {_name(line, every)}", line) for line in others)]
 
 
-def draw(every: Sequence[Replicates], width: float) -> Figure:
+def plot(every: Sequence[Replicates], width: float) -> Figure:
     """Accuracy over the epoch of the draw."""
     groups = curves(every)
     paint = style.colors(list(groups))

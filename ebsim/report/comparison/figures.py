@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ebsim.report.comparison import draw_epoch
 from ebsim.report.comparison.aggregate import Replicates
-from ebsim.report.comparison.page import Drawing
+from ebsim.report.comparison.page import PageFigure
 from ebsim.report.comparison.table import ComparedLine, name
 from ebsim.report.display.text import as_typed, csv, plain
 from ebsim.report.display.value import scale
@@ -30,41 +30,41 @@ PANELS = 9
 """Small multiples of an axis at most; more lines than that share one pair of panels."""
 
 
-def drawings(
+def page_figures(
     every: Sequence[ComparedLine], axes: Mapping[str, Sequence[Any]], told: Mapping[str, str]
-) -> list[Drawing]:
+) -> list[PageFigure]:
     """The plane, and a chart for each axis of several values but the seed. told: line -> all its numbers."""
     them = [entry.line for entry in every if entry.line.finished]
     if not them:
         return []
     shown = points(them)
     out = [
-        drawing(
+        page_figure(
             "accuracy_energy",
             "Accuracy against modelled energy",
             "Up and to the left is better; the step line joins what no other line beats. Upright bars: 95 % "
             "interval over the seeds. Level bars: 90 % band of the modelled energy relative to dense. Shape is "
             "the method, shade the prune ratio; a pointer over a point tells all its numbers.",
-            partial(plane.draw, shown),
+            partial(plane.plot, shown),
             _plane_data(them, shown),
             {f"point-{number}": told.get(point.name, point.name) for number, point in enumerate(shown)},
         )
     ]
     if draw_epoch.drawn(them):
         out.append(
-            drawing(
+            page_figure(
                 "draw_epoch",
                 "Accuracy against the epoch of the draw",
                 "A curve joins the draws of one method, ratio and setting; star: the ticket of the rule, at the "
                 "mean of its epochs; dashed: dense. Bars: 95 % interval over the seeds.",
-                partial(draw_epoch.draw, them),
+                partial(draw_epoch.plot, them),
                 draw_epoch.data(them),
             )
         )
     for key, values in axes.items():
         if key != SEED and len(values) > 1:
             out.append(
-                drawing(
+                page_figure(
                     f"by_{re.sub(r'[^A-Za-z0-9]+', '_', key)}",
                     f"Along {plain(key)}",
                     "Accuracy above, modelled energy below, one column per line of the table without this axis; "
@@ -78,24 +78,24 @@ def drawings(
 
 def make(every: Sequence[ComparedLine], axes: Mapping[str, Sequence[Any]]) -> dict[str, bytes]:
     """{file name: bytes} of all figures: SVG, PNG and CSV."""
-    return {f"{d.name}.{end}": data for d in drawings(every, axes, {}) for end, data in d.files.items()}
+    return {f"{d.name}.{end}": data for d in page_figures(every, axes, {}) for end, data in d.files.items()}
 
 
-def drawing(
+def page_figure(
     name: str,
     title: str,
     caption: str,
-    draw: Callable[[float], Figure],
+    plot: Callable[[float], Figure],
     sheet: Sheet,
     details: Mapping[str, str] | None = None,
     wide: bool = True,
-) -> Drawing:
+) -> PageFigure:
     """A figure drawn and written once for the page."""
     with style.styled():
-        figure = draw(style.PAGE if wide else style.COLUMN)
+        figure = plot(style.PAGE if wide else style.COLUMN)
         style.settle(figure)
         made = {"svg": style.svg(figure), "png": style.png(figure), "csv": csv(*sheet).encode()}
-    return Drawing(name, title, caption, made, details or {}, wide)
+    return PageFigure(name, title, caption, made, details or {}, wide)
 
 
 def _pair(line: Replicates, metric: str) -> tuple[float, float]:

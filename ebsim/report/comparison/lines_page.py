@@ -28,8 +28,8 @@ def build(
     final: the table of the lines, one per entry. cells: the runs that it is made of, with links. differing: what tells
     the runs apart, where they are not cells of a grid.
     """
-    drawn = figures.drawings(every, axes, told(every, final))
-    charts = tuple(drawing.name for drawing in drawn if drawing.name != "accuracy_energy")
+    drawn = figures.page_figures(every, axes, told(every, final))
+    charts = tuple(figure.name for figure in drawn if figure.name != "accuracy_energy")
     sections = [
         PageSection("lines", "Results", tuple(lead), (Shown(final),)),
         PageSection("plane", "Accuracy and energy", (), (), ("accuracy_energy",) if drawn else ()),

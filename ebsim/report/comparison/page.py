@@ -28,7 +28,7 @@ class PageSection:
 
 
 @dataclass(frozen=True)
-class Drawing:
+class PageFigure:
     """A figure of a page: its files by ending, and what a pointer over its points says."""
 
     name: str
@@ -40,7 +40,7 @@ class Drawing:
     wide: bool = True
 
 
-def page(title: str, badge: str, sub: str, sections: Sequence[PageSection], drawings: Sequence[Drawing]) -> str:
+def page(title: str, badge: str, sub: str, sections: Sequence[PageSection], page_figures: Sequence[PageFigure]) -> str:
     """The page as HTML, with its figures inline; links to their files go to `figures/` beside it."""
     content = {
         "title": title,
@@ -48,18 +48,18 @@ def page(title: str, badge: str, sub: str, sections: Sequence[PageSection], draw
         "sub": sub,
         "contents": [(section.anchor, section.heading) for section in sections],
         "sections": sections,
-        "plots": {drawing.name: drawing for drawing in drawings},
-        "wide": {drawing.name for drawing in drawings if drawing.wide},
+        "plots": {figure.name: figure for figure in page_figures},
+        "wide": {figure.name for figure in page_figures if figure.wide},
     }
     return render(
         "sections.html",
         content,
-        {drawing.name: drawing.files["svg"] for drawing in drawings},
-        {drawing.name: drawing.title for drawing in drawings},
-        {drawing.name: drawing.details for drawing in drawings},
+        {figure.name: figure.files["svg"] for figure in page_figures},
+        {figure.name: figure.title for figure in page_figures},
+        {figure.name: figure.details for figure in page_figures},
     )
 
 
-def files(drawings: Sequence[Drawing]) -> dict[str, bytes]:
+def files(page_figures: Sequence[PageFigure]) -> dict[str, bytes]:
     """{path beside the page: bytes} of the figures."""
-    return {f"figures/{d.name}.{ending}": data for d in drawings for ending, data in d.files.items()}
+    return {f"figures/{d.name}.{ending}": data for d in page_figures for ending, data in d.files.items()}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ebsim.files import digest
 from ebsim.report.comparison import page
-from ebsim.report.comparison.figures import Sheet, drawing
+from ebsim.report.comparison.figures import Sheet, page_figure
 from ebsim.report.comparison.page import PageSection, Shown
 from ebsim.report.display.table import NONE, Cell, Column, Table
 from ebsim.report.display.text import clip, csv, plain
@@ -36,14 +36,14 @@ def build(priced: Sequence[Run]) -> dict[str, bytes]:
     """{path: bytes} of report.html, energies.csv and figures/ for one run priced several times."""
     first = priced[0]
     drawn = [
-        drawing(
+        page_figure(
             "savings",
             "Saving against dense on each accelerator",
             "Shape and hue are the accelerator; the bar is the 90 % band of the saving.",
             partial(_savings, priced),
             _saving_data(priced),
         ),
-        drawing(
+        page_figure(
             "components",
             "What spends the energy on each accelerator",
             "Shares of the modelled energy by hardware component; at the end of each bar the energy itself.",
@@ -51,7 +51,7 @@ def build(priced: Sequence[Run]) -> dict[str, bytes]:
             _component_data(priced),
         ),
     ] if len(first.rows) > 1 else []  # fmt: skip
-    names = tuple(drawing.name for drawing in drawn)
+    names = tuple(figure.name for figure in drawn)
     label = f"{first.record.network.label} on {first.record.dataset.label}"
     sections = [
         PageSection("energies", "Energies and savings", (lead(priced),), (Shown(table(priced)),)),

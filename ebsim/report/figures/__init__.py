@@ -40,14 +40,14 @@ def _never(run: Run) -> bool:
 
 @dataclass(frozen=True)
 class Plot:
-    """`draw` takes the width in inches; `needs` says whether a run has what the figure shows, `wide` whether the page
+    """`render` takes the width in inches; `needs` says whether a run has what the figure shows, `wide` whether the page
     gives it the whole width."""
 
     name: str
     title: str
     caption: str
     data: Callable[[Run], Sheet]
-    draw: Callable[[Run, float], Figure]
+    render: Callable[[Run, float], Figure]
     needs: Callable[[Run], bool] = _always
     wide: Callable[[Run], bool] = _always
 
@@ -68,7 +68,7 @@ PLOTS = (
         "the energy relative to dense; the band of the absolute energies is left out because it moves all points "
         "together. Shape is the method, shade the prune ratio.",
         accuracy_energy.data,
-        accuracy_energy.draw,
+        accuracy_energy.plot,
         lambda run: sum(row.accuracy is not None for row in run.rows) > 1,
         _many,
     ),
@@ -77,7 +77,7 @@ PLOTS = (
         "Energy by stage",
         "The whole pipeline, search included; at the end of a bar the energy, and what it is less or more than dense.",
         partial(split_bars.data, kind="stage"),
-        lambda run, width: split_bars.draw(run, "stage", width),
+        lambda run, width: split_bars.plot(run, "stage", width),
         wide=_never,
     ),
     Plot(
@@ -85,7 +85,7 @@ PLOTS = (
         "Energy by component",
         "The same bars by what spends the energy: arithmetic, memories, traffic.",
         partial(split_bars.data, kind="component"),
-        lambda run, width: split_bars.draw(run, "component", width),
+        lambda run, width: split_bars.plot(run, "component", width),
         wide=_never,
     ),
     Plot(
@@ -95,7 +95,7 @@ PLOTS = (
         "long the dense network is trained, then the retraining as if it were still dense, then what the smaller "
         "network and its precision take off. Hatched: added. Steps under 0.2 % of the baseline are in the CSV only.",
         waterfall.data,
-        waterfall.draw,
+        waterfall.plot,
         lambda run: bool(waterfall.shown(run)),
     ),
     Plot(
@@ -104,7 +104,7 @@ PLOTS = (
         "The saving with one constant of the accelerator at the low or the high end of its 90 % band, all others as "
         "they are; the widest swing on top.",
         tornado.data,
-        tornado.draw,
+        tornado.plot,
         lambda run: bool(tornado.shown(run)),
     ),
     Plot(
@@ -113,7 +113,7 @@ PLOTS = (
         "Dots: distance of each epoch's mask to the one before. Line: what the rule compares with the threshold. "
         "Red: the epoch at which the ticket emerged.",
         masks.distance_data,
-        masks.draw_distance,
+        masks.plot_distance,
         _has_masks,
     ),
     Plot(
@@ -122,7 +122,7 @@ PLOTS = (
         "Epoch 0 is the untrained network. Dashed red: the epoch at which the ticket was identified; the red mark "
         "on the color bar is the threshold.",
         masks.map_data,
-        masks.draw_map,
+        masks.plot_map,
         _has_masks,
     ),
     Plot(
@@ -131,7 +131,7 @@ PLOTS = (
         "Each ticket leaves the dense line at the epoch where it was drawn (dot). The accuracy axis leaves out the "
         "first steep rise. The CSV has the test loss, and all lines where only those of the best rows are drawn.",
         curves.data,
-        curves.draw,
+        curves.plot,
         lambda run: any(run.curves.values()),
     ),
     Plot(
@@ -140,7 +140,7 @@ PLOTS = (
         "Filled: ours, last epoch; star: the ticket from the epoch with the best test accuracy. Hollow, dotted: the "
         "paper's Figure 1 (best epoch on the test set), where it has this network and dataset.",
         draw_epoch.data,
-        draw_epoch.draw,
+        draw_epoch.plot,
         lambda run: bool(draw_epoch.series(run)),
     ),
     Plot(
@@ -149,7 +149,7 @@ PLOTS = (
         "Each convolution or linear layer in network order (in a deep network the block that it belongs to), with the "
         "normalization, activation and other work that follows it; forward, both backward passes and the update.",
         layers.data,
-        layers.draw,
+        layers.plot,
         lambda run: bool(per_layer(run)),
     ),
     Plot(
@@ -159,8 +159,8 @@ PLOTS = (
         "accelerator lets it. On the slope DRAM is the limit; on a flat line, which names its formats, the array; "
         "under both, an array that is not filled or a buffer.",
         roofline.data,
-        roofline.draw,
-        roofline.drawable,
+        roofline.plot,
+        roofline.has_points,
     ),
 )
 
@@ -168,24 +168,24 @@ PLOTS = (
 def make(plot: Plot, run: Run) -> dict[str, bytes]:
     """{file name: bytes} of one figure of a run for the page."""
     width = style.PAGE if plot.wide(run) else style.COLUMN
-    return for_page(plot.name, lambda inches: plot.draw(run, inches), width, plot.data(run))
+    return for_page(plot.name, lambda inches: plot.render(run, inches), width, plot.data(run))
 
 
-def for_page(name: str, draw: Callable[[float], Figure], width: float, sheet: Sheet) -> dict[str, bytes]:
+def for_page(name: str, plot: Callable[[float], Figure], width: float, sheet: Sheet) -> dict[str, bytes]:
     """{file name: bytes} of one figure for a page: SVG, PNG and the CSV of what it shows."""
     with style.styled():
-        figure = draw(width)
+        figure = plot(width)
         style.settle(figure)
         vector, pixels = style.svg(figure), style.png(figure)
     return {f"{name}.svg": vector, f"{name}.png": pixels, f"{name}.csv": csv(*sheet).encode()}
 
 
-def for_paper(name: str, draw: Callable[[float], Figure]) -> dict[str, bytes]:
+def for_paper(name: str, plot: Callable[[float], Figure]) -> dict[str, bytes]:
     """{file name: bytes} of one figure for a paper: PDF and PGF, in one column (3.25 in) and full width (6.75 in)."""
     out: dict[str, bytes] = {}
     for ending, width in (("-column", style.COLUMN), ("", style.PAGE)):
         with style.styled():
-            figure = draw(width)
+            figure = plot(width)
             style.settle(figure)
             out[f"{name}{ending}.pdf"] = style.pdf(figure)
             out |= pgf(figure, f"{name}{ending}")

@@ -37,5 +37,5 @@ def data(run: Run) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
     ]
 
 
-def draw(run: Run, width: float) -> Figure:
-    return plane.draw(points(run), width)
+def plot(run: Run, width: float) -> Figure:
+    return plane.plot(points(run), width)

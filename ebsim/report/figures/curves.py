@@ -37,7 +37,7 @@ def shown(run: Run) -> list[TrainingLine]:
     return [line for line in every if line.ratio is None or line.name in best]
 
 
-def draw(run: Run, width: float) -> Figure:
+def plot(run: Run, width: float) -> Figure:
     every = shown(run)
     ratios = sorted({line.ratio for line in every if line.ratio is not None})
     if len(every) <= _MANY or len(ratios) < 2:

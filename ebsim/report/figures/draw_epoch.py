@@ -71,7 +71,7 @@ def data(run: Run) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
     return header, rows
 
 
-def draw(run: Run, width: float) -> Figure:
+def plot(run: Run, width: float) -> Figure:
     every = series(run)
     paint = style.colors([one.name for one in every])
     figure, grid = style.canvas(width, 2.8)

@@ -32,7 +32,7 @@ def data(run: Run) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
     return header, rows
 
 
-def draw(run: Run, width: float) -> Figure:
+def plot(run: Run, width: float) -> Figure:
     """One panel per network, in network order from top to bottom; the value stands at the end of each bar."""
     networks = per_layer(run)
     order = list(dict.fromkeys(cost.layer for network in networks.values() for cost in network.layers))

@@ -6,6 +6,7 @@ The maps follow the paper's figure: viridis reversed (0 = yellow), dashed red li
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from ebsim.report.display.text import clip
 from ebsim.report.figures import style
 from ebsim.runs.load import Run
 from ebsim.runs.schema import RatioMasks
+from ebsim.tickets.emergence_rule import largest_distance
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,19 +45,15 @@ def panels(run: Run) -> list[Panel]:
 
 
 def criterion(run: Run, masks: RatioMasks) -> list[float | None]:
-    """What the rule compares with the threshold, per epoch: the largest distance in its window.
+    """What the Early-Bird rule compares with the threshold, per epoch; None while its window is not full."""
+    rule, window = run.record.prune.rule, run.record.prune.window
 
-    Rule `paper`: the last `window` consecutive distances. Rule `authors`: the newest of `window` masks against
-    each older one. None while the window is not full.
-    """
-    window, out = run.record.prune.window, []
-    for epoch in range(1, len(masks.distances) + 1):
-        if run.record.prune.rule == "authors":
-            known = len(masks.map) > epoch >= window - 1
-            out.append(max(masks.map[epoch][epoch - window + 1 : epoch]) if known else None)
-        else:
-            out.append(max(masks.distances[epoch - window : epoch]) if epoch >= window else None)
-    return out
+    def known(epoch: int) -> Sequence[float]:
+        if rule == "authors":
+            return masks.map[epoch][:epoch] if epoch < len(masks.map) else ()
+        return masks.distances[:epoch]
+
+    return [largest_distance(rule, window, known(epoch)) for epoch in range(1, len(masks.distances) + 1)]
 
 
 def _grid(run: Run, width: float, height: float | None) -> tuple[Figure, list[tuple[Any, Panel]]]:
@@ -96,7 +94,7 @@ def distance_data(run: Run) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
     ]
 
 
-def draw_distance(run: Run, width: float) -> Figure:
+def plot_distance(run: Run, width: float) -> Figure:
     prune = run.record.prune
     figure, grid = _grid(run, width, 1.6)
     top = max([prune.threshold, *(d for _, panel in grid for d in panel.masks.distances)])
@@ -159,7 +157,7 @@ def map_data(run: Run) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
     ]
 
 
-def draw_map(run: Run, width: float) -> Figure:
+def plot_map(run: Run, width: float) -> Figure:
     every = panels(run)
     largest = max((value for panel in every for line in panel.masks.map for value in line), default=1.0)
     top = min(1.0, max(0.1, math.ceil(10 * largest) / 10))

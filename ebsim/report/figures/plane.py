@@ -38,7 +38,7 @@ def on_front(points: Sequence[PlanePoint]) -> list[bool]:
     return pareto([(point.joules, point.accuracy) for point in points])
 
 
-def draw(points: Sequence[PlanePoint], width: float) -> Figure:
+def plot(points: Sequence[PlanePoint], width: float) -> Figure:
     """Each point is the group "point-N" of the SVG, N its place among the points."""
     own = scale((point.joules for point in points), "J")
     places = [(point.joules / own.factor, 100 * point.accuracy) for point in points]

@@ -51,13 +51,13 @@ def data(run: Run) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
     ]  # fmt: skip
 
 
-def drawable(run: Run) -> bool:
+def has_points(run: Run) -> bool:
     return any(panel.shown for panel in _panels(run).values())
 
 
-def draw(run: Run, width: float) -> Figure:
+def plot(run: Run, width: float) -> Figure:
     """One panel per network."""
-    return draw_panels(_panels(run), width)
+    return plot_panels(_panels(run), width)
 
 
 def _panels(run: Run) -> dict[str, Panel]:
@@ -74,7 +74,7 @@ def _panels(run: Run) -> dict[str, Panel]:
     }  # fmt: skip
 
 
-def draw_panels(panels: Mapping[str, Panel], width: float) -> Figure:
+def plot_panels(panels: Mapping[str, Panel], width: float) -> Figure:
     """Panels of one scale: a dot per layer and pass, under the slope of DRAM and a line for each compute roof.
 
     Roofs of formats that no point uses are thin. Panels without a point that can be shown are left out.

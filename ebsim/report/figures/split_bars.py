@@ -57,7 +57,7 @@ def data(run: Run, kind: str) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
     return ("row", kind, "joules", "share"), out
 
 
-def draw(run: Run, kind: str, width: float) -> Figure:
+def plot(run: Run, kind: str, width: float) -> Figure:
     """The whole pipeline, search included; what a bar ends with is the row's energy and its saving against dense."""
     rows = run.rows
     parts = [split(row, kind) for row in rows]

@@ -29,7 +29,7 @@ def data(run: Run) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
     return records(run)
 
 
-def draw(run: Run, width: float) -> Figure:
+def plot(run: Run, width: float) -> Figure:
     every = shown(run)
     order = list(dict.fromkeys(swing.constant for own in every.values() for swing in own))[:MOST]
     columns = max(1, min(len(every), int(width / 2.1)))

@@ -29,7 +29,7 @@ def data(run: Run) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
     return records(run, highlights(run))
 
 
-def draw(run: Run, width: float) -> Figure:
+def plot(run: Run, width: float) -> Figure:
     every = shown(run)
     own = scale((one.start for one in every), "J")
     names = _names(every)
