@@ -123,9 +123,16 @@ def runs_rm(names: tuple[str, ...], runs_dir: str, stages: bool, yes: bool) -> N
 @runs_dir_option
 @click.option("--once", is_flag=True, help="Show what there is and end.")
 def runs_watch(run: str | None, runs_dir: str, once: bool) -> None:
-    """Follow a run that another process trains (default: every one that is going on)."""
+    """Follow a run that another process trains, or a grid (default: every run that is going on).
+
+    A grid is its folder below grids/, its name or a unique beginning of that. Works on any machine that sees the folder.
+    """
     from ebsim.commands.progress import event_line
-    from ebsim.runs import inventory
+    from ebsim.runs import grid_folder, inventory
+
+    if run and (grid := grid_folder.find(run, Path(runs_dir))):
+        _watch_grid(grid, once)
+        return
 
     told: dict[str, int] = {}
     while True:
@@ -142,3 +149,32 @@ def runs_watch(run: str | None, runs_dir: str, once: bool) -> None:
                 click.echo(f"{entry.name}: {entry.state}", err=True)
             return
         time.sleep(1.0)
+
+
+def _watch_grid(folder: Path, once: bool) -> None:
+    """Every cell as it stands, then what changes, until nothing of the grid is running or queued."""
+    from ebsim.grid.slurm import queued
+    from ebsim.runs import grid_folder
+
+    told: dict[int, str] = {}
+    while True:
+        found = grid_folder.cells(folder)
+        for cell in found:
+            if told.get(cell.number) != cell.line:
+                told[cell.number] = cell.line
+                click.echo(cell.line)
+        states = [cell.state for cell in found]
+        alive = grid_folder.RUNNING in states or grid_folder.driven(folder) or bool(queued(folder.name))
+        if once or not alive:
+            order = (
+                grid_folder.DONE,
+                grid_folder.RUNNING,
+                grid_folder.FAILED,
+                grid_folder.STOPPED,
+                grid_folder.WAITING,
+            )
+            counts = ", ".join(f"{states.count(state)} {state}" for state in order if state in states)
+            tasks = queued(folder.name)
+            click.echo(f"{folder.name}: {counts}{f'; {len(tasks)} tasks in the queue' if tasks else ''}", err=True)
+            return
+        time.sleep(2.0)

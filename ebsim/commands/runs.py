@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -20,6 +21,10 @@ from ebsim.commands.app import (
     strict_option,
 )
 
+if TYPE_CHECKING:
+    from ebsim.commands.progress import Terminal
+    from ebsim.config import Experiment
+
 
 @main.command()
 @click.argument("experiment", type=click.Path())
@@ -27,8 +32,11 @@ from ebsim.commands.app import (
 @runs_dir_option
 @strict_option
 @no_plugins_option
+@click.option("--search-only", is_flag=True, help="Train its dense networks only (what the cells of a grid share).")
 @json_option
-def run(experiment: str, settings: tuple[str, ...], runs_dir: str, strict: bool, as_json: bool) -> None:
+def run(
+    experiment: str, settings: tuple[str, ...], runs_dir: str, strict: bool, search_only: bool, as_json: bool
+) -> None:
     """Run an EXPERIMENT file: search, shrink, retrain, price, report.
 
     The same command continues an interrupted run, and says so of a finished one.
@@ -45,12 +53,30 @@ def run(experiment: str, settings: tuple[str, ...], runs_dir: str, strict: bool,
     from ebsim.commands.progress import TerminalProgress
 
     leads = os.environ.get("RANK", "0") == "0"  # of several processes that torchrun has started, one talks and writes
+<<<<<<< HEAD
     done = pipeline.run_experiment(loaded, Path(runs_dir), TerminalProgress() if leads else None, strict=strict)
+=======
+    if search_only:
+        _search(loaded, Path(runs_dir), Terminal() if leads else None, strict, as_json)
+        return
+    done = pipeline.run_experiment(loaded, Path(runs_dir), Terminal() if leads else None, strict=strict)
+>>>>>>> e877fac (Grids on a Slurm cluster: searches first, cells that wait for them, the table; each a plain command, requeued, killed or cancelled without loss)
     if not leads:
         return
     if done.reused:
         click.echo(f"Already done: {done.path}", err=True)
     _show_run(done.path, as_json)
+
+
+def _search(experiment: Experiment, runs_dir: Path, progress: Terminal | None, strict: bool, as_json: bool) -> None:
+    from ebsim.pipeline.search import train_dense
+
+    epochs = train_dense(experiment, runs_dir, progress, strict=strict)
+    if progress is not None and as_json:
+        print_json({"stages": epochs})
+    elif progress is not None:
+        for stage, count in epochs.items():
+            click.echo(f"{stage}  {count} epochs")
 
 
 def _show_run(folder: Path, as_json: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ebsim.config.load import Choices, CrossChecks, Mistake, all_keys, check, load, refusal, validate
 from ebsim.config.paths import PROFILE_COPY, is_profile_path, locate, located
 from ebsim.config.sections import (
+    Cluster,
     Companion,
     Data,
     Experiment,
@@ -21,6 +22,7 @@ from ebsim.config.source import ExperimentSource, override, parse_settings, pars
 __all__ = [
     "PROFILE_COPY",
     "Choices",
+    "Cluster",
     "Companion",
     "CrossChecks",
     "Data",

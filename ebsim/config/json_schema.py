@@ -97,7 +97,7 @@ def _grid(properties: Mapping[str, Any], description: str) -> dict[str, Any]:
     axes: dict[str, Any] = {}
     dotted: dict[str, Any] = {}
     for key, own in properties.items():
-        if key in ("name",):
+        if key in ("name", "cluster"):
             continue
         if "properties" in own:
             inner = {name: _axis(value) for name, value in own["properties"].items()}

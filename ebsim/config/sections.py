@@ -7,10 +7,11 @@ be marked `AddedLater(noop)`: while it has its no-op value it is left out of the
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 
 @dataclass(frozen=True)
@@ -184,6 +185,62 @@ class Hardware(Section):
     """Read this machine's energy sensor around every epoch (needs the extra `measure`); never mixed with the model."""
 
 
+RESERVED = ("array", "chdir", "dependency", "error", "job-name", "no-requeue", "open-mode", "output", "parsable",
+            "requeue", "signal", "test-only", "wait", "wrap")  # fmt: skip
+"""Options of sbatch that the scripts of a grid set themselves."""
+
+
+def _text(pattern: str, message: str) -> AfterValidator:
+    """A check of a whole text; the message says what it has to be."""
+
+    def check(value: str) -> str:
+        if not re.fullmatch(pattern, value, re.ASCII):
+            raise ValueError(message)
+        return value
+
+    return AfterValidator(check)
+
+
+def _sbatch_option(value: str) -> str:
+    found = re.fullmatch(r"--([a-z][a-z-]*)(=.*)?", value)
+    if found is None or not value.isprintable() or len(value) > 1000:
+        raise ValueError('must be options of sbatch, each one line of text like "--account=mine"')
+    if any(option.startswith(found[1]) for option in RESERVED):  # sbatch takes any unique beginning of a name
+        raise ValueError(f"--{found[1]} is set by the scripts themselves")
+    return value
+
+
+def _minutes(value: Any) -> Any:
+    return str(value) if type(value) is int else value
+
+
+Partition = Annotated[str, _text(r"[\w.+,-]{1,200}", "must be a partition, or several as a,b")]
+Minutes = Annotated[
+    str,
+    BeforeValidator(_minutes, json_schema_input_type=str | int),
+    _text(r"(\d{1,4}-)?\d{1,7}(:\d{1,2}){0,2}", 'must be minutes, "HH:MM:SS" or "days-HH:MM:SS"'),
+]
+Memory = Annotated[str, _text(r"\d{1,9}[KMGT]?", 'must be like "8G" (MB without a letter)')]
+SbatchOption = Annotated[str, AfterValidator(_sbatch_option)]
+
+
+class Cluster(Section):
+    """What a task of a grid asks of Slurm (`ablate --on slurm`); it changes no result."""
+
+    partition: Partition | None = None
+    """Partition, or several separated by commas; left out: the cluster's default."""
+    time: Minutes | None = None
+    """Time limit of a task: 30 (minutes), "02:00:00" or "1-00:00:00"; what has not ended by then is queued again."""
+    memory: Memory | None = None
+    """Memory of a task: "8G"."""
+    gpus: Annotated[int, Field(ge=0, le=1024)] = 0
+    """GPUs of a task."""
+    warning: Annotated[int, Field(ge=10, le=65535)] = 120
+    """Seconds before its time limit at which a task is told to write a checkpoint; it is then queued again."""
+    sbatch: Annotated[tuple[SbatchOption, ...], BeforeValidator(_as_tuple), Field(max_length=100)] = ()
+    """Further options of sbatch, each as it would be typed: "--account=mine"."""
+
+
 class Companion(Section):
     """What another experiment will ask of the same dense training."""
 
@@ -207,5 +264,10 @@ class Experiment(Section):
     hardware: Hardware = Field(default_factory=Hardware)
     grid: Annotated[dict[str, list[Any]], BeforeValidator(dotted), ResultNeutral()] = Field(default_factory=dict)
     """A grid of experiments for `ablate`: dotted key -> its values, one experiment per combination."""
+<<<<<<< HEAD
     companions: Annotated[tuple[Companion, ...], BeforeValidator(_as_tuple), ResultNeutral()] = ()
+=======
+    cluster: Annotated[Cluster, Free()] = Field(default_factory=Cluster)
+    companions: Annotated[tuple[Companion, ...], BeforeValidator(_as_tuple), Free()] = ()
+>>>>>>> e877fac (Grids on a Slurm cluster: searches first, cells that wait for them, the table; each a plain command, requeued, killed or cancelled without loss)
     """Other experiments whose dense states are kept too, so that none trains an epoch again; `ablate` fills it in."""

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from ebsim.config.sections import Experiment
+from ebsim.config.sections import Cluster, Experiment
 
 
 def to_toml(experiment: Experiment) -> str:
-    """Canonical TOML: keys in the order of the schema; keys that are unset (None) are left out."""
-    return toml({key: value for key, value in experiment.model_dump(mode="python").items() if value != {}})
+    """Canonical TOML: keys in the order of the schema; unset keys (None) and a `[cluster]` of defaults are left out."""
+    values = experiment.model_dump(mode="python")
+    if experiment.cluster == Cluster():
+        del values["cluster"]
+    return toml({key: value for key, value in values.items() if value != {}})
 
 
 def toml(values: dict[str, Any]) -> str:

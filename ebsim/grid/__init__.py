@@ -1,7 +1,8 @@
 """Grids of experiments: cells that are ordinary runs, in worker processes, ending in one table (docs/ablate.md).
 
 expand: axes -> checked cells. state: where each cell stands. dry_run, plan, run_plan: what it will cost. scheduler,
-pool, worker: running it. results: its table and figures. epoch_count: that nothing was trained twice.
+pool, worker: running it here. tasks, slurm_scripts, slurm, submitit_tasks: running it on a cluster. results: its table
+and figures. epoch_count: that nothing was trained twice.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from ebsim.grid.plan import GridPlan, draw_up, lines
 from ebsim.grid.state import DONE, FAILED, GridState, find_states, locate
 from ebsim.report import Table
 from ebsim.report.comparison.aggregate import Baseline, check_baseline
+from ebsim.runs.store import exclusive
 
 __all__ = [
     "EpochCount",
@@ -29,6 +31,8 @@ __all__ = [
     "Table",
     "ablate",
     "as_json",
+    "check_against",
+    "collect",
     "counted",
     "draw_up",
     "lines",
@@ -62,16 +66,33 @@ def ablate(
     baseline: Baseline = "dense",
     watch: scheduler.GridObserver | None = None,
     check: Callable[[], None] = lambda: None,
+    strict: bool = False,
 ) -> Table | None:
     """Run what is left of a grid and write its table and figures; returns the table (None if no cell is done).
 
     Failed cells are noted; `check` may raise, to stop (see `scheduler.run_cells`). Raises `ConfigError` for a
     baseline that is not in the grid, before anything runs.
     """
+    check_against(grid_state, baseline)
+    scheduler.run_cells(grid_state, Path(runs_dir), workers=workers, watch=watch, check=check, strict=strict)
+    return results.finish(grid_state, baseline)
+
+
+def check_against(grid_state: GridState, baseline: Baseline) -> None:
+    """`ConfigError` for a baseline that is not in the grid."""
     methods = (method for cell in grid_state.grid.cells for method in cell.experiment.methods)
     check_baseline(baseline, methods, {key: own for key, own in grid_state.grid.axes.items() if key != results.SEED})
-    scheduler.run_cells(grid_state, Path(runs_dir), workers=workers, watch=watch, check=check)
-    return results.finish(grid_state, baseline)
+
+
+def collect(grid_state: GridState, baseline: Baseline = "dense") -> Table | None:
+    """Write the table and figures of the cells that are done, and note what failed; nothing is run.
+
+    Raises `BusyError` while another driver runs this grid, `ConfigError` for a baseline that is not in it.
+    """
+    check_against(grid_state, baseline)
+    with exclusive(grid_state.folder):
+        grid_state.open()
+        return results.finish(grid_state, baseline)
 
 
 def counted(grid_state: GridState, runs_dir: str | Path = "runs") -> EpochCount:

@@ -23,7 +23,7 @@ from ebsim.report.display.text import as_typed
 
 MAX_CELLS = 5000
 _RANGE = re.compile(r"^\s*(-?\d+)\s*\.\.\s*(-?\d+)\s*$")
-_RESERVED = ("name", "grid", "companions")
+_RESERVED = ("name", "grid", "cluster", "companions")
 
 Axes = dict[str, list[Any]]
 
@@ -157,7 +157,7 @@ def _checked(table: Any, options: Axes, source: ExperimentSource) -> Axes:
     size = 1
     for key, values in axes.items():
         where = source.place(f"grid.{key}")
-        if key in _RESERVED:
+        if key.partition(".")[0] in _RESERVED:
             raise ConfigError(f"{where}: {key} cannot be an axis; it is the same for all cells.")
         if not values:
             raise ConfigError(f"{where}: the axis {key} has no value.")

@@ -8,7 +8,7 @@ a trained one. Energy is what the accelerator model says of the ledgers of the d
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +43,11 @@ class GridPlan:
     """Cells that could not be run dry, and why; they are in none of the figures."""
     stale: int = 0
     """Of the cells to run, those that are only priced again; they cost no training."""
+    searches: dict[int, frozenset[str]] = field(default_factory=dict)
+    """Number of a cell to run -> its dense trainings, as "seed stage" (the names are those of one seed)."""
 
     def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return {key: value for key, value in asdict(self).items() if key != "searches"}
 
 
 def draw_up(grid_state: GridState, runs_dir: Path, *, probe_steps: int = 3) -> GridPlan:
@@ -62,6 +64,7 @@ def draw_up(grid_state: GridState, runs_dir: Path, *, probe_steps: int = 3) -> G
     times: dict[str, list[float]] = {}
     asked, joules = 0, 0.0
     unknown: dict[str, str] = {}
+    searches: dict[int, frozenset[str]] = {}
     for cell in todo:
         own = cell.experiment
         place = own.data.model_dump_json()
@@ -77,6 +80,8 @@ def draw_up(grid_state: GridState, runs_dir: Path, *, probe_steps: int = 3) -> G
                 unknown[cell.label] = f"{type(error).__name__}: {error}"
                 continue
         found = families[family]
+        dense = {stage for stage, _ in found.trained if stage.startswith("dense-")}
+        searches[cell.number] = frozenset(f"{own.seed} {stage}" for stage in dense)
         asked, joules = asked + found.asked, joules + found.joules
         for epoch, precision in found.trained.items():
             seconds = _seconds(own, precision, runs_dir, probe_steps, clock) if probe_steps else 0.0
@@ -99,6 +104,7 @@ def draw_up(grid_state: GridState, runs_dir: Path, *, probe_steps: int = 3) -> G
         seconds=sum(used.values()) if probe_steps else None,
         unknown=unknown,
         stale=len(grid_state.stale),
+        searches=searches,
     )
 
 

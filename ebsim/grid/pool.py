@@ -38,9 +38,10 @@ class Worker:
 class Pool:
     """At most `size` workers with `threads` CPU threads each; use as a context, which ends them all."""
 
-    def __init__(self, size: int, threads: int, runs_dir: Path, logs: Path) -> None:
+    def __init__(self, size: int, threads: int, runs_dir: Path, logs: Path, *, strict: bool = False) -> None:
         self.messages: queue.Queue[tuple[Worker, Message]] = queue.Queue()
         self._size, self._threads, self._runs_dir, self._logs = size, threads, runs_dir, logs
+        self._strict = ["strict"] if strict else []
         self._workers: dict[int, Worker] = {}
 
     def __enter__(self) -> Pool:
@@ -89,7 +90,7 @@ class Pool:
         }
         with log.open("ab") as errors:
             process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "ebsim.grid.worker", str(self._runs_dir)],
+                [sys.executable, "-P", "-m", "ebsim.grid.worker", str(self._runs_dir), *self._strict],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
                 env=environment, text=True, encoding="utf-8",
             )  # fmt: skip

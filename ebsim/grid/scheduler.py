@@ -55,15 +55,18 @@ def run_cells(
     workers: int = 1,
     watch: GridObserver | None = None,
     check: Callable[[], None] = lambda: None,
+    strict: bool = False,
 ) -> GridState:
     """Run every pending cell of a grid (see `state.find_states`); a failure is noted and stops no other cell.
 
-    `check` is called about twice a second and may raise, to stop. `BusyError` if another driver runs this grid.
+    `check` is called about twice a second and may raise, to stop. strict: refuse stages that were trained under other
+    conditions (see `pipeline.run`). `BusyError` if another driver runs this grid.
     """
     watch = watch or SilentObserver()
     threads = grid_state.grid.cells[0].experiment.train.threads or 1
     companions = shared(grid_state.grid)
-    with exclusive(grid_state.folder), Pool(workers, threads, runs_dir, grid_state.folder / "logs") as pool:
+    logs = grid_state.folder / "logs"
+    with exclusive(grid_state.folder), Pool(workers, threads, runs_dir, logs, strict=strict) as pool:
         grid_state.open()
         waiting = grid_state.cells(PENDING)
         paused: dict[int, float] = {}  # cell number -> not before this moment

@@ -18,7 +18,12 @@ from ebsim.errors import DamagedError
 from ebsim.files import canonical_json, digest, write_atomic
 from ebsim.grid.expand import Cell, Grid
 from ebsim.pricing import profile, reprice
+<<<<<<< HEAD
 from ebsim.runs.run_folder import RunFolder
+=======
+from ebsim.runs.folder import RunFolder
+from ebsim.runs.grid_folder import failure
+>>>>>>> e877fac (Grids on a Slurm cluster: searches first, cells that wait for them, the table; each a plain command, requeued, killed or cancelled without loss)
 
 DONE, FAILED, PENDING = "done", "failed", "pending"
 
@@ -114,8 +119,8 @@ def find_states(grid_state: GridState, retry_failed: bool = False) -> GridState:
                     grid_state.changed.append(run)
                 else:
                     grid_state.states[number], grid_state.errors[number] = FAILED, str(error)
-        elif run.name in before and not retry_failed:
-            grid_state.states[number], grid_state.errors[number] = FAILED, before[run.name]
+        elif not retry_failed and (why := before.get(run.name) or failure(grid_state.folder, number)):
+            grid_state.states[number], grid_state.errors[number] = FAILED, why
     return grid_state
 
 

@@ -1,4 +1,4 @@
-"""A process that runs the cells handed to it, one after another: `python -m ebsim.grid.worker RUNS_DIR`.
+"""A process that runs the cells handed to it, one after another: `python -m ebsim.grid.worker RUNS_DIR [strict]`.
 
 A line of stdin is an experiment (JSON); lines of stdout tell how it goes and end with `done` or `failed`. Anything
 else that is printed goes to stderr. When stdin ends, so does the process, at once and wherever it is: that is how it
@@ -49,10 +49,10 @@ class Reporter:
         self.tell(what, **facts)
 
 
-def run_cell(text: str, runs_dir: Path, reporter: Reporter) -> None:
+def run_cell(text: str, runs_dir: Path, reporter: Reporter, *, strict: bool = False) -> None:
     """One cell, and the line that says how it ended; a bug of ours leaves its traceback in the worker's log."""
     try:
-        run = pipeline.run_experiment(Experiment.model_validate_json(text), runs_dir, reporter)
+        run = pipeline.run_experiment(Experiment.model_validate_json(text), runs_dir, reporter, strict=strict)
         reporter.tell("done", run=run.path.name)
     except EbsimError as error:
         reporter.tell("failed", error=type(error).__name__, exit=error.exit_code, message=str(error))
@@ -61,7 +61,7 @@ def run_cell(text: str, runs_dir: Path, reporter: Reporter) -> None:
         reporter.tell("failed", error=type(error).__name__, exit=1, message=str(error))
 
 
-def main(runs_dir: str) -> None:
+def main(runs_dir: str, *words: str) -> None:
     for name in stop.SIGNALS:  # sent to a whole process group, they are the driver's business
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
@@ -76,8 +76,8 @@ def main(runs_dir: str) -> None:
 
     threading.Thread(target=listen, daemon=True).start()
     while True:
-        run_cell(jobs.get(), Path(runs_dir), Reporter(answers))
+        run_cell(jobs.get(), Path(runs_dir), Reporter(answers), strict="strict" in words)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

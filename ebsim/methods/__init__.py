@@ -43,7 +43,6 @@ class Method:
         self, context: ExperimentContext, done: Callable[[MethodResult], None] = lambda row: None
     ) -> list[MethodResult]:
         """Run it, once for every combination of what it is run over; `done` is called after each."""
-        run = importlib.import_module(f"ebsim.methods.{self.module}").run
         names = context.experiment.methods
         name = next(key for key, method in METHODS.items() if method is self)
         before = itertools.takewhile(lambda other: other != name, names)
@@ -56,7 +55,7 @@ class Method:
             context.progress.work(
                 "task", method=name, ratio=ratio, number=number, total=total, epochs=context.epochs, stages=self.stages
             )
-            row = run(context, *point, **self.options)
+            row = self.row(context, point)
             if not row.ledger:
                 raise ConfigError(
                     f"method {row.method} trained nothing: nothing is in its ledger, so it has no result."
@@ -64,6 +63,13 @@ class Method:
             done(row)
             rows.append(row)
         return rows
+
+    def row(self, context: ExperimentContext, point: tuple[Any, ...]) -> MethodResult:
+        """Run it at one of its `points`."""
+        result: MethodResult = importlib.import_module(f"ebsim.methods.{self.module}").run(
+            context, *point, **self.options
+        )
+        return result
 
     def precisions(self, context: ExperimentContext) -> list[str]:
         """The backends that its rows will be computed in, by name."""

@@ -362,3 +362,18 @@ def test_the_whole_grid_killed_again_and_again(whole: tuple[Path, grid.GridPlan]
     epochs = trained(tmp_path / "runs")
     assert set(epochs) == set(trained(whole[0] / "runs"))
     assert len(epochs) - len(set(epochs)) <= 2 * len(kills)  # at most the epoch each worker was committing
+
+
+def test_strict_refuses_what_was_trained_under_other_conditions(tmp_path: Path) -> None:
+    """With two threads by `run`; a grid's cells have one. Stages of a removed run are reused, unless it is strict."""
+    from ebsim.pipeline.search import train_dense
+
+    path = experiment(tmp_path, ["dense"])
+    train_dense(pipeline.load(path, {"train.threads": 2, "seed": 0}), tmp_path / "runs")
+    grid_state = opened(tmp_path, ("seed=0",), ["dense"])
+    grid.ablate(grid_state, runs_dir=tmp_path / "runs", strict=True)
+    assert grid_state.states == {1: FAILED}
+    assert "threads changed" in grid_state.errors[1] and "--strict" in grid_state.errors[1]
+    again = opened(tmp_path, ("seed=0",), ["dense"], retry_failed=True)
+    grid.ablate(again, runs_dir=tmp_path / "runs")
+    assert again.states == {1: DONE}
