@@ -125,7 +125,7 @@ def runs_rm(names: tuple[str, ...], runs_dir: str, stages: bool, yes: bool) -> N
 def runs_watch(run: str | None, runs_dir: str, once: bool) -> None:
     """Follow a run that another process trains, or a grid (default: every run that is going on).
 
-    A grid is its folder below grids/, its name or a unique beginning of that. Works on any machine that sees the folder.
+    A grid is its folder below grids/, its name or a unique beginning of that. Any machine that sees the folder will do.
     """
     from ebsim.commands.progress import event_line
     from ebsim.runs import grid_folder, inventory

@@ -217,7 +217,7 @@ def _minutes(value: Any) -> Any:
 Partition = Annotated[str, _text(r"[\w.+,-]{1,200}", "must be a partition, or several as a,b")]
 Minutes = Annotated[
     str,
-    BeforeValidator(_minutes, json_schema_input_type=str | int),
+    BeforeValidator(_minutes, json_schema_input_type=str | Annotated[int, Field(ge=1, le=10_000_000)]),
     _text(r"(\d{1,4}-)?\d{1,7}(:\d{1,2}){0,2}", 'must be minutes, "HH:MM:SS" or "days-HH:MM:SS"'),
 ]
 Memory = Annotated[str, _text(r"\d{1,9}[KMGT]?", 'must be like "8G" (MB without a letter)')]
