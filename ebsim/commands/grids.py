@@ -19,7 +19,7 @@ from ebsim.commands.app import (
 )
 
 if TYPE_CHECKING:
-    from ebsim.grid import GridState, Plan, Table
+    from ebsim.grid import GridPlan, GridState, Table
 
 
 @main.command()
@@ -94,7 +94,7 @@ def ablate(
     _end(grid_state, plan if as_json else None, table, runs_dir)
 
 
-def _end(grid_state: GridState, plan: Plan | None, table: Table | None, runs_dir: str) -> None:
+def _end(grid_state: GridState, plan: GridPlan | None, table: Table | None, runs_dir: str) -> None:
     """Show a grid's table, or (with its plan) all of it as JSON; exit code 7 where a cell failed."""
     from ebsim import grid
     from ebsim.report import print_table
@@ -111,7 +111,7 @@ def _end(grid_state: GridState, plan: Plan | None, table: Table | None, runs_dir
 
 
 def _submit(
-    grid_state: GridState, plan: Plan, engine: str, runs_dir: str, flags: list[str], strict: bool, as_json: bool,
+    grid_state: GridState, plan: GridPlan, engine: str, runs_dir: str, flags: list[str], strict: bool, as_json: bool,
     *, write_only: bool,
 ) -> None:  # fmt: skip
     """Hand a grid to a cluster; the jobs of it on stdout."""

@@ -95,6 +95,7 @@ def _show(found: Roofline) -> None:
 
 def _write(found: list[Roofline], out: str) -> list[Path]:
     """The figure in every form, and the CSV of its points."""
+    from ebsim.files import write_atomic
     from ebsim.report.figures import for_page, for_paper, style
     from ebsim.report.figures.roofline import Panel, plot_panels
     from hw_models.analysis.roofline import rows
@@ -114,7 +115,7 @@ def _write(found: list[Roofline], out: str) -> list[Path]:
 
     files = for_page("roofline", plot, style.PAGE, sheet) | for_paper("roofline", plot)
     for name, content in files.items():
-        (folder / name).write_bytes(content)
+        write_atomic(folder / name, content)
     return [folder / name for name in files]
 
 

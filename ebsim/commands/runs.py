@@ -22,7 +22,7 @@ from ebsim.commands.app import (
 )
 
 if TYPE_CHECKING:
-    from ebsim.commands.progress import Terminal
+    from ebsim.commands.progress import TerminalProgress
     from ebsim.config import Experiment
 
 
@@ -53,14 +53,10 @@ def run(
     from ebsim.commands.progress import TerminalProgress
 
     leads = os.environ.get("RANK", "0") == "0"  # of several processes that torchrun has started, one talks and writes
-<<<<<<< HEAD
-    done = pipeline.run_experiment(loaded, Path(runs_dir), TerminalProgress() if leads else None, strict=strict)
-=======
     if search_only:
-        _search(loaded, Path(runs_dir), Terminal() if leads else None, strict, as_json)
+        _search(loaded, Path(runs_dir), TerminalProgress() if leads else None, strict, as_json)
         return
-    done = pipeline.run_experiment(loaded, Path(runs_dir), Terminal() if leads else None, strict=strict)
->>>>>>> e877fac (Grids on a Slurm cluster: searches first, cells that wait for them, the table; each a plain command, requeued, killed or cancelled without loss)
+    done = pipeline.run_experiment(loaded, Path(runs_dir), TerminalProgress() if leads else None, strict=strict)
     if not leads:
         return
     if done.reused:
@@ -68,7 +64,9 @@ def run(
     _show_run(done.path, as_json)
 
 
-def _search(experiment: Experiment, runs_dir: Path, progress: Terminal | None, strict: bool, as_json: bool) -> None:
+def _search(
+    experiment: Experiment, runs_dir: Path, progress: TerminalProgress | None, strict: bool, as_json: bool
+) -> None:
     from ebsim.pipeline.search import train_dense
 
     epochs = train_dense(experiment, runs_dir, progress, strict=strict)

@@ -230,7 +230,7 @@ class Cluster(Section):
     partition: Partition | None = None
     """Partition, or several separated by commas; left out: the cluster's default."""
     time: Minutes | None = None
-    """Time limit of a task: 30 (minutes), "02:00:00" or "1-00:00:00"; what has not ended by then is queued again."""
+    """Time limit of a task: "30" minutes, "02:00:00" or "1-00:00:00"; what has not ended by then is queued again."""
     memory: Memory | None = None
     """Memory of a task: "8G"."""
     gpus: Annotated[int, Field(ge=0, le=1024)] = 0
@@ -264,10 +264,6 @@ class Experiment(Section):
     hardware: Hardware = Field(default_factory=Hardware)
     grid: Annotated[dict[str, list[Any]], BeforeValidator(dotted), ResultNeutral()] = Field(default_factory=dict)
     """A grid of experiments for `ablate`: dotted key -> its values, one experiment per combination."""
-<<<<<<< HEAD
+    cluster: Annotated[Cluster, ResultNeutral()] = Field(default_factory=Cluster)
     companions: Annotated[tuple[Companion, ...], BeforeValidator(_as_tuple), ResultNeutral()] = ()
-=======
-    cluster: Annotated[Cluster, Free()] = Field(default_factory=Cluster)
-    companions: Annotated[tuple[Companion, ...], BeforeValidator(_as_tuple), Free()] = ()
->>>>>>> e877fac (Grids on a Slurm cluster: searches first, cells that wait for them, the table; each a plain command, requeued, killed or cancelled without loss)
     """Other experiments whose dense states are kept too, so that none trains an epoch again; `ablate` fills it in."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from ebsim.errors import BusyError, ConfigError
 from ebsim.files import write_atomic
 from ebsim.grid import slurm_scripts, tasks
-from ebsim.grid.plan import Plan
+from ebsim.grid.plan import GridPlan
 from ebsim.grid.state import PENDING, GridState
 from ebsim.runs.grid_folder import TASKS
 from ebsim.runs.store import exclusive
@@ -20,7 +20,7 @@ KINDS = ("search", "cell", "table")
 
 
 def write(
-    grid_state: GridState, plan: Plan, runs_dir: str, options: Sequence[str] = (), *, strict: bool = False
+    grid_state: GridState, plan: GridPlan, runs_dir: str, options: Sequence[str] = (), *, strict: bool = False
 ) -> Path:
     """Write the scripts, and the experiment of every cell to run; returns the script that submits them all.
 

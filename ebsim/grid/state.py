@@ -18,12 +18,8 @@ from ebsim.errors import DamagedError
 from ebsim.files import canonical_json, digest, write_atomic
 from ebsim.grid.expand import Cell, Grid
 from ebsim.pricing import profile, reprice
-<<<<<<< HEAD
-from ebsim.runs.run_folder import RunFolder
-=======
-from ebsim.runs.folder import RunFolder
 from ebsim.runs.grid_folder import failure
->>>>>>> e877fac (Grids on a Slurm cluster: searches first, cells that wait for them, the table; each a plain command, requeued, killed or cancelled without loss)
+from ebsim.runs.run_folder import RunFolder
 
 DONE, FAILED, PENDING = "done", "failed", "pending"
 

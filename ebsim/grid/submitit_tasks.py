@@ -18,7 +18,7 @@ from typing import Any
 from ebsim.errors import BusyError, ConfigError, StoppedError
 from ebsim.files import make_folder
 from ebsim.grid import slurm, tasks
-from ebsim.grid.plan import Plan
+from ebsim.grid.plan import GridPlan
 from ebsim.grid.state import GridState
 from ebsim.runs.grid_folder import TASKS, note_exit
 from ebsim.runs.store import exclusive
@@ -64,7 +64,7 @@ def _ignore_warning() -> None:
 
 
 def submit(
-    grid_state: GridState, plan: Plan, runs_dir: str, options: Sequence[str] = (), *, strict: bool = False
+    grid_state: GridState, plan: GridPlan, runs_dir: str, options: Sequence[str] = (), *, strict: bool = False
 ) -> list[str]:
     """Submit a grid's searches, cells and table; the ids of the jobs.
 

@@ -14,9 +14,9 @@ from typing import Any
 
 from ebsim.errors import BusyError, DamagedError, StoppedError
 from ebsim.files import canonical_json, write_atomic
-from ebsim.runs.folder import RunFolder
 from ebsim.runs.inventory import called, holder, progress_lines, run_names
 from ebsim.runs.locks import FolderLock
+from ebsim.runs.run_folder import RunFolder
 
 TASKS, LOGS, EXITS = "tasks", "logs", "exits"
 """In a grid's folder: scripts and cells of its tasks, and in that the output and the exit codes of the tasks."""

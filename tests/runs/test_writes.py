@@ -23,8 +23,9 @@ ALLOWED = {
     "ebsim/runs/inventory.py": "deletes what the user names",
     "ebsim/export/writers.py": "copies for other programs; run again to have them whole",
     "ebsim/precision/tables.py": "a tool of this project's documentation",
-    "ebsim/grid/run_plan.py": "times checkpoints in a temporary folder",
+    "ebsim/grid/step_timing.py": "times checkpoints in a temporary folder",
     "ebsim/grid/worker.py": "its answers to the driver, on a pipe",
+    "ebsim/commands/hardware_roofline.py": "makes the new folder that the user names",
     "ebsim/commands/app.py": "redirects stdout when nobody reads it",
 }
 
