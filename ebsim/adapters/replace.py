@@ -1,4 +1,4 @@
-"""Replacing a network by its ticket while somebody else's training loop holds it.
+"""Replaces a network by its ticket inside another framework's training loop, optimizers included.
 
 The optimizer objects stay the ones that the loop and its learning-rate schedulers know: parameters of the dense
 network are exchanged for those of the ticket under the same names, group by group, and their momentum is dropped, as
@@ -72,7 +72,7 @@ def _exchange(optimizer: torch.optim.Optimizer, before: dict[int, str], after: d
 
 @dataclass
 class Watch:
-    """What every adapter does after an epoch: look, and replace the network once its ticket has emerged.
+    """Watches a network for its Early-Bird ticket after every epoch, and replaces it by the ticket once it has emerged.
 
     eb: the detector. attribute: where the network stands in the object that the framework trains. example: a batch of
     inputs [N, ...]. shrink: replace it; False only watches. ticket and epoch of `eb` tell the outcome.

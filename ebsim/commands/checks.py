@@ -1,4 +1,4 @@
-"""Commands that look before anything runs: check, schema, doctor."""
+"""The commands check, schema and doctor: experiment files, JSON Schemas, and this machine, before anything runs."""
 
 from __future__ import annotations
 

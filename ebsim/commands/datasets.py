@@ -1,4 +1,4 @@
-"""Commands on datasets: data list, fetch, verify."""
+"""The commands data list, fetch and verify."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands on grids of runs: ablate."""
+"""The command ablate: a grid of experiments."""
 
 from __future__ import annotations
 

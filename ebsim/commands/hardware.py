@@ -1,4 +1,4 @@
-"""Commands on accelerators: hw list, show, new, check, compare, calibrate."""
+"""The commands hw list, show, new, check, compare and calibrate: accelerator profiles."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""hw explore: a search over accelerators."""
+"""The command hw explore: a search over accelerators."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""hw import: architectures and networks of other tools."""
+"""The command hw import: architectures and networks of other tools."""
 
 from __future__ import annotations
 

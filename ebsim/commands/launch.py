@@ -1,4 +1,4 @@
-"""Start a command once per process of a training (`train.devices`), as torchrun would, and end them together."""
+"""Starts the processes of a distributed training (`train.devices`), as torchrun would, and ends them together."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GRACE = 30.0  # seconds that the others have to end by themselves, once one has 
 def launch(processes: int) -> int:
     """Run this very command in so many processes of this machine; the exit code of the first that failed, or 0.
 
-    Rank 0 talks; whatever the others have to say about an error, it or torch's own lines tell.
+    Only rank 0 writes to the terminal; errors of the other ranks come through it, or through torch's own lines.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

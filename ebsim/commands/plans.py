@@ -1,4 +1,4 @@
-"""The command plan: what one run will take, before anything is trained."""
+"""The command plan: time, memory, disk and modelled energy of one run, before anything is trained."""
 
 from __future__ import annotations
 

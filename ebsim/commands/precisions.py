@@ -1,4 +1,4 @@
-"""Commands on number formats and precision backends: precision list, show, plan."""
+"""The commands precision list, show and plan: number formats and precision backends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run looks like while it goes on (stderr): plain lines, and on a terminal a live bar with the time left.
+"""Progress of a run on stderr: plain lines, and on a terminal a live bar with the remaining time.
 
 A pipe, a log file or a batch system gets the lines alone, without control characters. The same lines can be followed
 from another terminal (`runs watch`): `event_line` makes them of what a run keeps in its folder.

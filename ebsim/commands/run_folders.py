@@ -1,4 +1,4 @@
-"""Commands on a folder of runs: runs list, show, watch, verify, rm, index."""
+"""The commands runs list, show, watch, verify, rm and index: run folders on disk."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands on single runs: run, compare, report, energy."""
+"""The commands run, compare, report and energy."""
 
 from __future__ import annotations
 

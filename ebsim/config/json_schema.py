@@ -1,4 +1,4 @@
-"""JSON Schema (draft 2020-12) of an experiment file, for editors: completion, descriptions and mistakes as one types.
+"""JSON Schema (draft 2020-12) of an experiment file, for editors: completion, descriptions and errors while typing.
 
 Made from the sections themselves, with the names that the registries know. It says what a single key may be; rules
 between keys (milestones before the last epoch, say) are those of `check` alone.

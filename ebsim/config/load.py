@@ -1,4 +1,4 @@
-"""Experiment file + overrides -> a frozen `Experiment`, or every mistake in it at once, in the order of the file.
+"""Loads and validates an experiment: TOML and overrides -> a frozen `Experiment`, or every mistake in it at once.
 
 Each mistake is one line: file and line, key path, value, the rule it breaks, and the nearest valid key or name.
 """

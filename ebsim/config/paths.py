@@ -1,4 +1,4 @@
-"""Paths that an experiment file writes down: looked for beside the file first, then in the current directory.
+"""Resolves the paths in an experiment file: beside the file first, then in the current directory.
 
 What was found beside the file is written as seen from the current directory, so that the resolved experiment, which a
 run folder keeps, means the same from there. Values of `--set` and `--grid` are left alone: they are typed there.

@@ -1,4 +1,4 @@
-"""The experiment as data: one small frozen section per component, every key with its meaning and its default.
+"""The experiment schema: one frozen section per component, every key with its meaning, range and default.
 
 The string under a key is its help text. A key marked `ResultNeutral` says where or how something runs and changes
 no result (a folder, a thread count): it is not part of the identity of a stage or run. A key that is added later must

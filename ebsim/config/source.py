@@ -1,4 +1,4 @@
-"""TOML text -> plain values with the line of every key, and `--set key=value` overrides.
+"""Reads an experiment's TOML: plain values with the line of every key, and `--set key=value` overrides.
 
 `tomllib` gives values but no positions, so `key_lines` finds them again in the text. It is a locator for messages
 only (multi-line strings that contain what looks like a key can fool it), never a second parser.

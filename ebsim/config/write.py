@@ -1,4 +1,4 @@
-"""Plain values back to TOML text; an experiment with every key written out, as a run folder keeps it."""
+"""Writes TOML: an experiment with every key written out, as a run folder keeps it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Unpack a tar archive: nothing in it can leave the target folder, fill disk or memory, or be other than a plain file.
+"""Unpacks tar archives safely: no member leaves the target, fills disk or memory, or is other than a plain file.
 
 Each member passes `tarfile.data_filter`, and on top of it only plain files and folders with the names they have are
 accepted. Everything is unpacked into a temporary folder beside the target first: an archive that turns out hostile or

@@ -1,6 +1,6 @@
-"""CIFAR-10 and CIFAR-100 from the files torchvision uses too: <root>/cifar-10-batches-py, <root>/cifar-100-python.
+"""Reads CIFAR-10 and CIFAR-100 from <root>/cifar-10-batches-py and <root>/cifar-100-python, as torchvision does.
 
-Every file is checked against its SHA-256 before a byte of it is used, then read without unpickling (`python_batch`).
+Every file is checked against its SHA-256 before a byte of it is used, then read without unpickling (`cifar_pickle`).
 A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009. The digests are those of the files inside
 the published archives (whose own digests are pinned beside them); several public projects list the same values.
 """

@@ -1,4 +1,4 @@
-"""Read the arrays out of CIFAR's "python version" files without unpickling them.
+"""Reads the arrays in CIFAR's "python version" files without unpickling them.
 
 Those files are pickles, and loading a pickle runs whatever its writer put there. `pickletools.genops` only *lists* the
 instructions of a pickle. `parse` replays that list on a stack of plain values, where a named global stays a name and a

@@ -1,4 +1,4 @@
-"""What every dataset offers: facts about itself, and batches whose order is a pure function of (seed, epoch).
+"""`Dataset`, the interface of all datasets: its description, and batches whose order is a function of (seed, epoch).
 
 All randomness of an epoch comes from fresh CPU generators seeded by a hash of (seed, epoch, stream), never from the
 state of an iterator or of torch's global generator. So a run that resumes at epoch 7 sees what it would have seen, and

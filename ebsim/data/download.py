@@ -1,4 +1,4 @@
-"""Fetch one known file: goes on where it stopped, and keeps nothing whose digest is wrong.
+"""Downloads one file of a known SHA-256, resumably; a file with another digest is deleted.
 
 The only module of ebsim that opens a network connection, and only for `data fetch` or `data.download = true`.
 """

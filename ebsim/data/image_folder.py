@@ -1,4 +1,4 @@
-"""An image folder on disk: <root>/train and <root>/test (or val), one folder per class; what is in it, and is it sound.
+"""An image folder on disk: <root>/train and <root>/test (or val), one folder per class: listed and checked.
 
 Classes are numbered in the alphabetical order of their folder names, images listed in alphabetical order, so the
 listing is the same on every file system. Hidden files are ignored; anything else that is not an image is refused

@@ -1,4 +1,4 @@
-"""Large images (ImageNet): decoded as they are needed, by worker processes if asked.
+"""Datasets of large images (ImageNet), decoded while training, by worker processes if `data.workers` says so.
 
 Training: RandomResizedCrop 224 and a horizontal flip; testing: shorter side to 256, centre crop 224; torchvision's own
 transforms, which define the recipe. The random numbers of an image depend on (seed, epoch, index) and on nothing else,

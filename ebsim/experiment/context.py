@@ -1,4 +1,4 @@
-"""What the methods of one experiment share: its recipe, dataset, store, networks, trajectories and masks.
+"""The context that the methods of one experiment share: recipe, dataset, store, networks, trajectories and masks.
 
 A method asks the context for networks, trajectories and layer tables; `training_stages` and `retraining` make of them
 the dense training and the trainings of pruned networks. What two methods share (the dense training, say) is the same

@@ -1,4 +1,4 @@
-"""Precision backends by their names in an experiment. No torch is needed to read the names."""
+"""Resolves the precision backends that an experiment names; reading the names needs no torch."""
 
 from __future__ import annotations
 

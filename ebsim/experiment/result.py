@@ -1,4 +1,4 @@
-"""One line of a comparison: what a method ended with, and the ledger of what it executed."""
+"""`MethodResult`: accuracy, network and ledger of one method at one prune ratio, a row of results.json."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The trainings that follow a choice of channels or weights, each to epoch N, each a stage shared by whoever asks."""
+"""Training stages after pruning: of a ticket, under a weight mask, or with soft filter pruning, each to epoch N."""
 
 from __future__ import annotations
 

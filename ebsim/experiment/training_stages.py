@@ -1,4 +1,4 @@
-"""The trainings that methods are made of: a trajectory, the network that it trains, and the ledger of what it executed.
+"""Training stages of the methods: a trajectory, the network that it trains, and the ledger of what it executed.
 
 The dense training, searched for a ticket or run to the end, is here; those of pruned networks are in `retraining`.
 """

@@ -1,4 +1,4 @@
-"""A run as curves: for every row of its results what each executed epoch gave, with the modelled energy as a curve.
+"""Curves of a run for other tools: for every row of its results the metrics and modelled energy after each epoch.
 
 The epochs of a row are those of its ledger: the search, then the retraining, in the order in which they were executed;
 `step` counts them from 1, whatever their number in the schedule. The joules of a ledger entry are spread over its

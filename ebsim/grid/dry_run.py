@@ -1,4 +1,4 @@
-"""Dry run of an experiment: its methods run as they are, on stub trainings, so that a plan knows what they do.
+"""Dry run of an experiment: its methods run on stub trainings, to plan their stages, ledgers and energy.
 
 The methods themselves say which trainings they need, how long each is and which they share; nothing here knows any
 method. The channel scores of a stub training never change, so a ticket emerges as early as the rule allows. For a

@@ -1,4 +1,4 @@
-"""How many epochs were really trained, how many distinct ones there are, and how many the cells would cost alone.
+"""Counts the epochs of a grid: trained, distinct, and what the cells would have trained without sharing.
 
 Three sources that know nothing of each other: the event logs of the stages (a line per epoch, written by whoever
 trained it), the curves in the run folders (which epochs of which stages a cell used or found), and the ledgers (what

@@ -1,4 +1,4 @@
-"""A grid -> its cells: every combination of the axes' values laid over one experiment, all checked before any runs.
+"""Expands a grid into its cells: every combination of the axes' values over one experiment, all checked before any run.
 
 An axis is a dotted key with its values, from the file's `[grid]` table or from `--grid KEY=V1,V2` (which replaces the
 file's axis of that key). The last axis turns fastest. A cell is an ordinary experiment: `run` on the same settings

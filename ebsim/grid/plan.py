@@ -1,4 +1,4 @@
-"""What a grid will cost, before anything is trained: trainings and epochs, what sharing saves, time and energy.
+"""The plan of a grid before anything is trained: trainings, epochs, time and modelled energy, and what sharing saves.
 
 Which trainings there are comes from a dry run of the methods (`dry_run.py`), one cell for each setting of the axes
 other than the seed; what differs in the seed alone costs the same. Time comes from a few timed steps of the dense

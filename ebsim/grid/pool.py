@@ -1,4 +1,4 @@
-"""Worker processes of a grid: started when needed, asked for one cell at a time, gone when the driver is.
+"""Worker processes of a grid: started when needed, given one cell at a time, ended with the driver.
 
 Every message of every worker arrives in one queue. A worker that failed a cell is not used again, so that a broken
 state (a GPU that ran out of memory, say) spoils no other cell.

@@ -1,4 +1,4 @@
-"""How a grid looks on a terminal (stderr): one line when a cell starts and ends, failures at once and in full."""
+"""Progress of a grid on stderr: a line when a cell starts and ends, failures at once and in full."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a grid ends in, from the run folders of its cells alone: the table in five formats, and the figures.
+"""The results of a grid, from the run folders of its cells alone: page, figures, and the table in five formats.
 
 Nothing here depends on when, in which order or by how many workers the cells were run, so the files of a grid that
 was killed and started again are those of an undisturbed one, byte for byte.

@@ -1,4 +1,4 @@
-"""What one run will take, before anything is trained: time, memory, disk, and modelled energy per stage.
+"""The plan of one run before anything is trained: time, memory, disk, and modelled energy per stage.
 
 The methods run as they are on stub trainings (`dry_run.py`). What the store of stages holds already is
 used: real channel scores where they are known, and no time for epochs that are trained. Time comes from real steps of

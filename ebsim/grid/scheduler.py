@@ -1,4 +1,4 @@
-"""Run the cells of a grid in worker processes; kill it at any time and start it again.
+"""Schedules the cells of a grid over worker processes; resumable after a kill at any time.
 
 A cell is an ordinary run in its own folder. Cells that are done are skipped after their files were checked; cells
 that need the same training find it in the store of stages, where one trains and the others wait. Two cells that
@@ -29,7 +29,7 @@ BUSY_PAUSE = 2.0  # seconds until a run that somebody else holds is tried again
 
 
 class GridObserver(Protocol):
-    """Told how a grid goes; implementations only show."""
+    """Interface to which a running grid reports its progress; implementations only display it."""
 
     def started(self, cell: Cell, grid_state: GridState) -> None: ...
 

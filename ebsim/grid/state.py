@@ -1,4 +1,4 @@
-"""Where the cells of a grid stand, as files say: done, failed, or still to run.
+"""The state of a grid's cells, read from files: done, failed, or still to run.
 
 Done is what the run folder's own manifest says, checked file by file. Failures are remembered in the grid folder's
 `cells.jsonl`, which is written anew at every change, so a driver that is killed at any moment loses nothing.

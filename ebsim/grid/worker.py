@@ -1,4 +1,4 @@
-"""A process that runs the cells handed to it, one after another: `python -m ebsim.grid.worker RUNS_DIR [strict]`.
+"""Worker process of a grid: runs the cells it is given one by one, `python -m ebsim.grid.worker RUNS_DIR [strict]`.
 
 A line of stdin is an experiment (JSON); lines of stdout tell how it goes and end with `done` or `failed`. Anything
 else that is printed goes to stderr. When stdin ends, so does the process, at once and wherever it is: that is how it

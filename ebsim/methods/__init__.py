@@ -119,7 +119,7 @@ METHODS = {
     ),
     "snip": Method(
         "snip",
-        "single weights, at the start, by how much the loss feels them",
+        "single weights, at the start, by the sensitivity of the loss to each",
         uses=("retrain", "fp32"),
         stages=("train",),
     ),

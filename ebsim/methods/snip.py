@@ -1,4 +1,4 @@
-"""snip: prune single weights before training, by how much the loss feels them.
+"""snip: prune single weights before training, by the sensitivity of the loss to each.
 
 Idea: give every weight a switch c; the loss's sensitivity to the switch says what the connection is worth, before
 anything is trained.

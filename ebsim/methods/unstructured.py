@@ -1,4 +1,4 @@
-"""What the methods that prune single weights share: which weights, a mask from their scores, training under it."""
+"""Unstructured pruning, shared by its methods: the prunable weights, a mask from their scores, training under it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fresh weights as in the paper's recipe, for a new network or a shrunk one.
+"""Weight initialization as in the paper's recipe, of a new network or a shrunk one.
 
 Convolutions ~ N(0, sqrt(2 / (k_h k_w out))), biases zero; BatchNorm gamma = 0.5 for the CIFAR networks and 1.0 for
 ImageNet's, beta = 0, running statistics reset. For ungrouped convolutions this is He's fan-out rule, so one rule

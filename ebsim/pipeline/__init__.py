@@ -1,4 +1,4 @@
-"""An experiment from its TOML to its report: what `run` calls on the command line, and `ebsim.run`."""
+"""The pipeline of one experiment, from its TOML to its report (`ebsim.run` and the command run)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An experiment looked at without torch, and this machine looked at for what an experiment would need."""
+"""Functions of the commands check, schema and doctor: an experiment checked without torch, and this machine."""
 
 from __future__ import annotations
 

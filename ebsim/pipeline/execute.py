@@ -1,4 +1,4 @@
-"""An experiment from its TOML to its report: what `run` calls on the command line, and `ebsim.run`.
+"""Executes an experiment, from its TOML to its report (`ebsim.run` and the command run).
 
 config -> data -> methods over shared stages -> ledger -> hardware model -> run folder -> report. Every step looks
 first at what is there, so the same call continues an interrupted run and says so of a finished one.

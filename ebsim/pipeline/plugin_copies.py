@@ -1,4 +1,4 @@
-"""Plug-in files of a run, copied into its folder, so that its stored experiment runs wherever the folder is.
+"""Copies the plug-in files of a run into its folder, so that its stored experiment runs wherever the folder is.
 
 An experiment names a plug-in by path ("formats/int4.py:INT4"). The stored experiment names the copy instead, which is
 looked for beside it (`config.paths`). Paths are no part of what identifies a run, so both name the same run.

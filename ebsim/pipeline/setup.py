@@ -1,4 +1,4 @@
-"""Device, dataset and store of an experiment: what a run needs before its methods start."""
+"""Sets up an experiment before its methods start: device, dataset, store of stages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An experiment file checked whole before anything runs: the names it uses, and the precisions its methods work in.
+"""Validates an experiment before anything runs: every name in it, and the precisions that its methods compute in.
 
 No torch is needed to read the names; only rules with globs make a network, to see that they match one of its layers.
 """

@@ -1,4 +1,4 @@
-"""Reading a backend's table (a dict, from TOML or Python): the backend, or everything that is wrong with it.
+"""Parses the table of a precision backend (a dict, from TOML or Python): the backend, or every problem in it.
 
 One pass; nothing here raises. A problem stands beside the key it was found under, such as ("rule.0.error", "...").
 """

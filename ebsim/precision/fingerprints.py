@@ -1,4 +1,4 @@
-"""What a format or a backend does, as a short text that changes when its arithmetic does, wherever its code lies.
+"""Fingerprints of number formats and backends: a digest that changes when the arithmetic does, wherever the code is.
 
 A training is found again by what defined it, and a name does not define a format: whoever edits a rounding function
 must not be handed the results of the old one. So a format is known by its data and by what the quantizer makes of a

@@ -1,4 +1,4 @@
-"""The plan: layer x role x pass of a backend on a network, as a table for people; nothing is applied."""
+"""The table layer x role x pass -> number format of a backend on a network, for display; nothing is applied."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much a channel mask moves by rounding alone, where gamma itself is kept in a low precision.
+"""Mask distance caused by stochastic rounding alone, where gamma itself is kept in a low precision.
 
 The Early-Bird ticket is read off the gammas. Two stochastic roundings of the *same* gammas give two masks, and the
 Hamming distance between them is a floor below which a mask distance says nothing about training.

@@ -1,4 +1,4 @@
-"""Every name of one kind of thing (formats, or backends): built in, installed as a plug-in, or registered by path."""
+"""Registry of names (of formats, or of backends): built in, installed as a plug-in, or registered by path."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Low precision in the update: hooks on a stock optimizer, so that its class and its state dict stay as they are.
+"""Rounds gradients, momentum and stored weights by hooks on a stock optimizer, whose class and state dict stay.
 
 Before a step the gradients are rounded, after it the momentum and then the stored weights, as SWALP and qtorch do;
 inside the step the optimizer computes in fp32.

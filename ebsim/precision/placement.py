@@ -1,4 +1,4 @@
-"""Placing a backend on a network: in place, without changing a name, and removable.
+"""Applies a precision backend to a network: in place, without changing a name, and removable.
 
     placement = apply(model, "fp8", seed=0)
     placement.attach(optimizer)            # only needed where the update itself is in a low precision

@@ -1,4 +1,4 @@
-"""Loading number formats and backends from outside: by entry point, or by path.
+"""Loads number formats and backends from plug-ins: by entry point, or by path.
 
     [project.entry-points."ebsim.formats"]     int4 = "my_package:INT4"        a NumberFormat
     [project.entry-points."ebsim.backends"]    w4a8 = "my_package:W4A8"        a Backend or a table (dict)

@@ -1,4 +1,6 @@
-"""Rounding onto a grid, to nearest (ties to even) or stochastically, in plain float32 and integer tensor operations.
+"""Rounds tensors onto a number grid (fp8, fp16, bf16, integers, tables), to nearest even or stochastically.
+
+Plain float32 and integer tensor operations.
 
 Stochastic rounding goes up with probability equal to the distance from the value below. It is done by comparing
 u in [0, 1) with the exact remainder d = x - floor(x), as ceil(d - u), and never as `floor(x + u)`: that sum is itself

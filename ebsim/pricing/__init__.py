@@ -1,1 +1,1 @@
-"""What a ledger costs on an accelerator: profiles, missing number formats, and pricing a finished run again."""
+"""Prices ledgers on an accelerator: profiles, missing number formats, and pricing a finished run again."""

@@ -1,4 +1,4 @@
-"""Whether an accelerator has the number formats that a training multiplies; asked before any training."""
+"""Checks, before any training, that an accelerator has the number formats that the training multiplies."""
 
 from __future__ import annotations
 

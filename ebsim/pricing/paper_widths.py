@@ -1,4 +1,4 @@
-"""What the authors' pruning scripts would have left of a network, as layer tables: only to price their tables.
+"""Layer tables at the widths that the authors' pruning scripts leave, to reproduce the FLOPs of their tables.
 
 Our tickets compute exactly what the masked network does, so a channel that is zero everywhere is gone everywhere. The
 authors' residual networks keep the residual stream at full width and select from it instead (`channel_selection`):

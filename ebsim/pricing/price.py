@@ -1,4 +1,4 @@
-"""What the rows of a comparison cost on an accelerator: the one place where a ledger becomes an energy and a saving."""
+"""Prices the rows of a run on an accelerator: the one place where a ledger becomes an energy and a saving."""
 
 from __future__ import annotations
 

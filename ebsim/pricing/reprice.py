@@ -1,4 +1,4 @@
-"""A finished run priced again: on another accelerator, or on its own after the profile or the model has changed.
+"""Prices a finished run again: on another accelerator, or on its own after the profile or the model has changed.
 
 What a run executed stands in its ledger, so this needs neither training nor torch.
 """

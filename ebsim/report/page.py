@@ -1,4 +1,4 @@
-"""The report as one self-contained HTML page and as Markdown, from the same content.
+"""The report of a run as one self-contained HTML page and as Markdown, from the same content.
 
 Every number on the page is a `Value`, written as `<data value="raw">text</data>`, so it can be followed to the
 CSV or JSON it came from. All text is escaped by jinja2; the page may load nothing and run only the script whose

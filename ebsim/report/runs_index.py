@@ -1,4 +1,4 @@
-"""A folder of runs as a table and as a page: where each stands, what it reached, a link to its report."""
+"""The index of a runs folder as table and page: state, best accuracy and saving of each run, a link to its report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Write a report: every file a pure function of the run files, so a rebuild gives the same bytes."""
+"""Writes the report of a run; every file is a pure function of the run files, so a rebuild gives the same bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What lies in a runs folder: its runs, where each stands, and which training stages each of them needs.
+"""Inventory of a runs folder: its runs, the state of each, and the training stages that each needs.
 
 Read from the folders alone, without torch. A stage that no finished run needs may still be wanted by a run that was
 interrupted, or by one that is going on: it is never called unused while there is such a run.

@@ -1,4 +1,4 @@
-"""The ledger: what was executed, as plain data that a hardware model can price without training.
+"""The ledger of a training: what was executed, as plain data that the hardware model prices without training.
 
 One entry per stage of a method: which network, which precision, how many epochs, images, evaluations and mask
 draws. Counts come from the curve, that is from what the training loop really did.

@@ -1,4 +1,4 @@
-"""A finished run folder -> one `Run`, or a `DamagedError` that names the file and what is wrong with it."""
+"""Loads a finished run folder as a `Run`, or raises `DamagedError` naming the file and what is wrong with it."""
 
 from __future__ import annotations
 

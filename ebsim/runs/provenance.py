@@ -1,4 +1,4 @@
-"""What a result was made with: code, versions, machine, threads. Bit-identity holds only where these agree."""
+"""Provenance of a result: code, versions, machine, threads. Results are bit-identical only where these agree."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run folder: `<runs dir>/<name>-<first 8 hex digits of the hash of what defines the run>`.
+"""`RunFolder`: the files of one run and their verification, `<runs dir>/<name>-<8 hex digits of its identity>`.
 
 `MANIFEST.json` (a digest of every file) is written last: that it is there and holds is what "done" means.
 """

@@ -1,4 +1,4 @@
-"""The files of a finished run as typed, frozen records; unknown keys are kept out of the way, not refused.
+"""Schema of the files of a finished run, as typed, frozen records; unknown keys are ignored, not refused.
 
 Field names are those of the files. Energies in joules, times in seconds, ratios and accuracies as fractions.
 """
@@ -164,7 +164,7 @@ class Results(Record):
 
 
 class Seen(Record):
-    """What the quantizer of one layer and role saw: number of elements, shares of them, SQNR, largest magnitude."""
+    """Sampled quantization of one layer and role: number of elements, shares of them, SQNR, largest magnitude."""
 
     count: Amount
     nonfinite: Fraction = 0.0

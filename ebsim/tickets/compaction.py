@@ -1,4 +1,4 @@
-"""Shrinking a network to a ticket: the function of the masked network, in a really smaller one.
+"""`compact`: shrinks a network to a ticket that computes exactly what the masked network computes.
 
 In the masked network a pruned BatchNorm channel has gamma = beta = 0, so it outputs zero in training and evaluation.
 Dead-channel elimination on the traced graph removes what such zeros make superfluous, as a compiler removes dead

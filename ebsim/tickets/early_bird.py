@@ -1,4 +1,4 @@
-"""When has the Early-Bird ticket emerged? Two rules, both over the masks drawn after each epoch.
+"""`EarlyBird`: detects, from the masks drawn after each epoch, when the Early-Bird ticket has emerged.
 
 `paper` (You et al. 2020, Algorithm 1): a queue of the last `window` distances between consecutive
 epochs' masks; the ticket has emerged when the queue is full and every distance is below the

@@ -70,6 +70,6 @@ def taylor(model: nn.Module, inputs: ScoringInputs) -> Tensor:
 
 
 def random(model: nn.Module, inputs: ScoringInputs) -> Tensor:
-    """No information at all: uniform numbers, new ones at every inputs. Its masks never settle."""
+    """Uniform random scores, redrawn for every epoch: a control, whose masks never settle."""
     generator = torch.Generator().manual_seed(inputs.seed)
     return torch.rand(sum(bn_layers(model).values()), generator=generator)

@@ -1,4 +1,4 @@
-"""A ticket on disk: the shrunk weights, the mask and the architecture, in one safetensors file.
+"""Saves and loads a ticket: the shrunk weights, the mask and the architecture, in one safetensors file.
 
 The shrunk network follows from the dense architecture and the mask alone, so loading builds the dense network anew,
 shrinks it to the saved mask and fills in the weights. No code and no graph is stored, nothing is unpickled.

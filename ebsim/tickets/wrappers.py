@@ -1,4 +1,4 @@
-"""The network inside what training wraps around it (DataParallel, DDP, torch.compile, AveragedModel)."""
+"""Unwraps a network from DataParallel, DDP, torch.compile or AveragedModel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""glibc's allocator, told to keep what a training step frees.
+"""Sets glibc's allocator to keep the memory that a training step frees.
 
 By default every block of over 32 MB (a CIFAR activation at batch 128) is mapped anew and given back at once, and the
 kernel zeroes each of its pages again at every step: a third of the time of a small network's step. With the two

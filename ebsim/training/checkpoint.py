@@ -1,4 +1,4 @@
-"""The state of a training after an epoch, as one file that is whole or absent.
+"""`Checkpoint`: the state of a training after an epoch, in one file that is whole or absent.
 
 One safetensors file holds the network (`model/...`), the momentum (`momentum/...`), every epoch's gammas
 (`gammas`, [epochs + 1, channels], row 0 before the first epoch) and, as JSON, the epoch, the step count and the

@@ -1,4 +1,4 @@
-"""Where a training went wrong: the first layer whose output, or gradient, is NaN or infinite.
+"""Locates a divergence: the first layer whose output, or gradient, is NaN or infinite.
 
 Looked for only after it has happened, by running the offending batch once more with hooks on every layer. The weights
 are still those of the step before, because no update is applied from the first bad step on.

@@ -1,4 +1,4 @@
-"""One epoch of training and one evaluation: the only place where a network meets data.
+"""The training loop: one epoch of training, and one evaluation.
 
 The loop never waits for a GPU: losses and hits are summed on the device and read once per epoch, in one transfer. A
 non-finite loss or gradient is caught without a read: the fused optimizer skips every update from that step on by a

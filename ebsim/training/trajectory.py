@@ -1,4 +1,4 @@
-"""A trajectory: one network trained by one recipe from one seed, as far as anybody has asked so far.
+"""`Trajectory`: one network trained by one recipe from one seed, resumable, extensible and shared.
 
 `weights after epoch e` is a pure function of the stage's identity and e. So a trajectory can be continued
 ("go on until epoch 160", "go on until p = 0.5 has emerged"), stopped anywhere, shared by everything that needs a

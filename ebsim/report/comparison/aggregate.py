@@ -1,4 +1,4 @@
-"""Runs -> one line per thing compared: mean and spread over seeds, and a paired test against a baseline.
+"""Aggregates runs over seeds: mean, spread and a paired test against a baseline for every compared result.
 
 A line is a row of a run's results (method, ratio, precision) under one setting of the axes other than the seed. What
 does not depend on an axis (the dense baseline under every prune ratio) is one result and one line, not a replicate.

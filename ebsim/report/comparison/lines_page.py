@@ -1,4 +1,4 @@
-"""The page of a grid or a comparison: its lines as a table, in the accuracy-energy plane and along each axis."""
+"""The HTML page of a grid or comparison: its lines as a table, in the accuracy-energy plane and along each axis."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A page for what has no run folder of its own: a grid, a comparison, a run priced on several accelerators."""
+"""The HTML page of several runs: a grid, a comparison, or one run priced on several accelerators."""
 
 from __future__ import annotations
 

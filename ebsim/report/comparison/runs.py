@@ -1,4 +1,4 @@
-"""Finished runs side by side: how their experiments differ, then the same lines as a grid's table.
+"""Compares finished runs: how their experiments differ, then the same lines as a grid's table.
 
 Runs that differ in the seed alone are replicates and become one line with a spread; everything is held against the
 first run named (or another baseline), paired by seed.

@@ -83,7 +83,7 @@ def paired(x: Sequence[float], y: Sequence[float], level: float = LEVEL) -> Pair
     With one pair, or differences that are all the same, there is no spread to hold the mean against: p is None.
     """
     differences = [a - b for a, b in zip(x, y, strict=True)]
-    # 442/450 - 440/450 and 438/450 - 436/450 differ in the last bit: that is no spread, and t would be endless.
+    # 442/450 - 440/450 and 438/450 - 436/450 differ in the last bit: that is no spread, and t would be infinite.
     noise = 1e-12 * max(map(abs, [*x, *y]), default=0.0)
     if differences and max(differences) - min(differences) <= noise:
         differences = [mean(differences)] * len(differences)

@@ -1,4 +1,4 @@
-"""The table a grid or a comparison ends in: as a `report.Table`, as CSV records, and as plain JSON."""
+"""The table of a grid or a comparison: as a `report.Table`, as CSV records, and as plain JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pages from templates: all text escaped, figures inline in the colors of the theme, one script named by its hash."""
+"""Renders HTML pages from templates: text escaped, figures inline in theme colors, one script allowed by its hash."""
 
 from __future__ import annotations
 

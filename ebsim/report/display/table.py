@@ -1,4 +1,4 @@
-"""A table before it is printed: headings, and cells that keep their numbers beside their texts."""
+"""`Table`: headings, and cells that keep their numbers beside their texts, before it is rendered anywhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A `Table` in a terminal: no number is ever cut.
+"""Renders a `Table` in a terminal without ever cutting a number.
 
 In `width` characters the least important columns (the highest `priority`) go first and are named below the table; where
 the columns that always stay do not fit either, each row becomes a block of its own with all of its columns.

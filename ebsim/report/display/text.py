@@ -1,4 +1,4 @@
-"""Free text from a run (labels, names, argv) made harmless in each place it is shown.
+"""Sanitizes free text from a run (labels, names, argv) for each place where it is displayed.
 
 Everything that prints text taken from a file goes through one of these; HTML is left to jinja2's autoescape.
 """

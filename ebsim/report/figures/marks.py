@@ -1,4 +1,4 @@
-"""How a point looks that stands for a method at a prune ratio: no two look the same, in color or in grey.
+"""Markers of methods and prune ratios: shape, hue and shade, distinct in color and in grey.
 
 The method is the marker's shape and hue, the ratio its shade, from light (little is pruned) to dark. Shape and shade
 survive a grey-scale print and every kind of color blindness; the dark rim stands out from white and from dark paper.

@@ -1,4 +1,4 @@
-"""How the mask settles: its distance from epoch to epoch against the threshold, and between any two epochs.
+"""Figures of the mask distance: from epoch to epoch against the threshold, and between any two epochs.
 
 The maps follow the paper's figure: viridis reversed (0 = yellow), dashed red lines at the identified epoch.
 """

@@ -1,4 +1,4 @@
-"""Accuracy against modelled energy: the points that nothing else beats, their bands, and who they are."""
+"""Scatter plot of accuracy against modelled energy, with bands, labels and the Pareto front."""
 
 from __future__ import annotations
 

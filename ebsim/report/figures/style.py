@@ -1,4 +1,4 @@
-"""How every figure looks, and how it is written with the same bytes each time.
+"""Style of all figures, and their reproducible output (the same bytes each time).
 
 matplotlib's own defaults are the base whatever the user's matplotlibrc says; ids come from a fixed salt and no
 date or version is stored. Colors are Okabe and Ito's, which stay apart for the color-blind; ink, grid and paper

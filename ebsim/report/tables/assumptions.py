@@ -1,4 +1,4 @@
-"""The constants that priced a run, each with unit, band and source, as the report lists them.
+"""Table of the accelerator constants that priced a run, each with unit, band and source.
 
 Those of the accelerator, and those of the multiplications of the rows that it does not state: the law gives these.
 Keys are those of the costs and sensitivities. Degrades with grace: a copy that this version of `hw_models` does not

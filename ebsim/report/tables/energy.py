@@ -1,4 +1,4 @@
-"""Where the joules of a row go: by stage, by hardware component, by pass; and whether they add up."""
+"""Tables of modelled energy by stage, hardware component and pass, and the check that the parts sum to the total."""
 
 from __future__ import annotations
 

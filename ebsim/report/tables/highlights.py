@@ -1,4 +1,4 @@
-"""Which rows of a run get a card, a waterfall and a panel of their own: the best few."""
+"""Selects the best rows of a run, which get a card, a waterfall and a panel of their own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The paper's own numbers (data/paper.toml, each with its provenance) beside those of a run.
+"""Tables of the paper's own numbers (data/paper.toml, each with its provenance) beside those of a run.
 
 Like is set beside like: the paper's accuracy is the best epoch on the test set, its FLOPs are in the authors'
 convention; its energies were measured on a device, ours are modelled, so of those no difference is formed.

@@ -1,4 +1,4 @@
-"""Modelled cost of one training image, layer by layer, from the run's layer tables and its profile.
+"""Modelled energy of one training image layer by layer, from the run's layer tables and its profile.
 
 results.json holds totals only; the split is made again by `hw_models.training_cost` for the networks that a row
 ends with (dense, or its ticket), at the precision and batch of that row's last ledger entry.

@@ -1,4 +1,4 @@
-"""What the low precisions of a run are made of: the format of each kind of tensor, from the record that is priced."""
+"""Table of the low precisions of a run: the number format of each kind of tensor, from the record that is priced."""
 
 from __future__ import annotations
 

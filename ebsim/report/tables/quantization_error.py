@@ -1,4 +1,4 @@
-"""What the quantizers saw: overflow, underflow and SQNR per role, where the run sampled them.
+"""Table of quantization errors: overflow, underflow and SQNR per tensor role, where the run sampled them.
 
 The page shows the last sampled epoch of each training, the CSV every one. Shares are of the elements that were
 quantized; SQNR is the power of the signal over that of the rounding error, in dB; a missing one: nothing was lost.

@@ -1,4 +1,4 @@
-"""Results -> tables, as pure functions; how a table is printed is the business of `display/`.
+"""The results table of a run, its detailed counts, and its unrounded CSV records.
 
 MACs and FLOPs: FLOPs = 2 x MAC (exact counts); the authors' own counting (forward FLOPs rounded to 0.01 G as their
 script prints them, times 3) has a column of its own in the detailed table and is never mixed in.

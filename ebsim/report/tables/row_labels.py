@@ -1,4 +1,4 @@
-"""What a row of the results is called where space is short: only the parts that tell rows apart."""
+"""Short labels of the rows of a run: only the parts (method, ratio, precision) that tell rows apart."""
 
 from __future__ import annotations
 

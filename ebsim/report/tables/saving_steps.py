@@ -1,4 +1,4 @@
-"""Where a saving comes from: the steps from the dense row's modelled energy to another row's, exact to the joule.
+"""Decomposes a saving into steps from the dense row's modelled energy to another row's; the steps sum exactly.
 
 Each step is the difference of two ledgers that differ in one thing, priced by the same model on the same accelerator,
 so the steps sum to the difference of the two rows whatever interacts:

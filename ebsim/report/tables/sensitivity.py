@@ -1,4 +1,4 @@
-"""What a saving rests on: how far it moves when one constant of the accelerator lies at either end of its band.
+"""Sensitivity of savings: the saving with one constant of the accelerator at either end of its band.
 
 Energy is linear in the constants, so the saving at another value of one is exact, not a linearisation:
 1 - (A + (f - 1) a) / (B + (f - 1) b), where a and b are the joules of that constant in the two rows.

@@ -1,4 +1,4 @@
-"""The epochs of every training of a run, by name: dense ones first, then each ticket from where it was drawn."""
+"""The training curves of a run by name: dense trainings first, then each ticket from the epoch of its draw."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The parts of `compact`: graph -> live and needed channels -> sliced layers and a rewritten graph."""
+"""The parts of `compact`: traced graph -> live and needed channels -> sliced weights and a rewritten graph."""

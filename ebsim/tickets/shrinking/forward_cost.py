@@ -1,4 +1,4 @@
-"""What one forward pass of a graph costs, in MACs and moved elements, to compare exact forms of one ticket.
+"""Cost of one forward pass of a graph in MACs and moved elements, to compare exact forms of one ticket.
 
 An element moved is weighed as 139 MACs: a 32-bit DRAM access against a 32-bit floating-point multiply-accumulate at
 45 nm (640 pJ against 4.6 pJ; Horowitz, ISSCC 2014). Every operation reads its tensors and writes its result; views move

@@ -1,4 +1,4 @@
-"""A copy of a network that may be cut up: plain layers, tensors of its own, whatever the network went through."""
+"""Deep copy of a network with plain layers and its own tensors, to be sliced."""
 
 from __future__ import annotations
 

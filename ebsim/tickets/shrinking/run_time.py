@@ -1,4 +1,4 @@
-"""Functions that a shrunk network calls beside those of the network itself; one step each in traced graphs."""
+"""Functions that only shrunk networks call: shape guards and out-of-place assignment; one node each in a trace."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Picking channels: y[:, j] = x[:, index[j]], or zero where index[j] is -1.
+"""`Select`, the module that picks channels: y[:, j] = x[:, index[j]], or zero where index[j] is -1.
 
 No channel is picked twice, so the gradient is a pick too, by the inverse index: forward and backward are both plain
 gathers, bit-exact, without the atomic additions of index_select's own backward. A channels_last tensor is read as the

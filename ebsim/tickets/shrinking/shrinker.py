@@ -1,4 +1,4 @@
-"""A network traced once, shrunk to many masks.
+"""`Shrinker`: a network traced once and shrunk to many masks.
 
 Tracing and the choice of rules depend on the architecture alone, the analysis on the architecture and the mask, and
 only the slicing on the weights. `Shrinker` keeps the first two, so that further masks, and further weights under the

@@ -1,4 +1,4 @@
-"""The network that shrinking gives: layers under their old names, a graph per mode, selections between layers."""
+"""`Shrunk`, the shrunk network: layers under their old names, a graph per mode, selections between layers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does the shrunk network compute what the masked one does? Both are run, in float64, in both modes.
+"""Verifies that a shrunk network computes what the masked one does: both are run in float64, in both modes.
 
 A few samples of the example input are used, or numbers from a normal distribution where it has none to tell anything
 from (a single value throughout, a tensor without data). Scales that are zero in the network are replaced by others, in

@@ -1,1 +1,1 @@
-"""What every kind of operation does to channels; `registry.RULES` is the table of all of them."""
+"""Channel rules: what each kind of operation does to live and needed channels; `registry.RULES` is the table."""

@@ -1,4 +1,4 @@
-"""What an operation does to channels: the questions that every rule answers.
+"""`ChannelRule`: what an operation does to channels, as the methods that every rule implements.
 
 A value is followed along one dimension, its channels: dimension 1 of what a convolution gives, the last one of what a
 linear layer gives. A rule says, per operation:

@@ -1,4 +1,4 @@
-"""Which operation has which rule: the whole table, to be read and extended.
+"""The registry of channel rules: operation -> rule, to be read and extended.
 
 Key: the function, the name of the tensor method, the type of the module, or "module.function" for one that cannot be
 imported here. The first rule of the tuple that accepts the node is taken, else the conservative one. How to add: write

@@ -1,4 +1,4 @@
-"""One call of a network: which of its arguments are tensors, and how to make the same call with other tensors."""
+"""`ForwardCall`: the arguments of one call of a network, which of them are tensors, and the call with other tensors."""
 
 from __future__ import annotations
 

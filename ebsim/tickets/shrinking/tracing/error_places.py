@@ -1,4 +1,4 @@
-"""Where in a network's own code an error came up."""
+"""Finds the line of a network's own code in which an error was raised."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which operations overwrite their first argument."""
+"""Detects operations that overwrite their first argument (in-place operations)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which modules stay whole in a traced network, and which of them compute what their class says."""
+"""Leaf modules of the trace: which modules stay one node, and which have hooks or a replaced forward."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a network holds beside its parts: tracing runs its code, and must neither change it nor miss a change."""
+"""Snapshot of a network's attributes, tensors and random state, to detect and undo what tracing its code changes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Functional calls on a layer's own weights become calls of that layer.
+"""Normalizes a traced graph: functional calls on a layer's own weights become calls of that layer.
 
 A subclass of a convolution, linear or BatchNorm layer that writes its forward anew (a BatchNorm with an activation
 inside, a convolution with padding of its own) is followed like any other code, which ends in F.conv2d(x, self.weight,

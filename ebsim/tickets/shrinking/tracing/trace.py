@@ -1,4 +1,4 @@
-"""A network as torch.fx graphs in which every value has a known shape: what the shrinking reads.
+"""Traces a network into torch.fx graphs in which every value has a known shape, one per mode.
 
 A trace follows one path through the code, and a network may take another path in training than in evaluation
 (auxiliary heads, functional dropout). So it is traced in both modes; where the two graphs are the same, one is kept.

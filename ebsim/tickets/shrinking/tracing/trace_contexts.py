@@ -1,4 +1,4 @@
-"""What is different while a network is traced: random numbers, derivatives of one's own, checkpoints, autocast."""
+"""Context managers of the trace: random numbers, custom derivatives, activation checkpoints, autocast."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Traced values that can be asked for their type, their length and, if they are numbers, for themselves."""
+"""`ValueProxy`: traced values with a known type, length and, if they are numbers, value."""
 
 from __future__ import annotations
 
