@@ -70,6 +70,18 @@ def _memory() -> Schema:
     )
 
 
+def _dataflow() -> Schema:
+    loops = {"type": "array", "items": {"enum": list("NKCPQRS")}, "minItems": 7, "maxItems": 7, "uniqueItems": True}
+    level = {
+        "description": "At a level (a memory, registers): the operand that stays, or all loops, outermost first.",
+        "anyOf": [{"enum": ["streaming", "held", "sums"]}, loops],
+    }
+    passes = {name: {"type": "object", "additionalProperties": level}
+              for name in ("forward", "input_gradient", "weight_gradient")}  # fmt: skip
+    return {"type": "object", "description": "Stationarity and loop order; what is left out is searched.",
+            "properties": {**passes, **_CITED}, "additionalProperties": level}  # fmt: skip
+
+
 def _operand() -> Schema:
     return _object(
         {
@@ -120,6 +132,7 @@ def accelerator_schema() -> Schema:
         "memory": {
             "type": "object", "description": "Memories by name, innermost first.", "additionalProperties": _memory()
         },
+        "dataflow": _dataflow(),
         "dram": _object(
             {
                 "pj_per_bit": _constant("pJ per bit, either way."),

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from hw_models.accelerator.constant import Number
+from hw_models.accelerator.dataflow import read_dataflow
 from hw_models.accelerator.description import OPERANDS, OPS, Accelerator, Axis, Memory, Register
 from hw_models.accelerator.sram_energy import LEAKAGE_BAND, SRAM_LAWS, SRAM_LEAKAGE, sram_pj_per_bit
 from hw_models.accelerator.toml_reader import SHIPPED, ProfileSource, read
@@ -68,6 +69,7 @@ def build(s: ProfileSource) -> Accelerator:
     calibrated = s.text("calibrated_on", required=False)
     rails = s.text("rails", required=False)
     zero_skip = s.flag("array.zero_skip", True) if kind == "array" else True
+    dataflow = read_dataflow(s, kind, {m.name: m.holds for m in memories})
     for table in (
         "array",
         "mac",
@@ -121,6 +123,7 @@ def build(s: ProfileSource) -> Accelerator:
         half_batch,
         fill_cycles=s.plain("array.fill_cycles", 0, 1e6, 0.0) if kind == "array" else 0.0,
         dram_writes=dram_writes,
+        dataflow=dataflow,
     )
 
 

@@ -14,6 +14,16 @@ from hw_models.workload.training_passes import FILTERS, PIXELS, WINDOW
 
 SPLITS = tuple(sorted({*range(1, 9), *(2**i for i in range(4, 17)), *(3 * 2**i for i in range(2, 16))}))
 
+# what stays in the registers, over which two indices its words go, and which index runs innermost
+WAYS = (
+    ("sums", ("g1", "g2"), "g2"),
+    ("sums", ("g1", "g2"), "g1"),
+    ("held", ("g2", "red"), "red"),
+    ("held", ("g2", "red"), "g2"),
+    ("streaming", ("g1", "red"), "red"),
+    ("streaming", ("g1", "red"), "g1"),
+)
+
 
 @dataclass(frozen=True)
 class Placed:
@@ -25,8 +35,13 @@ class Placed:
     steps: Array
 
 
-def onto_array(q: Problems, state: State, registers: Registers, rough: bool = False) -> Placed:
-    """The cheapest stationarity and register split inside each tile; `rough`: as if all tiles were full ones."""
+def onto_array(
+    q: Problems, state: State, registers: Registers, rough: bool = False, given: tuple[int, float, float] | None = None
+) -> Placed:
+    """The cheapest stationarity and register split inside each tile; `rough`: as if all tiles were full ones.
+
+    `given`: one way instead, with steps of the array along the two indices of what stays (`WAYS`).
+    """
     row = state.problem
     ones = np.ones_like(q.merged[0, row])
     of_pixels = _blocks(state.sizes[PIXELS], state.counts[PIXELS], q.unit[PIXELS, row], q.merged[0, row])
@@ -44,6 +59,8 @@ def onto_array(q: Problems, state: State, registers: Registers, rough: bool = Fa
     first = q.window_first[row]
     words = registers.words[:, row]
     splits = np.array([s for s in SPLITS if s <= max(words.max(), 1)], dtype=float)[None, :]
+    if given is not None:
+        splits = np.array([[given[1]]])
 
     def visits(kinds: tuple[Array, Array], tile: Array) -> Array:
         out = np.zeros(np.broadcast_shapes(tile.shape, (len(row), 1)))
@@ -68,7 +85,7 @@ def onto_array(q: Problems, state: State, registers: Registers, rough: bool = Fa
     wx, wy, wz = (np.maximum(np.floor(w), 1.0)[:, None] for w in words)
 
     def other(w: Array) -> Array:
-        return np.maximum(np.floor(w / splits), 1.0)
+        return np.maximum(np.floor(w / splits), 1.0) if given is None else np.array([[given[2]]])
 
     options = []  # visits along (g1, g2, red)
     size, rest = np.minimum(splits, wz), other(wz)  # sums stay: g1 x g2
@@ -106,7 +123,13 @@ def onto_array(q: Problems, state: State, registers: Registers, rough: bool = Fa
             + spill * bits[3] * (registers.inward[2] + registers.outward[2])
         )
         shape = (len(row), splits.shape[1])
+        if registers.stays is not None:  # an operand that must stay comes no more often than if it stays
+            least = (np.where(n1 * nr <= wx, vx, t2), np.where(n2 * nr <= wy, vy, t1), np.where(n1 * n2 <= wz, vz, tr))
+            for o, (found, fewest) in enumerate(zip((v2, v1, vr), least, strict=True)):
+                cost = np.where((registers.stays[row][:, None] == o) & (found > fewest), np.inf, cost)
         table.append([np.broadcast_to(v, shape) for v in (cost, x, y, spill)])
+    if given is not None:
+        table = [table[given[0]]]
     cost, x, y, spill = (np.stack(column) for column in zip(*table, strict=True))  # [option, row, split]
     total = cost + state.cost[None, :, None]
     flat = np.moveaxis(total, 1, 0).reshape(len(row), -1)
@@ -117,14 +140,16 @@ def onto_array(q: Problems, state: State, registers: Registers, rough: bool = Fa
         * visits(of_window, np.ones((1, 1)))[:, 0]
         * visits(of_k, np.ones((1, 1)))[:, 0]
     )
-    option, split = np.unravel_index(best, (len(options), splits.shape[1]))
+    option, split = np.unravel_index(best, (len(table), splits.shape[1]))
     here = option, np.arange(len(row)), split
+    if given is not None:
+        option = np.full_like(option, given[0])
     w = np.concatenate([wz, wz, wy, wy, wx, wx], axis=1)[np.arange(len(row)), option]
     size = np.minimum(splits[0, split], w)
     return Placed(
         value,
         np.stack([x[here], y[here], volume_z[:, 0], spill[here]]),
-        np.stack([option, size, np.maximum(np.floor(w / size), 1.0)]),
+        np.stack([option, size, np.maximum(np.floor(w / size), 1.0) if given is None else np.full_like(size, given[2])]),
         steps,
     )
 

@@ -42,8 +42,9 @@ from hw_models.mapping.traffic import (
     traffic,
     whole,
 )
+from hw_models.precision.formats import PASSES
 from hw_models.workload.shapes import Array
-from hw_models.workload.training_passes import Passes
+from hw_models.workload.training_passes import LOOPS, SHARED_INDEX, Passes, index_of
 
 Capacities = tuple[Array | float, ...] | None  # bits of each memory, instead of the chip's own
 
@@ -57,16 +58,37 @@ def closed(p: Passes, bits: Widths, chip: Accelerator, capacities: Capacities = 
     for memory, size in zip(reversed(chip.memories), reversed(sizes), strict=True):
         inside = inner_capacity(chip, memory).reshape(3, 3, *(1,) * (p.macs.ndim - 1)) if len(memory.holds) < 3 else ()
         rooms = [size if name in memory.holds else inside[i] for i, name in enumerate(OPERANDS)]
-        length = keep(p, bits, length, rooms, least)
+        length = keep(p, bits, length, rooms, least, staying(p, chip, memory.name))
         boundaries.append(traffic(p, bits, length, p.window))
     if chip.kind == "device":
         return Mapped((boundaries[-1], *boundaries[::-1]))
-    edge = on_array(p, bits, parallel, length, chip.supply)
+    edge = on_array(p, bits, parallel, length, chip.supply, staying(p, chip, "registers"))
     return Mapped((traffic(p, bits, edge, 1.0), *boundaries[::-1]))
 
 
-def keep(p: Passes, bits: Widths, outer: Lengths, rooms: Sequence[Array | float], least: Lengths) -> Lengths:
-    """The cheapest block of a memory that may keep X, Y or sums in `rooms` bits.
+def staying(p: Passes, chip: Accelerator, level: str) -> Array | None:
+    """Which operand (0 X, 1 Y, 2 sums; -1 any) the profile keeps at a level, [3, ...]; of an order of loops, the one
+    that its innermost loop passes by. None: nothing is fixed."""
+    found = [-1] * len(PASSES)
+    for i, which in enumerate(PASSES):
+        fixed = chip.dataflow.get(which, {}).get(level)
+        if isinstance(fixed, str):
+            found[i] = OPERANDS.index(fixed)
+        elif fixed:
+            index = index_of(which, LOOPS[which][fixed[-1]])
+            found[i] = OPERANDS.index(next(o for o in OPERANDS if SHARED_INDEX[o] == index))
+    return np.array(found).reshape(3, *(1,) * (p.macs.ndim - 1)) if max(found) >= 0 else None
+
+
+def keep(
+    p: Passes,
+    bits: Widths,
+    outer: Lengths,
+    rooms: Sequence[Array | float],
+    least: Lengths,
+    stays: Array | None = None,
+) -> Lengths:
+    """The cheapest block of a memory that may keep X, Y or sums in `rooms` bits; `stays`: which of them it must keep.
 
     For what the memory does not hold that is the room further in: it stays there while the rest streams by.
     No block is smaller than `least`, what the array works on at once: it runs however small the memory is.
@@ -81,7 +103,15 @@ def keep(p: Passes, bits: Widths, outer: Lengths, rooms: Sequence[Array | float]
     t1, tr = _split(of_x * w / bits.x, bits.y / (2 * bits.acc), (least.r1, outer.r1), (least.rr, outer.rr))
     streaming = Lengths(t1, outer.r2, tr)
     stacked = stack([sums, held, streaming])
-    return choose(stacked, traffic(p, bits, stacked, w).total)
+    return choose(stacked, _only(stays, (2, 1, 0), traffic(p, bits, stacked, w).total))
+
+
+def _only(stays: Array | None, kept: tuple[int, ...], cost: Array) -> Array:
+    """The cost of options that keep X, Y or sums (`kept`), infinite where another operand must stay."""
+    if stays is None:
+        return cost
+    options = np.array(kept).reshape(-1, *(1,) * (cost.ndim - 1))
+    return np.where((stays < 0) | (stays == options), cost, np.inf)
 
 
 def _split(
@@ -93,7 +123,14 @@ def _split(
     return np.clip(area / other, *limits), other
 
 
-def on_array(p: Passes, bits: Widths, grid: Grid, outer: Lengths, supply: Costs = (1.0, 1.0, 1.0)) -> Lengths:
+def on_array(
+    p: Passes,
+    bits: Widths,
+    grid: Grid,
+    outer: Lengths,
+    supply: Costs = (1.0, 1.0, 1.0),
+    stays: Array | None = None,
+) -> Lengths:
     """The reuse lengths of the cheapest mapping onto the array inside blocks of `outer`.
 
     One operand stays: `a` x `b` words of it in the registers of each element, the split tried in powers of
@@ -123,8 +160,10 @@ def on_array(p: Passes, bits: Widths, grid: Grid, outer: Lengths, supply: Costs 
             )
         )
 
-    every = Lengths(*(np.concatenate(parts) for parts in zip(*(lengths(*o) for o in options), strict=True)))
-    return choose(every, edge_pj(traffic(p, bits, every, 1.0), supply))
+    each = [lengths(*option) for option in options]
+    every = Lengths(*(np.concatenate(parts) for parts in zip(*each, strict=True)))
+    kept = tuple(o for o, way in zip((2, 2, 1, 1, 0, 0), each, strict=True) for _ in way[0])
+    return choose(every, _only(stays, kept, edge_pj(traffic(p, bits, every, 1.0), supply)))
 
 
 def _register_tiles(words: Array, most_a: Array, most_b: Array) -> tuple[Array, Array]:

@@ -183,7 +183,7 @@ def solve(q: Problems, stores: list[Store], registers: Registers | None) -> Foun
         last = depth + 1 == len(stores)
         state = _every_way(q, state, store, WIDE, registers if last else None)
         if not last:
-            group = state.problem * 3 + state.chosen[-1][7].astype(np.int64)
+            group = state.problem * 4 + state.chosen[-1][7].astype(np.int64)
             state = state.take(
                 first_rows(
                     group,

@@ -10,8 +10,9 @@ from hw_models.accelerator.description import OPERANDS, Accelerator
 from hw_models.mapping.deduplicate import Bools, Ints, distinct
 from hw_models.mapping.spatial import units
 from hw_models.mapping.traffic import Widths
+from hw_models.precision.formats import PASSES
 from hw_models.workload.shapes import Array
-from hw_models.workload.training_passes import FILTERS, PIXELS, WINDOW, Passes
+from hw_models.workload.training_passes import FILTERS, LOOPS, PIXELS, WINDOW, Passes
 
 MOST_NESTINGS = 6
 Three = tuple[float, ...]  # of X, Y and sums
@@ -57,6 +58,9 @@ class Store:
     slides: bool
     passing: Three  # pJ per bit of what it does not hold, 0 for the rest
     room: Array  # elements of X, Y, sums that find room further in, [3, problem]
+    stays: Ints | None = None  # the operand that must stay, [problem], -1: any
+    order: Array | None = None  # place of each loop in the order that must be, 0 outermost, [7, problem], -1: any
+    fixed: bool = False  # whether the profile fixes anything, here or elsewhere
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,7 @@ class Registers:
     words: Array
     inward: Three
     outward: Three
+    stays: Ints | None = None  # the operand that must stay, [problem], -1: any
 
 
 def volumes(q: Problems, row: Ints) -> tuple[Array, Array]:
@@ -177,10 +182,31 @@ def machine(chip: Accelerator, q: Problems, order: tuple[int, ...] | None = None
                 m.slides,
                 tuple(outer[o][0] * (not h) for o, h in zip(OPERANDS, holds, strict=True)),
                 np.maximum(inside, further[:, None] / np.stack([q.x, q.y, q.acc])),
+                *_dataflow(chip, m.name, q),
+                bool(chip.dataflow),
             )
         )
         outer |= dict.fromkeys(m.holds, (m.read.value, m.write.value))
     network = chip.network.value if chip.network is not None else 0.0
     return stores, Registers(
-        words, tuple(outer[o][0] + network for o in OPERANDS), tuple(outer[o][1] + network for o in OPERANDS)
+        words,
+        tuple(outer[o][0] + network for o in OPERANDS),
+        tuple(outer[o][1] + network for o in OPERANDS),
+        _dataflow(chip, "registers", q)[0],
+    )
+
+
+def _dataflow(chip: Accelerator, level: str, q: Problems) -> tuple[Ints | None, Array | None]:
+    """What the profile fixes at a level: the operand that stays, and the order of loops, of each problem."""
+    stays, order = np.full(3, -1), np.full((7, 3), -1.0)
+    for i, which in enumerate(PASSES):
+        fixed = chip.dataflow.get(which, {}).get(level)
+        if isinstance(fixed, str):
+            stays[i] = OPERANDS.index(fixed)
+        elif fixed:
+            for place, loop in enumerate(fixed):
+                order[LOOPS[which][loop], i] = place
+    return (
+        stays[q.which] if (stays >= 0).any() else None,
+        order[:, q.which] if (order >= 0).any() else None,
     )

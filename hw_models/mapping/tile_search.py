@@ -132,10 +132,16 @@ def best_tiles(
         ]
         tap_lanes.append(np.where(alike[:, None, None], np.minimum(over_taps[:, :, None], lanes[-1]), lanes[-1]))
     still = all_x * lanes[0] * lanes[1]
-    walking = over_window = still
+    walks = (still,) * 4
     if store.slides:
-        over_window = all_x * np.minimum(lanes[0] * tap_lanes[1], tap_lanes[0] * lanes[1])
-        walking = np.minimum(all_x * np.minimum(lanes[0] * whole_lanes[1], whole_lanes[0] * lanes[1]), still)
+        down, across = whole_lanes[0] * lanes[1], lanes[0] * whole_lanes[1]
+        walks = (
+            np.minimum(all_x * down, still),
+            np.minimum(all_x * across, still),
+            all_x * (tap_lanes[0] * lanes[1]),
+            all_x * (lanes[0] * tap_lanes[1]),
+        )
+    walking, over_window = np.minimum(walks[0], walks[1]), np.minimum(walks[2], walks[3])
     # filters per tile: as many as fit
     first = q.window_first[row]
     x, y, acc = (w[row][:, None, None] * h for w, h in zip((q.x, q.y * q.y_scale, q.acc), store.holds, strict=True))
@@ -160,7 +166,12 @@ def best_tiles(
     most_k = np.maximum(np.where(raw >= k, k, np.floor(raw / k_unit) * k_unit), k_unit)
     even = np.minimum(k_unit * np.ceil(np.ceil(k / k_unit) / np.ceil(k / most_k)), k)
     tiles_k, fits = even[None], fits[None]
-    if (q.loops[:, row].prod(axis=0) <= SMALL**2).all():
+    if store.fixed:  # a given dataflow may be better off with fewer filters than fit
+        pieces = _piece_counts(float((outer[K] / np.minimum(unit[K], outer[K])).max()), SMALL)
+        fewer = [k_unit * np.ceil(np.ceil(k / k_unit) / np.minimum(n, np.ceil(k / k_unit))) for n in pieces]
+        tiles_k = np.stack([even, *(np.minimum(np.minimum(n, k), most_k) for n in fewer)])
+        fits = fits & np.stack([(tiles_k[i] != tiles_k[:i]).all(axis=0) for i in range(len(tiles_k))])
+    elif (q.loops[:, row].prod(axis=0) <= SMALL**2).all():
         tiles_k = np.stack([even, most_k, np.maximum(np.ceil(k / np.ceil(k / raw)), k_unit), raw])
         other = [(tiles_k[i] != tiles_k[:i]).all(axis=0) for i in range(len(tiles_k))]
         fits = fits & np.stack(other)
@@ -185,12 +196,20 @@ def best_tiles(
             same_b,
             tiles_k >= k,
             still,
+            walks,
             walking,
             over_window,
             fits,
         ),
         registers,
     )
+
+
+def _piece_counts(most: float, every: int) -> list[float]:
+    """Into how many pieces a loop of `most` steps is cut: all numbers of a short one, else powers of two."""
+    if most <= every:
+        return [float(n) for n in range(1, int(most) + 1)]
+    return [2.0**i for i in range(int(np.log2(most)) + 1)] + [most]
 
 
 def _fresh(tiles: Array) -> Bools:
@@ -250,8 +269,9 @@ class _Cut:
     same_a: Bools
     same_b: Bools
     same_k: Bools
-    still: Array
-    walking: Array  # over pixels
+    still: Array  # elements of X under all tiles, [row, a, b]
+    walks: tuple[Array, ...]  # the same, but of tiles that walk over P, Q, R, S only what is new
+    walking: Array  # over pixels, down or across
     over_window: Array
     fits: Bools
 
@@ -273,14 +293,22 @@ def _choose(q: Problems, state: State, store: Store, keep: int, cut: _Cut, regis
     kept = same_a & same_b, cut.same_k & same_r, cut.same_k & same_1
     stays = [np.where(kept[i], visits[i], v) for i, v in enumerate((k_outer, one_outer, two_outer))]
     passes = [np.where(kept[i], visits[i], v) for i, v in enumerate((cut.count_k, one, two))]
-    x_stays = np.where(kept[0], state.x_words[:, None, None], stays[0] * np.minimum(cut.walking, cut.over_window))
-    x_walks = np.where(kept[0], state.x_words[:, None, None], passes[0] * cut.walking)
-    x_passes = np.where(kept[0], state.x_words[:, None, None], passes[0] * cut.over_window)
-    # pixels innermost: X walks over them; the window innermost: over it, or over pixels if it does not turn
-    by_pixels, by_window = x_walks, np.where(same_b, x_walks, x_passes)
-    x_words = (x_stays, np.where(first, by_window, by_pixels), np.where(first, by_pixels, by_window))
-    y_words = [np.where(i == 1, stays[1], passes[1]) * volume_y for i in range(3)]
-    spills = [(np.where(i == 2, stays[2], passes[2]) - 1) * volume_z for i in range(3)]
+    came = [[stays[o] if o == n else passes[o] for o in range(3)] for n in range(3)]
+    # what X walks over: pixels innermost those, the window innermost that, unless they do not turn
+    by_pixels, by_window = np.where(same_a, cut.over_window, cut.walking), np.where(same_b, cut.walking, cut.over_window)
+    under = [
+        np.minimum(cut.walking, cut.over_window),
+        np.where(first, by_window, by_pixels),
+        np.where(first, by_pixels, by_window),
+    ]
+    if store.order is not None:
+        given, walked = _in_order(q, row, state, cut, store.order[:, row])
+        came.append([np.where(kept[o], visits[o], given[o]) for o in range(3)])
+        under.append(walked)
+    each = range(len(came))
+    x_words = [np.where(kept[0], state.x_words[:, None, None], came[i][0] * under[i]) for i in each]
+    y_words = [came[i][1] * volume_y for i in each]
+    spills = [(came[i][2] - 1) * volume_z for i in each]
     bits = [w[row][:, None, None] for w in (q.x, q.y, q.z, q.acc)]
     costs = (
         np.stack(
@@ -289,7 +317,7 @@ def _choose(q: Problems, state: State, store: Store, keep: int, cut: _Cut, regis
                 + y_words[i] * bits[1] * store.inward[1]
                 + volume_z * bits[2] * store.outward[2]
                 + spills[i] * bits[3] * (store.inward[2] + store.outward[2])
-                for i in range(3)
+                for i in each
             ]
         )
         + state.cost[:, None, None]
@@ -303,18 +331,22 @@ def _choose(q: Problems, state: State, store: Store, keep: int, cut: _Cut, regis
         size_1, size_r = np.where(first, size_b, size_a), np.where(first, size_a, size_b)
         fit = size_a * size_b <= room[0], cut.filters * size_r <= room[1], cut.filters * size_1 <= room[2]
         alike = [np.broadcast_to(a, cut.fits.shape) for a in (cut.count_k, one, two)]
-        past = [[np.where(fit[o], stays[o] if o == i else passes[o], alike[o]) for o in range(3)] for i in range(3)]
+        past = [[np.where(fit[o], came[i][o], alike[o]) for o in range(3)] for i in each]
         ranks = costs + np.stack(
             [
                 past[i][0] * cut.walking * bits[0] * store.passing[0]
                 + past[i][1] * volume_y * bits[1] * store.passing[1]
                 + (past[i][2] - 1) * volume_z * bits[3] * 2 * store.passing[2]
-                for i in range(3)
+                for i in each
             ]
         )
     if registers is not None:
-        came = [[stays[o] if o == n else passes[o] for o in range(3)] for n in range(3)]
         ranks = ranks + _edge(q, row, cut, (one, cut.count_k, two), came, registers, bits)
+    alone = same_a & same_b & cut.same_k  # nothing turns: one order
+    if store.stays is None and store.order is None:
+        ranks[1:] = np.where(alone, np.inf, ranks[1:])
+    else:
+        ranks = np.where(_allowed(store, row, came, stays, ranks.shape), ranks, np.inf)
     # of equals the larger tile; [order, variant, row, a, b]
     share = (
         cut.pixels.prod(axis=0)[:, :, None]
@@ -323,8 +355,6 @@ def _choose(q: Problems, state: State, store: Store, keep: int, cut: _Cut, regis
         / state.tile.prod(axis=0)[:, None, None]
     )
     ranks = np.where(cut.fits, ranks * (1 + 1e-9 * (1 - share)), np.inf)
-    alone = same_a & same_b & cut.same_k  # nothing turns: one order
-    ranks[1:] = np.where(alone, np.inf, ranks[1:])
     order, variant, at, i, j = _cheapest(ranks, row, keep)
     here = order, variant, at, i, j
 
@@ -334,7 +364,7 @@ def _choose(q: Problems, state: State, store: Store, keep: int, cut: _Cut, regis
     tile = np.stack([*cut.pixels[:, at, i], *cut.window[:, at, j], cut.filters[variant, at, i, j]])
     tiles = np.stack([*cut.count_a[:, at, i], *cut.count_b[:, at, j], cut.count_k[variant, at, i, j]])
     x = pick(x_words)
-    v = np.stack([pick([stays[o] if o == n else passes[o] for n in range(3)]) for o in range(3)])
+    v = np.stack([pick([came[n][o] for n in each]) for o in range(3)])
     moved = np.stack([x, pick(y_words), np.broadcast_to(volume_z[:, 0, 0], row.shape)[at], pick(spills)])
     sizes, counts = state.sizes[:, at], state.counts[:, at]
     full = np.floor(sizes / tile[:, :, None])
@@ -355,6 +385,53 @@ def _choose(q: Problems, state: State, store: Store, keep: int, cut: _Cut, regis
         ranks[here],
         at,
     )
+
+
+def _in_order(q: Problems, row: Ints, state: State, cut: _Cut, place: Array) -> tuple[list[Array], Array]:
+    """Visits of X, Y and sums in an order of loops (`place` [7, row]: 0 outermost), and the elements of X under tiles.
+
+    An operand comes again with every turn of a loop outside the innermost one that turns and that it depends on.
+    """
+    outer = state.tile[:, :, None, None]
+    tile = [*cut.pixels[:, :, :, None], *cut.window[:, :, None, :], cut.filters]
+    count = [*cut.count_a[:, :, :, None], *cut.count_b[:, :, None, :], cut.count_k]
+    at = place[:, :, None, None]
+    turning = [np.where(tile[i] < outer[i], at[i], -1.0) for i in range(7)]
+    first = q.window_first[row][:, None, None]
+    of_pixels, of_window = (np.maximum.reduce(np.broadcast_arrays(*turning[part])) for part in (PIXELS, WINDOW))
+    of_pixels, of_window = np.broadcast_arrays(of_pixels, of_window)
+    one, red = np.where(first, of_window, of_pixels), np.where(first, of_pixels, of_window)
+    last = np.maximum(one, red), np.maximum(turning[K], red), np.maximum(turning[K], one)
+
+    def turns(loops: Any, innermost: Array) -> Array:
+        whole = [np.where(at[i] < innermost, count[i], state.tiles[i][:, None, None]) for i in loops]
+        return np.prod(np.broadcast_arrays(*whole), axis=0)
+
+    pixels, window = range(3), range(3, 6)
+    visits = [
+        turns((K,), last[0]),
+        np.where(first, turns(window, last[1]), turns(pixels, last[1])),
+        np.where(first, turns(pixels, last[2]), turns(window, last[2])),
+    ]
+    under = np.broadcast_to(cut.still, last[0].shape)
+    for loop, walk in zip((P, Q, R, S), cut.walks, strict=True):
+        under = np.where((last[0] == at[loop]) & (last[0] >= 0), walk, under)
+    return visits, under
+
+
+def _allowed(store: Store, row: Ints, came: list[list[Array]], stays: list[Array], shape: tuple[int, ...]) -> Bools:
+    """Which orders the accelerator's dataflow allows: the one it gives, or those in which an operand stays."""
+    allowed = np.ones(shape, dtype=bool)
+    if store.order is not None:
+        given = (store.order[0, row] >= 0)[:, None, None]
+        allowed[:3] &= ~given
+        allowed[3] &= given
+    if store.stays is not None:
+        for o in range(3):
+            must = (store.stays[row] == o)[:, None, None]
+            for n in range(3):
+                allowed[n] &= ~must | (came[n][o] <= stays[o])
+    return allowed
 
 
 def _edge(
@@ -389,19 +466,24 @@ def _edge(
     )
     # what the registers keep of a whole tile comes as often as the tile does
     whole = n1 * nr <= wx, n2 * nr <= wy, n1 * n2 <= wz
-    once = [[np.where(whole[o], visits[i][o] - (o == 2), 0.0) * each[o] for o in range(3)] for i in range(3)]
-    kept = np.stack([sum(once[i], np.zeros(cut.filters.shape)) for i in range(3)])
+    once = [[np.where(whole[o], came[o] - (o == 2), 0.0) * each[o] for o in range(3)] for came in visits]
+    kept = np.stack([sum(once[i], np.zeros(cut.filters.shape)) for i in range(len(visits))])
     x, y, z = (np.where(w, 0.0, e * tile) for w, e, tile in zip(whole, each, (two, one, red), strict=True))
     best = np.full(cut.filters.shape, np.inf)
     for w, (n, m) in ((wz, (n2, n1)), (wy, (n2, nr)), (wx, (nr, n1))):
         s = np.minimum(n, np.maximum(np.floor(np.sqrt(w)), np.floor(w / m)))
         t = np.minimum(m, np.maximum(np.floor(w / s), 1.0))
         if w is wz:
-            cost = x * np.ceil(n2 / s) + y * np.ceil(n1 / np.where(wy >= s, t, 1.0)) + z
+            times = np.ceil(n2 / s), np.ceil(n1 / np.where(wy >= s, t, 1.0)), 1.0
         elif w is wy:
-            cost = x * np.ceil(n2 / np.where(wx >= t, s, 1.0)) + y + z * np.ceil(nr / t)
+            times = np.ceil(n2 / np.where(wx >= t, s, 1.0)), 1.0, np.ceil(nr / t)
         else:
-            cost = x + y * np.ceil(n1 / np.where(wy >= s, t, 1.0)) + z * np.ceil(nr / s)
+            times = 1.0, np.ceil(n1 / np.where(wy >= s, t, 1.0)), np.ceil(nr / s)
+        cost = x * times[0] + y * times[1] + z * times[2]
+        if registers.stays is not None:  # what must stay comes once
+            for o, turns in enumerate(times):
+                must = (registers.stays[row] == o)[:, None, None]
+                cost = np.where(must & ~whole[o] & (turns > 1), np.inf, cost)
         best = np.minimum(best, cost)
     return kept + best
 

@@ -13,7 +13,7 @@ import pytest
 from hw_models import Layer, load
 from hw_models.accelerator.description import Accelerator, Memory
 from hw_models.mapping.exhaustive import search
-from hw_models.mapping.traffic import Widths
+from hw_models.mapping.traffic import OPERANDS, Widths
 from hw_models.precision.formats import PASSES
 from hw_models.workload.shapes import shapes
 from hw_models.workload.training_passes import passes
@@ -49,8 +49,26 @@ def _layer(p: Problem) -> Layer:
                  out=(n["P"], n["Q"]), kernel=(n["R"], n["S"]), stride=(p.stride, p.stride))  # fmt: skip
 
 
-def _chip(capacities: tuple[float, ...], costs: tuple[float, ...], unit: tuple[int, ...], slides: bool) -> Accelerator:
-    """Memories of these bits, outermost first, at pJ per bit (DRAM first); an array that unrolls K and C."""
+NAMES = dict(zip("XYZ", OPERANDS, strict=True))  # of the operands in a profile
+
+
+def _chip(
+    capacities: tuple[float, ...],
+    costs: tuple[float, ...],
+    unit: tuple[int, ...],
+    slides: bool,
+    dataflow: tuple[str, ...] = (),
+) -> Accelerator:
+    """Memories of these bits, outermost first, at pJ per bit (DRAM first); an array that unrolls K and C.
+
+    `dataflow`: as in the oracle's `optimum`.
+    """
+    levels = [*(f"m{i}" for i in range(len(capacities))), "registers"]
+    fixed = {
+        name: NAMES[what] if what in NAMES else tuple(what)
+        for name, what in zip(levels, dataflow, strict=False)
+        if what
+    }
     memories = [
         Memory(f"m{i}", bits, replace(BASE.dram, value=c), replace(BASE.dram, value=c), 1e9, slides=slides)
         for i, (bits, c) in enumerate(zip(capacities, costs[1:], strict=True))
@@ -58,7 +76,8 @@ def _chip(capacities: tuple[float, ...], costs: tuple[float, ...], unit: tuple[i
     registers = {name: replace(r, bits=0.0, shared_along=()) for name, r in BASE.registers.items()}
     unroll = {which: (("K",), ("C",)) for which in PASSES}
     return replace(BASE, dims=(unit[1], unit[2]), unroll=unroll, memories=tuple(memories[::-1]), registers=registers,
-                   dram=replace(BASE.dram, value=costs[0]), network=None)  # fmt: skip
+                   dram=replace(BASE.dram, value=costs[0]), network=None,
+                   dataflow=dict.fromkeys(PASSES, fixed) if fixed else {})  # fmt: skip
 
 
 def _searched(p: Problem, chip: Accelerator) -> float:
@@ -74,8 +93,17 @@ def _searched(p: Problem, chip: Accelerator) -> float:
     return total
 
 
-def _ratios(count: int, levels: int, most: int, unit: tuple[int, ...] = ONE, slides: bool = False) -> list[float]:
-    """Energy of the search over that of the best of all mappings, for random problems."""
+def _dataflow(rng: random.Random, levels: int) -> tuple[str, ...]:
+    """At each memory an operand that stays, an order of loops, or nothing; at the array an operand or nothing."""
+    memories = [rng.choice(["X", "Y", "Z", "".join(rng.sample(LOOPS, 7)), "".join(rng.sample(LOOPS, 7)), ""])
+                for _ in range(levels)]  # fmt: skip
+    return (*memories, rng.choice(["X", "Y", "Z", ""]))
+
+
+def _ratios(
+    count: int, levels: int, most: int, unit: tuple[int, ...] = ONE, slides: bool = False, fixed: bool = False
+) -> list[float]:
+    """Energy of the search over that of the best of all mappings, for random problems (and dataflows, if `fixed`)."""
     rng = random.Random(f"{levels} {unit} {slides}")
     found = []
     for _ in range(count):
@@ -88,8 +116,9 @@ def _ratios(count: int, levels: int, most: int, unit: tuple[int, ...] = ONE, sli
         for _ in range(levels):
             costs.append(costs[-1] / rng.choice([2, 5, 10]))
         energies = (*((costs[i] + costs[i + 1],) * 2 for i in range(levels)), (costs[-1],) * 2)
-        best, _ = optimum(p, room, energies, unit, slides)
-        found.append(_searched(p, _chip(room, tuple(costs), unit, slides)) / best)
+        flow = _dataflow(rng, levels) if fixed else ()
+        best, _ = optimum(p, room, energies, unit, slides, flow)
+        found.append(_searched(p, _chip(room, tuple(costs), unit, slides, flow)) / best)
     return found
 
 
@@ -111,6 +140,27 @@ def test_search_finds_the_best_of_all_mappings_of_a_thousand_problems(
     count: int, levels: int, most: int, unit: tuple[int, ...], slides: bool
 ) -> None:
     ratios = _ratios(count, levels, most, unit, slides)
+    assert min(ratios) >= 1 - 1e-9 and max(ratios) <= 1.05
+
+
+@pytest.mark.parametrize(("count", "levels", "most", "unit", "slides"), [
+    (30, 1, 250, ONE, False), (25, 1, 250, (1, 2, 2, 1, 1, 1, 1), False), (20, 1, 250, ONE, True),
+    (15, 2, 60, ONE, False)])  # fmt: skip
+def test_search_finds_the_best_mapping_of_a_given_dataflow(
+    count: int, levels: int, most: int, unit: tuple[int, ...], slides: bool
+) -> None:
+    ratios = _ratios(count, levels, most, unit, slides, fixed=True)
+    assert min(ratios) >= 1 - 1e-9 and max(ratios) <= 1.05
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("count", "levels", "most", "unit", "slides"), [
+    (200, 1, 400, ONE, False), (150, 1, 400, (1, 2, 2, 1, 1, 1, 1), False), (150, 1, 400, ONE, True),
+    (150, 2, 100, ONE, False), (50, 2, 100, (1, 2, 2, 1, 1, 1, 1), False)])  # fmt: skip
+def test_search_finds_the_best_mapping_of_a_given_dataflow_in_many_cases(
+    count: int, levels: int, most: int, unit: tuple[int, ...], slides: bool
+) -> None:
+    ratios = _ratios(count, levels, most, unit, slides, fixed=True)
     assert min(ratios) >= 1 - 1e-9 and max(ratios) <= 1.05
 
 

@@ -251,14 +251,29 @@ def orders(which: str, turning: str) -> tuple[str, ...]:
     return tuple(seen.values())
 
 
+def allowed(p: Problem, turning: str, fixed: str) -> tuple[str, ...]:
+    """The orders of the loops that turn which a dataflow allows: any (""), one order of all loops, or those in which
+    an operand stays: no loop that it does not depend on turns outside one that it does."""
+    if len(fixed) == len(LOOPS):
+        return (fixed,)
+    found = orders(p.which, turning)
+    if not fixed:
+        return found
+    own = set(p.uses(fixed)) & set(turning)
+    return tuple(o for o in found if set([loop for loop in o if loop in turning][: len(own)]) == own)
+
+
 def optimum(
     p: Problem,
     capacities: tuple[float, ...],
     energies: tuple[tuple[float, float], ...],
     least: Tile = (1,) * 7,
     slides: bool = False,
+    dataflow: tuple[str, ...] = (),
 ) -> tuple[float, list[Level]]:
     """The least energy over all tilings and loop orders, and its nest.
+
+    `dataflow`: of each memory and the array, outermost first, what `allowed` takes; () leaves all free.
 
     `capacities`: bits of each memory, outermost first. `energies`: per bit inwards and outwards across each boundary,
     the last one that of the array. Inside the innermost memory an array works `least` iterations at a time, with one
@@ -282,7 +297,7 @@ def optimum(
             if not last and p.bits(tile) > rest[0]:
                 continue
             turning = "".join(loop for i, loop in enumerate(LOOPS) if tile[i] < outside[i])
-            for order in orders(p.which, turning):
+            for order in allowed(p, turning, dataflow[depth] if dataflow else ""):
                 levels = [*chosen, Level(tile, order, unfolded=last)]
                 spent = sum(
                     m.joules(p, *e) for m, e in zip(fetched(p, levels, slides), energies[: depth + 1], strict=True)
