@@ -1,4 +1,4 @@
-"""What a profile fixes of the dataflow: the operand that stays at a level, or the order of the loops around its tiles."""
+"""What a profile fixes of the dataflow: which operand stays at a level, or the order of the loops around its tiles."""
 
 from __future__ import annotations
 

@@ -62,6 +62,10 @@ def show(profile: str) -> dict[str, Any]:
         "formats": list(chip.formats) or ["any"],
         "dims": list(chip.dims),
         "unroll": {p: list(names) for p, names in chip.unroll.items()},
+        "dataflow": {
+            p: {level: fixed if isinstance(fixed, str) else list(fixed) for level, fixed in levels.items()}
+            for p, levels in chip.dataflow.items()
+        },
         "zero_skip": chip.zero_skip,
         "speedup": dict(chip.speedup),
         "registers": [
@@ -126,6 +130,16 @@ def describe(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("clock", f"{facts['clock_ghz']:g} GHz"),
         ("array", " x ".join(map(str, facts["dims"])) + " multipliers" if array else ""),
         *((f"  {p.replace('_', ' ')}", f"unrolls {', '.join(names)}") for p, names in facts["unroll"].items() if array),
+        *(
+            (
+                f"  dataflow, {p.replace('_', ' ')}",
+                "; ".join(
+                    f"{level}: {f'{fixed} stay' if isinstance(fixed, str) else ' '.join(fixed)}"
+                    for level, fixed in levels.items()
+                ),
+            )
+            for p, levels in facts["dataflow"].items()
+        ),
         ("  inserted zeros", ("skipped" if facts["zero_skip"] else "multiplied") if array else ""),
         ("  faster formats", ", ".join(f"{f} x {n:g}" for f, n in facts["speedup"].items())),
         *registers,

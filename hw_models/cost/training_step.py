@@ -87,18 +87,13 @@ def assemble(
     hypothetical: bool = False,
     l1: bool = False,
     capacities: Capacities = None,
+    mapped: Mapped | None = None,
 ) -> Cost:
-    """`training_cost` on prepared arguments: arrays may hold many candidates, `capacities` many buffer sizes."""
-    p = passes(table, batch, chip.zero_skip)
-    if precision.layers:
-        precision = precision.on([table.names[i] for i in p.index if table.kind[i] < MATMUL])
-    rules = _Rules(
-        [precision.default]
-        if precision.uniform
-        else [precision.rule(table.names[i], KINDS[table.kind[i]]) for i in p.index],
-        len(p.index),
-    )
-    bits = _widths(p, rules)
+    """`training_cost` on prepared arguments: arrays may hold many candidates, `capacities` many buffer sizes.
+
+    `mapped`: how the contractions of `contractions` are mapped, if not by `model`.
+    """
+    p, bits, precision, rules = _contractions(table, chip, precision, batch)
     parts = _mac_parts(p, chip, rules, hypothetical)
     shape = (len(STAGES), *table.columns.shape[1:])
     dram = np.zeros((2, *shape))  # bits read and written
@@ -106,7 +101,7 @@ def assemble(
     waits = np.zeros(shape)
     if model != "macs":
         parts += _vector_parts(table, chip, precision, batch, l1, dram)
-        mapped = map_passes(p, bits, chip, model, capacities)
+        mapped = map_passes(p, bits, chip, model, capacities) if mapped is None else mapped
         if model != "compulsory" and chip.kind == "array":  # a device's pJ per FLOP include its chip
             parts += _memory_parts(p, bits, chip, mapped)
         outside = mapped.to_dram(chip)
@@ -127,6 +122,26 @@ def assemble(
     multiplied = {f for pair in precision.multiplied(table.names[i] for i in p.index) for f in pair}
     lacking = tuple(sorted({f.name for f in multiplied if not chip.supports(f)}))
     return Cost(chip, table, precision.name, batch, model, tuple(parts), moved, limits, seconds, macs, lacking)
+
+
+def contractions(table: Shapes, chip: Accelerator, precision: Precision, batch: float) -> tuple[Passes, Widths]:
+    """The contractions of a step, and the widths of their operands."""
+    return _contractions(table, chip, precision, batch)[:2]
+
+
+def _contractions(
+    table: Shapes, chip: Accelerator, precision: Precision, batch: float
+) -> tuple[Passes, Widths, Precision, _Rules]:
+    p = passes(table, batch, chip.zero_skip)
+    if precision.layers:
+        precision = precision.on([table.names[i] for i in p.index if table.kind[i] < MATMUL])
+    rules = _Rules(
+        [precision.default]
+        if precision.uniform
+        else [precision.rule(table.names[i], KINDS[table.kind[i]]) for i in p.index],
+        len(p.index),
+    )
+    return p, _widths(p, rules), precision, rules
 
 
 class _Rules:

@@ -9,6 +9,7 @@ import numpy as np
 from hw_models.mapping.problems import Problems, Registers, volumes
 from hw_models.mapping.spatial import whole_steps
 from hw_models.mapping.tile_search import State
+from hw_models.mapping.traffic import OPERANDS
 from hw_models.workload.shapes import Array
 from hw_models.workload.training_passes import FILTERS, PIXELS, WINDOW
 
@@ -111,7 +112,7 @@ def onto_array(
     bits = [w[row][:, None] for w in (q.x, q.y, q.z, q.acc)]
     vx, vy, vz = (v[:, None] for v in state.visits)
     table = []
-    for one, two, red in options:
+    for (kept, _, _), (one, two, red) in zip(WAYS, options, strict=True):
         v1 = np.where(n2 * nr <= wy, vy, one)
         v2 = np.where(n1 * nr <= wx, vx, two)
         vr = np.where(n1 * n2 <= wz, vz, red)
@@ -126,7 +127,10 @@ def onto_array(
         if registers.stays is not None:  # an operand that must stay comes no more often than if it stays
             least = (np.where(n1 * nr <= wx, vx, t2), np.where(n2 * nr <= wy, vy, t1), np.where(n1 * n2 <= wz, vz, tr))
             for o, (found, fewest) in enumerate(zip((v2, v1, vr), least, strict=True)):
-                cost = np.where((registers.stays[row][:, None] == o) & (found > fewest), np.inf, cost)
+                must = registers.stays[row][:, None] == o
+                cost = np.where(must & (found > fewest), np.inf, cost)
+                if kept != OPERANDS[o]:  # of equals the one that is called so
+                    cost = np.where(must, cost * (1 + 1e-12), cost)
         table.append([np.broadcast_to(v, shape) for v in (cost, x, y, spill)])
     if given is not None:
         table = [table[given[0]]]
@@ -149,7 +153,9 @@ def onto_array(
     return Placed(
         value,
         np.stack([x[here], y[here], volume_z[:, 0], spill[here]]),
-        np.stack([option, size, np.maximum(np.floor(w / size), 1.0) if given is None else np.full_like(size, given[2])]),
+        np.stack(
+            [option, size, np.maximum(np.floor(w / size), 1.0) if given is None else np.full_like(size, given[2])]
+        ),
         steps,
     )
 

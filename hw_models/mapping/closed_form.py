@@ -51,7 +51,12 @@ Capacities = tuple[Array | float, ...] | None  # bits of each memory, instead of
 
 def closed(p: Passes, bits: Widths, chip: Accelerator, capacities: Capacities = None) -> Mapped:
     """The closed formulas; `capacities` (bits, may be arrays) replace those of the chip's memories."""
-    length, boundaries = whole(p), []
+    return by_lengths(p, bits, chip, reuse_lengths(p, bits, chip, capacities))
+
+
+def reuse_lengths(p: Passes, bits: Widths, chip: Accelerator, capacities: Capacities = None) -> tuple[Lengths, ...]:
+    """The reuse lengths at each boundary, innermost first: of the array (unless a device), then of each memory."""
+    length, found = whole(p), []
     parallel = grid(p, chip)
     least = Lengths(parallel.u1, parallel.u2, parallel.ur)
     sizes = capacities or tuple(m.bits for m in chip.memories)
@@ -59,11 +64,19 @@ def closed(p: Passes, bits: Widths, chip: Accelerator, capacities: Capacities = 
         inside = inner_capacity(chip, memory).reshape(3, 3, *(1,) * (p.macs.ndim - 1)) if len(memory.holds) < 3 else ()
         rooms = [size if name in memory.holds else inside[i] for i, name in enumerate(OPERANDS)]
         length = keep(p, bits, length, rooms, least, staying(p, chip, memory.name))
-        boundaries.append(traffic(p, bits, length, p.window))
+        found.append(length)
+    if chip.kind == "array":
+        found.append(on_array(p, bits, parallel, length, chip.supply, staying(p, chip, "registers")))
+    return tuple(found[::-1])
+
+
+def by_lengths(p: Passes, bits: Widths, chip: Accelerator, lengths: Sequence[Lengths]) -> Mapped:
+    """What crosses each boundary with these reuse lengths, innermost first as `reuse_lengths` gives them."""
     if chip.kind == "device":
-        return Mapped((boundaries[-1], *boundaries[::-1]))
-    edge = on_array(p, bits, parallel, length, chip.supply, staying(p, chip, "registers"))
-    return Mapped((traffic(p, bits, edge, 1.0), *boundaries[::-1]))
+        moved = [traffic(p, bits, r, p.window) for r in lengths]
+        return Mapped((moved[0], *moved))
+    edge, *memories = lengths
+    return Mapped((traffic(p, bits, edge, 1.0), *(traffic(p, bits, r, p.window) for r in memories)))
 
 
 def staying(p: Passes, chip: Accelerator, level: str) -> Array | None:

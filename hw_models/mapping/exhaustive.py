@@ -20,7 +20,7 @@ import numpy as np
 
 from hw_models.accelerator.description import Accelerator
 from hw_models.mapping.array_mapping import onto_array
-from hw_models.mapping.deduplicate import spread
+from hw_models.mapping.deduplicate import Ints, spread
 from hw_models.mapping.problems import Problems, Registers, Store, machine, nestings, problems
 from hw_models.mapping.tile_search import State, best_tiles, first_rows, joined
 from hw_models.mapping.tiles import SMALL, all_tiles, around, pixel_tiles, window_tiles
@@ -38,12 +38,14 @@ LAST = 8  # and worked out
 @dataclass(frozen=True)
 class Found:
     """The best mapping of each problem: what crosses each boundary [boundary][4, problem] (array last), tiles and
-    staying operand of each memory [memory][8, problem], register split [4, problem], steps of the array."""
+    staying operand of each memory [memory][8, problem], register split [4, problem], steps of the array, and which of
+    the chip's `nestings`."""
 
     moved: tuple[Array, ...]
     chosen: tuple[Array, ...]
     split: Array
     steps: Array
+    nesting: Array
 
 
 def _every_way(q: Problems, state: State, store: Store, keep: int, registers: Registers | None) -> State:
@@ -97,7 +99,11 @@ def _refined(q: Problems, outer: State, best: State, store: Store, keep: int, re
 def search(p: Passes, bits: Widths, chip: Accelerator) -> Mapped:
     """The best mapping found, arrays like those of `Passes`."""
     q, inverse = problems(p, bits, chip)
-    found = best_nesting(q, chip)
+    return mapped(p, q, inverse, best_nesting(q, chip))
+
+
+def mapped(p: Passes, q: Problems, inverse: Ints, found: Found) -> Mapped:
+    """The bits, tiles and steps of found mappings, for every contraction."""
     widths = (q.x, q.y, q.z, q.acc)
     boundaries = [
         Traffic(*(spread(elements * width, p, inverse) for elements, width in zip(moved, widths, strict=True)))
@@ -110,7 +116,7 @@ def search(p: Passes, bits: Widths, chip: Accelerator) -> Mapped:
 def best_nesting(q: Problems, chip: Accelerator) -> Found:
     """The best mapping of each problem over the ways in which memories side by side may be nested."""
     best: Found | None = None
-    for order in nestings(chip):
+    for number, order in enumerate(nestings(chip)):
         stores, registers = machine(chip, q, order)
         found = solve(q, stores, None if chip.kind == "device" else registers)
         # levels outermost first, back in the order of the chip
@@ -120,6 +126,7 @@ def best_nesting(q: Problems, chip: Accelerator) -> Found:
             tuple(found.chosen[i] for i in places),
             found.split,
             found.steps,
+            np.full_like(found.steps, number),
         )
         best = found if best is None else _cheaper(best, found)
     assert best is not None
@@ -134,6 +141,7 @@ def _cheaper(a: Found, b: Found) -> Found:
         tuple(np.where(better, y, x) for x, y in zip(a.chosen, b.chosen, strict=True)),
         np.where(better, b.split, a.split),
         np.where(better, b.steps, a.steps),
+        np.where(better, b.nesting, a.nesting),
     )
 
 
@@ -160,11 +168,11 @@ def innermost_tiles(p: Passes, bits: Widths, chip: Accelerator) -> Lengths:
     return Lengths(*(spread(size, p, inverse) for size in (one, tile[FILTERS], red)))
 
 
-def solve(q: Problems, stores: list[Store], registers: Registers | None) -> Found:
-    """The best mapping of every problem; `stores` from the outermost memory inwards."""
+def untiled(q: Problems) -> State:
+    """Every problem as one tile: the state outside all memories."""
     count = q.groups.size
     ones = np.ones((7, count))
-    state = State(
+    return State(
         np.arange(count),
         q.loops,
         q.loops[:, :, None],
@@ -178,6 +186,12 @@ def solve(q: Problems, stores: list[Store], registers: Registers | None) -> Foun
         np.zeros(count),
         np.arange(count),
     )
+
+
+def solve(q: Problems, stores: list[Store], registers: Registers | None) -> Found:
+    """The best mapping of every problem; `stores` from the outermost memory inwards."""
+    count = q.groups.size
+    state = untiled(q)
     tiny = q.loops.prod(axis=0) <= SMALL**2
     for depth, store in enumerate(stores):
         last = depth + 1 == len(stores)
@@ -195,7 +209,7 @@ def solve(q: Problems, stores: list[Store], registers: Registers | None) -> Foun
     if registers is None:  # a device: what happens inside is in its energy of an operation
         pick = first_rows(state.problem, np.round(state.cost, 3))
         moved, chosen = tuple(m[:, pick] * q.groups for m in state.moved), tuple(c[:, pick] for c in state.chosen)
-        return Found((*moved, moved[-1]), chosen, np.zeros((4, count)), np.zeros(count))
+        return Found((*moved, moved[-1]), chosen, np.zeros((4, count)), np.zeros(count), np.zeros(count))
     rough = onto_array(q, state, registers, rough=True)
     few = np.where(tiny[state.problem], MANY, LAST)
     state = state.take(first_rows(state.problem, np.round(rough.energy, 3), keep=few))
@@ -207,4 +221,5 @@ def solve(q: Problems, stores: list[Store], registers: Registers | None) -> Foun
         tuple(c[:, pick] for c in state.chosen),
         np.concatenate([placed.split[:, pick], placed.energy[None, pick]]),
         placed.steps[pick] * q.groups,
+        np.zeros(count),
     )

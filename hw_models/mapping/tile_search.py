@@ -80,9 +80,19 @@ def joined(states: list[State]) -> State:
 
 
 def best_tiles(
-    q: Problems, state: State, store: Store, keep: int, pixels: Array, window: Array, registers: Registers | None
+    q: Problems,
+    state: State,
+    store: Store,
+    keep: int,
+    pixels: Array,
+    window: Array,
+    registers: Registers | None,
+    filters: Array | None = None,
 ) -> State:
-    """The best tiles of one memory inside those of the memory outside it, of these candidates [3, row, tile]."""
+    """The best tiles of one memory inside those of the memory outside it, of these candidates [3, row, tile].
+
+    `filters`: of each tile, [row, 1, 1], whether they fit or not; if not given, as many as fit.
+    """
     row = state.problem
     outer = state.tile
     unit = q.unit[:, row]
@@ -167,7 +177,9 @@ def best_tiles(
     even = np.minimum(k_unit * np.ceil(np.ceil(k / k_unit) / np.ceil(k / most_k)), k)
     tiles_k, fits = even[None], fits[None]
     if store.fixed:  # a given dataflow may be better off with fewer filters than fit
-        pieces = _piece_counts(float((outer[K] / np.minimum(unit[K], outer[K])).max()), SMALL)
+        most = np.ceil(float((outer[K] / np.minimum(unit[K], outer[K])).max()))
+        tiny = (q.loops[:, row].prod(axis=0) <= SMALL**2).all()  # rows of either kind come apart
+        pieces = np.arange(1.0, most + 1) if tiny else 2.0 ** np.arange(np.ceil(np.log2(most)) + 1)
         fewer = [k_unit * np.ceil(np.ceil(k / k_unit) / np.minimum(n, np.ceil(k / k_unit))) for n in pieces]
         tiles_k = np.stack([even, *(np.minimum(np.minimum(n, k), most_k) for n in fewer)])
         fits = fits & np.stack([(tiles_k[i] != tiles_k[:i]).all(axis=0) for i in range(len(tiles_k))])
@@ -175,6 +187,8 @@ def best_tiles(
         tiles_k = np.stack([even, most_k, np.maximum(np.ceil(k / np.ceil(k / raw)), k_unit), raw])
         other = [(tiles_k[i] != tiles_k[:i]).all(axis=0) for i in range(len(tiles_k))]
         fits = fits & np.stack(other)
+    if filters is not None:
+        tiles_k, fits = filters[None], np.ones((1, *filters.shape), dtype=bool)
     count_k = np.zeros_like(tiles_k)
     for i in range(state.sizes.shape[-1]):
         count_k += state.counts[K, :, i][:, None, None] * np.ceil(state.sizes[K, :, i][:, None, None] / tiles_k)
@@ -203,13 +217,6 @@ def best_tiles(
         ),
         registers,
     )
-
-
-def _piece_counts(most: float, every: int) -> list[float]:
-    """Into how many pieces a loop of `most` steps is cut: all numbers of a short one, else powers of two."""
-    if most <= every:
-        return [float(n) for n in range(1, int(most) + 1)]
-    return [2.0**i for i in range(int(np.log2(most)) + 1)] + [most]
 
 
 def _fresh(tiles: Array) -> Bools:
@@ -295,7 +302,10 @@ def _choose(q: Problems, state: State, store: Store, keep: int, cut: _Cut, regis
     passes = [np.where(kept[i], visits[i], v) for i, v in enumerate((cut.count_k, one, two))]
     came = [[stays[o] if o == n else passes[o] for o in range(3)] for n in range(3)]
     # what X walks over: pixels innermost those, the window innermost that, unless they do not turn
-    by_pixels, by_window = np.where(same_a, cut.over_window, cut.walking), np.where(same_b, cut.walking, cut.over_window)
+    by_pixels, by_window = (
+        np.where(same_a, cut.over_window, cut.walking),
+        np.where(same_b, cut.walking, cut.over_window),
+    )
     under = [
         np.minimum(cut.walking, cut.over_window),
         np.where(first, by_window, by_pixels),
@@ -474,7 +484,7 @@ def _edge(
         s = np.minimum(n, np.maximum(np.floor(np.sqrt(w)), np.floor(w / m)))
         t = np.minimum(m, np.maximum(np.floor(w / s), 1.0))
         if w is wz:
-            times = np.ceil(n2 / s), np.ceil(n1 / np.where(wy >= s, t, 1.0)), 1.0
+            times: tuple[Any, ...] = np.ceil(n2 / s), np.ceil(n1 / np.where(wy >= s, t, 1.0)), 1.0
         elif w is wy:
             times = np.ceil(n2 / np.where(wx >= t, s, 1.0)), 1.0, np.ceil(nr / t)
         else:
