@@ -66,7 +66,8 @@ class _Case:
     stage: int
     layer: int
     place: int
-    p: Passes
+    every: Passes  # all contractions of the network
+    p: Passes  # this one alone
     bits: Widths
 
 
@@ -84,7 +85,7 @@ def _case(chip: Accelerator, name: str, layer: str, which: str, bits: str | None
     place = products.index(layer)
     if not p.macs[stage, place]:
         raise HardwareError(f"{layer} has no {which}: nobody needs the gradient of the network's input")
-    return _Case(table, chip, precision, batch, stage, int(p.index[place]), place, only(p, stage, place), widths)
+    return _Case(table, chip, precision, batch, stage, int(p.index[place]), place, p, only(p, stage, place), widths)
 
 
 def map_layer(
@@ -109,9 +110,9 @@ def map_layer(
     chip = load(profile)
     case = _case(chip, name, layer, which, bits, float(batch))
     if model == "search":
-        nest = of_search(case.p, case.bits, chip)
+        nest = of_search(case.every, case.bits, chip, case.stage, case.place)
     else:
-        nest = of_closed(case.p, case.bits, chip, case.stage, case.place)
+        nest = of_closed(case.every, case.bits, chip, case.stage, case.place)
     q, _ = problems(case.p, case.bits, chip)
     sizes = tuple(q.loops[:, 0].tolist())
     names, outer, trips = names_of(which), sizes, []

@@ -47,6 +47,16 @@ class Found:
     steps: Array
     nesting: Array
 
+    def take(self, i: int) -> Found:
+        """One problem's mapping."""
+        return Found(
+            tuple(m[:, i : i + 1] for m in self.moved),
+            tuple(c[:, i : i + 1] for c in self.chosen),
+            self.split[:, i : i + 1],
+            self.steps[i : i + 1],
+            self.nesting[i : i + 1],
+        )
+
 
 def _every_way(q: Problems, state: State, store: Store, keep: int, registers: Registers | None) -> State:
     """The best tiles of one memory: all of a small problem, else first halvings, then the surroundings of the best."""

@@ -71,10 +71,13 @@ def of_closed(p: Passes, bits: Widths, chip: Accelerator, stage: int, place: int
     )
 
 
-def of_search(p: Passes, bits: Widths, chip: Accelerator) -> Nest:
-    """The mapping that the search finds for the only contraction with work."""
-    q, _ = problems(p, bits, chip)
-    found = best_nesting(q, chip)
+def of_search(p: Passes, bits: Widths, chip: Accelerator, stage: int, place: int) -> Nest:
+    """The mapping of one contraction that the search finds among those of `p`, as it prices them."""
+    every, inverse = problems(p, bits, chip)
+    at = np.full(p.macs.shape, -1)
+    at[p.macs > 0] = inverse
+    found = best_nesting(every, chip).take(int(at[stage, place]))
+    q, _ = problems(only(p, stage, place), bits, chip)
     memories = [chip.memories[i] for i in reversed(nestings(chip)[int(found.nesting[0])])]
     chosen = [found.chosen[len(chip.memories) - 1 - chip.memories.index(m)][:, 0] for m in memories]
     way, first, second, _ = found.split[:, 0]
