@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from hw_models.accelerator.description import REGISTERS
-from hw_models.accelerator.toml_reader import Source
+from hw_models.accelerator.description import OPERANDS
+from hw_models.accelerator.toml_reader import ProfileSource
 from hw_models.errors import did_you_mean
 from hw_models.precision.formats import PASSES
 from hw_models.workload.training_passes import LOOPS
@@ -16,7 +16,7 @@ Fixed = str | tuple[str, ...]
 ALL_LOOPS = tuple(sorted(LOOPS["forward"]))
 
 
-def read_dataflow(s: Source, kind: str, holds: Mapping[str, tuple[str, ...]]) -> dict[str, dict[str, Fixed]]:
+def read_dataflow(s: ProfileSource, kind: str, holds: Mapping[str, tuple[str, ...]]) -> dict[str, dict[str, Fixed]]:
     """The table `dataflow`, by pass and level; `holds`: operands of each memory. What it leaves out is searched."""
     levels = (*holds, *((AT_MULTIPLIERS,) if kind == "array" else ()))
     for_all: dict[str, Fixed] = {}
@@ -39,13 +39,13 @@ def read_dataflow(s: Source, kind: str, holds: Mapping[str, tuple[str, ...]]) ->
 
 
 def _level(
-    s: Source, key: str, name: str, levels: tuple[str, ...], holds: Mapping[str, tuple[str, ...]]
+    s: ProfileSource, key: str, name: str, levels: tuple[str, ...], holds: Mapping[str, tuple[str, ...]]
 ) -> Fixed | None:
     given: Any = s.get(key)
     if name not in levels:
         s.problem(key, f"is no level of this chip{did_you_mean(name, levels)}")
         return None
-    kept = holds.get(name, REGISTERS)
+    kept = holds.get(name, OPERANDS)
     a_list = (
         "" if name == AT_MULTIPLIERS else f", or list each of the loops {' '.join(ALL_LOOPS)} once, outermost first"
     )

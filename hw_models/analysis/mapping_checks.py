@@ -6,14 +6,13 @@ import math
 
 import numpy as np
 
-from hw_models.accelerator.description import Accelerator
+from hw_models.accelerator.description import OPERANDS, Accelerator
 from hw_models.analysis.mapping_file import MappingError, MappingFile, indices_of, names_of, number
 from hw_models.errors import did_you_mean
 from hw_models.mapping.array_mapping import WAYS
 from hw_models.mapping.exhaustive import tile_bits
 from hw_models.mapping.nest import Level, words
 from hw_models.mapping.problems import Problems, nestings
-from hw_models.mapping.traffic import OPERANDS
 from hw_models.units import BITS_PER_KIB
 
 

@@ -30,6 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hw_models.accelerator.toml_writer import quoted
 from hw_models.errors import HardwareError, did_you_mean
 from hw_models.mapping.array_mapping import WAYS
 from hw_models.mapping.nest import GROUPS, Level, Nest
@@ -85,15 +86,14 @@ def _inline(values: Mapping[str, float]) -> str:
 def text_of(m: MappingFile) -> str:
     """The file; reading it gives `m` back."""
     names, index = names_of(m.which), indices_of(m.which)
-    quoted = {key: '"' + str(value).replace("\\", "\\\\").replace('"', '\\"') + '"'
-              for key, value in (("hardware", m.hardware), ("network", m.network), ("layer", m.layer),
-                                 ("format", m.bits))}  # fmt: skip
     lines = [
         "schema = 1",
-        *(f"{key} = {quoted[key]}" for key in ("hardware", "network", "layer")),
+        f"hardware = {quoted(m.hardware)}",
+        f"network = {quoted(m.network)}",
+        f"layer = {quoted(m.layer)}",
         f'pass = "{m.which}"',
         f"batch = {number(m.batch)}",
-        *([] if m.bits is None else [f"format = {quoted['format']}"]),
+        *([] if m.bits is None else [f"format = {quoted(m.bits)}"]),
         f'model = "{m.model}"',
         f"problem = {_inline(dict(zip(names, m.problem, strict=True)))}      # per group",
     ]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hw_models.accelerator.description import Accelerator
+from hw_models.accelerator.description import OPERANDS, Accelerator
 from hw_models.accelerator.loader import UNLIMITED, load
 from hw_models.analysis.mapping_checks import check_mapping
 from hw_models.analysis.mapping_file import MappingError, MappingFile, indices_of, names_of, read_mapping, text_of
@@ -20,9 +20,9 @@ from hw_models.mapping.array_mapping import WAYS
 from hw_models.mapping.nest import of_closed, of_search, only, run
 from hw_models.mapping.problems import problems
 from hw_models.mapping.spatial import grid
-from hw_models.mapping.traffic import OPERANDS, Mapped, Widths, steps
+from hw_models.mapping.traffic import Mapped, Widths, steps
 from hw_models.precision.formats import PASSES, Precision, parse_precision
-from hw_models.precision.record_schema import OPERANDS as ROLES
+from hw_models.precision.record_schema import OPERAND_ROLES
 from hw_models.workload.reference_networks import network
 from hw_models.workload.shapes import Shapes, shapes
 from hw_models.workload.training_passes import Passes
@@ -227,7 +227,7 @@ def _dram(case: _Case, mapped: Mapped, cost: Cost) -> dict[str, Any]:
 def picture(m: Mapping) -> list[str]:
     """The loop nest in lines, outermost first; of the closed formulas the blocks that each level works through."""
     file, names, index = m.file, names_of(m.file.which), indices_of(m.file.which)
-    called = dict(zip(OPERANDS, (*(f"{role}s" for role in ROLES[file.which]), "sums"), strict=True))
+    called = dict(zip(OPERANDS, (*(f"{role}s" for role in OPERAND_ROLES[file.which]), "sums"), strict=True))
     lines, depth = [], 0
     groups = f", {m.groups:g} groups one after another" if m.groups > 1 else ""
     lines.append(" ".join(f"{n} {v:,.6g}" for n, v in zip(names, file.problem, strict=True)) + groups)

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hw_models.accelerator.description import OPERANDS
 from hw_models.mapping.problems import Problems, Registers, volumes
 from hw_models.mapping.spatial import whole_steps
 from hw_models.mapping.tile_search import State
-from hw_models.mapping.traffic import OPERANDS
 from hw_models.workload.shapes import Array
 from hw_models.workload.training_passes import FILTERS, PIXELS, WINDOW
 

@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from hw_models.accelerator.description import Accelerator
+from hw_models.accelerator.description import OPERANDS, Accelerator
 from hw_models.mapping.array_mapping import onto_array
 from hw_models.mapping.closed_form import by_lengths, reuse_lengths
 from hw_models.mapping.exhaustive import Found, best_nesting, mapped, untiled
 from hw_models.mapping.problems import Problems, Store, machine, nestings, problems
 from hw_models.mapping.tile_search import State, best_tiles
-from hw_models.mapping.traffic import OPERANDS, Lengths, Mapped, Widths
+from hw_models.mapping.traffic import Lengths, Mapped, Widths
 from hw_models.workload.shapes import Array
 from hw_models.workload.training_passes import FILTERS, LOOPS, PIXELS, WINDOW, Passes
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from hw_models import Layer, load
-from hw_models.accelerator.description import Accelerator, Memory
+from hw_models.accelerator.description import OPERANDS, Accelerator, Memory
 from hw_models.mapping.exhaustive import search
-from hw_models.mapping.traffic import OPERANDS, Widths
+from hw_models.mapping.traffic import Widths
 from hw_models.precision.formats import PASSES
 from hw_models.workload.shapes import shapes
 from hw_models.workload.training_passes import passes
