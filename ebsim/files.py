@@ -18,7 +18,7 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,12 +73,21 @@ def make_folder(path: Path) -> None:
 def write_atomic(path: Path, content: bytes | str) -> None:
     """Replace `path` by `content` in one step; raises `StorageError` and leaves the old file if it cannot."""
     data = content.encode() if isinstance(content, str) else content
+    write_stream(path, [data], f"could not be written, {len(data):,} bytes")
+
+
+def write_stream(path: Path, pieces: Iterable[bytes], failure: str = "could not be written") -> None:
+    """Replace `path` by the pieces, one after the other, in one step; for files that do not fit into memory.
+
+    Whatever ends the pieces early, an error of theirs included, leaves the old file; raises `StorageError`.
+    """
     make_folder(path.parent)
     temporary = _temporary(path)
     try:
         handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
         try:
-            _write(handle, data)
+            for piece in pieces:
+                _write(handle, piece)
             os.fsync(handle)
         finally:
             os.close(handle)
@@ -88,7 +97,7 @@ def write_atomic(path: Path, content: bytes | str) -> None:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         if isinstance(error, OSError):
-            raise storage_error(path, error, f"could not be written, {len(data):,} bytes") from error
+            raise storage_error(path, error, failure) from error
         raise
 
 

@@ -1,4 +1,4 @@
-"""The commands data list, fetch and verify."""
+"""The commands data list, fetch, verify and prepare."""
 
 from __future__ import annotations
 
@@ -52,3 +52,17 @@ def data_verify(name: str, root: str, as_json: bool) -> None:
     from ebsim.data import verify
 
     show_facts(verify(name, root), as_json)
+
+
+@data.command("prepare")
+@click.argument("folder", type=click.Path())
+@click.argument("file", type=click.Path(), required=False)
+@click.option("--side", default=400, show_default=True, help="Reduce longer shorter sides to this; 0: leave all sizes.")
+@click.option("--encoding", default="jpeg", show_default=True, help="jpeg, or raw (decoded: 3 bytes a pixel).")
+@click.option("--quality", default=90, show_default=True, help="Of JPEG, 1 to 100.")
+@json_option
+def data_prepare(folder: str, file: str | None, side: int, encoding: str, quality: int, as_json: bool) -> None:
+    """Write image FOLDER of large images as one FILE that loads faster; data.root then names the file."""
+    from ebsim.data import prepare
+
+    show_facts(prepare(folder, file, side=side, encoding=encoding, quality=quality), as_json)

@@ -79,7 +79,7 @@ class Data(Section):
     name: Name = "digits"
     """Dataset: digits (embedded), cifar10, cifar100, imagefolder."""
     root: Annotated[str, ResultNeutral()] = "data"
-    """Folder that holds the dataset (not used by digits)."""
+    """Folder that holds the dataset (not used by digits); of imagefolder also a file made by `data prepare`."""
     download: Annotated[bool, ResultNeutral()] = False
     """Fetch a missing dataset first (a run never opens a socket otherwise)."""
     subset: Annotated[int, Field(ge=1, lt=2**31)] | None = None
@@ -88,6 +88,8 @@ class Data(Section):
     """The dataset's own augmentation in training (pad-crop, flip); see `data list`."""
     workers: Annotated[int, Field(ge=0, le=1024), ResultNeutral()] = 0
     """Decoding processes; used by large images (ImageNet) only."""
+    decode: Annotated[Literal["exact", "fast"], AddedLater("exact")] = "exact"
+    """Large images: exact gives torchvision's pixels; fast decodes at the size that is needed and resizes faster."""
 
 
 class Model(Section):

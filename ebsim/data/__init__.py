@@ -18,6 +18,7 @@ _HOME = {
     "load": ".registry",
     "fetch": ".registry",
     "verify": ".registry",
+    "prepare": ".preparing",
     "Dataset": ".dataset",
     "TensorDataset": ".tensors",
     "StreamedDataset": ".streaming",

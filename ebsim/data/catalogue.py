@@ -119,11 +119,14 @@ def entry(name: str) -> DatasetEntry:
 
 def list_datasets(root: str | Path = "data") -> list[dict[str, Any]]:
     """Every dataset as plain JSON, with `found`: whether its files seem to lie under `root` (not verified)."""
-    return [
-        {"name": name, **_facts(item), "found": item.folder is None or (Path(root) / item.folder).is_dir()}
-        for name, item in DATASETS.items()
-    ]
+    return [{"name": name, **_facts(item), "found": _found(name, item, Path(root))} for name, item in DATASETS.items()]
 
 
 def _facts(item: DatasetEntry) -> dict[str, Any]:
     return {key: value for key, value in asdict(item).items() if key != "reader"}
+
+
+def _found(name: str, item: DatasetEntry, root: Path) -> bool:
+    if name == "imagefolder" and root.is_file():  # made by `data prepare`
+        return True
+    return item.folder is None or (root / item.folder).is_dir()

@@ -22,6 +22,8 @@ from ebsim.errors import ConfigError, DataError
 if TYPE_CHECKING:
     import torch
 
+    from ebsim.data.large_images import Decode
+
 
 def load(
     name: str,
@@ -32,12 +34,14 @@ def load(
     subset: int | None = None,
     augment: bool = True,
     workers: int = 0,
+    decode: Decode = "exact",
 ) -> Dataset:
     """Load and check a dataset: "digits", "cifar10", "cifar100" or "imagefolder".
 
-    root: the folder that holds the data (for "imagefolder" the folder with train/ and test/ or val/). Nothing is
-    downloaded unless `download` says so. subset: only the first n training and n test images, balanced over the
-    classes. augment: the dataset's own augmentation in training. workers: decoding processes, for large images only.
+    root: the folder that holds the data (for "imagefolder" the folder with train/ and test/ or val/, or a file made by
+    `prepare`). Nothing is downloaded unless `download` says so. subset: only the first n training and n test images,
+    balanced over the classes. augment: the dataset's own augmentation in training. workers: decoding processes, for
+    large images only. decode: how large images are decoded, "exact" or "fast" (`large_images`).
     Raises `ConfigError` for an unknown name or a subset that is too small, `DataError` for anything missing or damaged.
     """
     item, root = entry(name), Path(root)
@@ -45,6 +49,19 @@ def load(
         raise ConfigError(f"data.subset must be at least 1, not {subset}")
     if download and name in SOURCES and not (root / SOURCES[name].folder).is_dir():
         fetch(name, root)
+    if name == "imagefolder" and root.is_file():
+        from ebsim.data.prepared import open_prepared
+        from ebsim.data.streaming import from_prepared
+
+        return from_prepared(
+            open_prepared(root),
+            name=name,
+            device=device,
+            subset=subset,
+            augment=augment,
+            workers=workers,
+            decode=decode,
+        )
     if item.reader is not None:
         decoded, label = _reader(item.reader)(root), item.label
     else:
@@ -54,8 +71,9 @@ def load(
             from ebsim.data.streaming import from_listing
 
             return from_listing(
-                listing, name=name, label=label, device=device, subset=subset, augment=augment, workers=workers
-            )
+                listing, name=name, label=label, device=device, subset=subset, augment=augment, workers=workers,
+                decode=decode,
+            )  # fmt: skip
         decoded = read_small(listing, size)
     return from_images(
         decoded, name=name, label=label, recipe=item.recipe, device=device, subset=subset, augment=augment
@@ -96,12 +114,24 @@ def fetch(name: str, root: str | Path = "data", from_file: str | Path | None = N
 def verify(name: str, root: str | Path = "data") -> dict[str, Any]:
     """Check every file of a dataset; returns what it is and what was checked, or raises `DataError`."""
     entry(name)
-    if name == "imagefolder":
+    if name == "imagefolder" and Path(root).is_file():
+        checked = _verify_prepared(Path(root))
+    elif name == "imagefolder":
         listing = list_folder(Path(root))
         checked = f"every image decoded; {_verify_files(listing)}"
     else:
         checked = "SHA-256 of every file, labels and class counts"
     return {**load(name, root=root).describe(), "checked": checked}
+
+
+def _verify_prepared(path: Path) -> str:
+    """Compare every image of a prepared file with its index, and decode it."""
+    from ebsim.data.prepared import read_index
+
+    file = read_index(path)
+    file.check_images()
+    for_each(lambda i: file.image(i).picture(None), len(file))
+    return "every image decoded; each is what was written"
 
 
 def _verify_files(listing: Listing) -> str:

@@ -70,6 +70,7 @@ def load_data(experiment: Experiment, device: Any = "cpu") -> Any:
         subset=section.subset,
         augment=section.augment,
         workers=section.workers,
+        decode=section.decode,
     )
 
 
