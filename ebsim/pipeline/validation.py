@@ -111,6 +111,8 @@ def mistakes(experiment: Experiment, broken: frozenset[str] = frozenset()) -> It
             unknown = registry.plugin_origin("backends", name) is None and ".py:" not in name
             yield where, f'= "{name}": {f"unknown precision{registry.meant(name, known)}" if unknown else error}'
             continue
+        if chosen.sets("second_moment"):
+            yield where, f'= "{name}": experiments train with SGD, which keeps no second moment (second_moment)'
         rules = len(section.backends.get(name, {}).get("rule", ()))
         if any(key.startswith(("model", "data")) for key in broken):
             continue  # its layers are not known yet

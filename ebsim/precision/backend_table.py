@@ -9,11 +9,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from ebsim.errors import ConfigError, did_you_mean
-from ebsim.precision.backends import ACCUMULATORS, KEYS, NAMED_KINDS, PASSES, POINTWISE, ROLES, Backend, Rule
-from ebsim.precision.formats.number_format import NumberFormat, Operand
+from ebsim.precision.backends import KEYS, NAMED_KINDS, PASSES, POINTWISE, ROLES, Backend, Rule
+from ebsim.precision.formats.accumulators import ACCUMULATORS, SIMULATED, TOTALS, PartialSums
+from ebsim.precision.formats.number_format import ROUNDINGS, NumberFormat, Operand
 from ebsim.precision.formats.registry import operand
 
 Problem = tuple[str, str]
+CLIPPED = ("weight", "activation", "output", "pointwise")  # the roles that a gradient flows back through
+PARTIAL_SUMS = ("step", "chunk", "rounding", "total")
 
 
 def parse(name: str, table: Any, find: Callable[[Any], Backend]) -> tuple[Backend | None, list[Problem]]:
@@ -55,6 +58,9 @@ class _Reader:
             self.problem("accumulator", f"unknown accumulator {accumulator!r}{near}")
         if "swa" in table:
             self.swa(table["swa"])
+        sums = table.get("partial_sums", base.partial_sums and base.partial_sums.describe())
+        if sums is not None:
+            self.partial_sums(sums, accumulator)
         if self.problems:
             return None
         return Backend(
@@ -63,6 +69,7 @@ class _Reader:
             rules=(*(rule for rule in made if rule is not None), *base.rules),
             one_dimensional=thin or base.one_dimensional,
             accumulator=accumulator,
+            partial_sums=None if sums is None else PartialSums.of(accumulator, sums),
             swa=dict(table["swa"]) if "swa" in table else base.swa,
             about=table.get("about", ""),
             allow_stalling=self.stalling,
@@ -90,6 +97,10 @@ class _Reader:
         fmt = parsed.format
         if self.formats.setdefault(fmt.name, fmt) != fmt:
             self.problem(key, f"two different formats are called {fmt.name!r}: rename one")
+        if parsed.clipped and (role not in CLIPPED or phase not in (None, "forward")):
+            self.problem(key, f"clipped is about the derivative of rounding: of {', '.join(CLIPPED)}, forward")
+        if parsed.clipped and parsed.untouched:
+            self.problem(key, "fp32 clips nothing")
         if parsed.hadamard and not (role in ("activation", "error") and phase == "weight_gradient"):
             self.problem(key, 'hadamard is for activation and error in a rule with phase = "weight_gradient"')
         if role in ("stored", "one_dimensional") and fmt.bits <= 8 and not parsed.stochastic and not self.stalling:
@@ -127,6 +138,24 @@ class _Reader:
         if phase == "weight_gradient" and len({o.hadamard for o in roles.values()}) == 2:
             self.problem(key, "hadamard on one operand of a product alone would change the product")
         return Rule(tuple(layers), phase, roles)
+
+    def partial_sums(self, table: Any, accumulator: Any) -> None:
+        if not isinstance(table, Mapping):
+            self.problem("partial_sums", f"expected a table, got {table!r}")
+            return
+        self.unknown_keys(table, PARTIAL_SUMS, "partial_sums.")
+        if accumulator not in SIMULATED:
+            why = "whose sums are simulated as they are" if accumulator == "fp32" else "which is declared only"
+            known = ", ".join(SIMULATED)
+            self.problem("partial_sums", f"the accumulator is {accumulator}, {why}; running sums are kept in {known}")
+        for name, least in (("step", 1), ("chunk", 0)):
+            value = table.get(name, least)
+            if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= 1 << 20:
+                self.problem(f"partial_sums.{name}", f"{name} is a number of products, from {least} on")
+        for name, known_words in (("rounding", ROUNDINGS), ("total", TOTALS)):
+            value = table.get(name, known_words[0])
+            if value not in known_words:
+                self.problem(f"partial_sums.{name}", f"{value!r}: use {' or '.join(known_words)}")
 
     def swa(self, table: Any) -> None:
         if not isinstance(table, Mapping):

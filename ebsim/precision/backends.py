@@ -5,14 +5,17 @@ Roles, and the passes whose arithmetic they enter:
     forward          y = w * a          weight, activation (the operand that enters the MAC), output
     input_gradient   dL/da = w * e      weight, error (dL/dy), activation_gradient (dL/da, as the layer hands it on)
     weight_gradient  dL/dw = a * e      activation, error
-    update           the optimizer      gradient (dL/dw), momentum, stored (the weight kept between steps)
+    update           the optimizer      gradient (dL/dw), momentum (Adam's first moment), second_moment (Adam's),
+                                        stored (the weight kept between steps)
 
 And one of the modules that multiply no matrices (normalizations, activations, pools): `pointwise` is what they hand on
 (forward) and the gradient that arrives at them (input_gradient).
 
 A role is set for all its passes at once (`error = "e5m2"`); a rule may set it for some layers and one pass only, and
 the first rule that sets a cell wins. Whatever is not named is fp32: also gamma, beta and biases, unless
-`one_dimensional` is set (then their gradient, momentum and stored value all get it).
+`one_dimensional` is set (then their gradient, moments and stored value all get it).
+
+An operand or a value handed on forward may be "clipped": where saturation cut its value, its derivative is 0 and not 1.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ import fnmatch
 from collections.abc import Iterator, Mapping, Sequence
 
 from ebsim.errors import ConfigError, did_you_mean, nearest
+from ebsim.precision.formats.accumulators import PartialSums
 from ebsim.precision.formats.builtin import FP32
 from ebsim.precision.formats.number_format import Operand
 
@@ -29,16 +33,15 @@ PASSES: dict[str, tuple[str, ...]] = {
     "forward": ("weight", "activation", "output"),
     "input_gradient": ("weight", "error", "activation_gradient"),
     "weight_gradient": ("activation", "error"),
-    "update": ("gradient", "momentum", "stored"),
+    "update": ("gradient", "momentum", "stored", "second_moment"),
 }
 CELLS = tuple((phase, role) for phase, roles in PASSES.items() for role in roles)
 POINTWISE = ("forward", "input_gradient")  # the passes of the role `pointwise`
 ROLES = (*dict.fromkeys(role for _, role in CELLS), "pointwise")
-KEYS = {*ROLES, "base", "rule", "one_dimensional", "accumulator", "swa", "about", "allow_stalling"}
+KEYS = {*ROLES, "base", "rule", "one_dimensional", "accumulator", "partial_sums", "swa", "about", "allow_stalling"}
 FIRST, LAST = "@first", "@last"
 NAMED_KINDS = ("@norm", "@activation", "@pool")  # of modules that `pointwise` reaches
 UNROUNDED = Operand(FP32, spec="fp32")
-ACCUMULATORS = ("fp32", "tf32", "bf16", "fp16", "int32", "int16", "int8")  # declared only: what a price is known for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +73,7 @@ class Backend:
     rules: tuple[Rule, ...] = ()
     one_dimensional: Operand = UNROUNDED
     accumulator: str = "fp32"
+    partial_sums: PartialSums | None = None
     swa: Mapping[str, float] | None = None
     about: str = ""
     allow_stalling: bool = False
@@ -119,6 +123,11 @@ class Backend:
     def globs(self) -> list[str]:
         """What its rules name layers by, except "@first" and "@last"."""
         return [glob for rule in self.rules for glob in rule.layers if glob not in (FIRST, LAST, *NAMED_KINDS)]
+
+    def sets(self, role: str) -> bool:
+        """Whether it gives a role a format other than fp32 anywhere."""
+        given = [self.roles.get(role), *(rule.roles.get(role) for rule in self.rules)]
+        return any(operand is not None and not operand.untouched for operand in given)
 
     @property
     def untouched(self) -> bool:

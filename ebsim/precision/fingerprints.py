@@ -70,6 +70,7 @@ def identity(backend: Backend) -> dict[str, Any]:
         "rules": [{"layers": list(r.layers), "phase": r.phase, "roles": _known(r.roles)} for r in backend.rules],
         "one_dimensional": _known({"": backend.one_dimensional})[""],
         "accumulator": backend.accumulator,
+        **({} if backend.partial_sums is None else {"partial_sums": backend.partial_sums.describe()}),
         "swa": None if backend.swa is None else dict(backend.swa),
         "allow_stalling": backend.allow_stalling,
     }

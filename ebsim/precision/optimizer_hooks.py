@@ -1,7 +1,7 @@
 """Rounds gradients, momentum and stored weights by hooks on a stock optimizer, whose class and state dict stay.
 
-Before a step the gradients are rounded, after it the momentum and then the stored weights, as SWALP and qtorch do;
-inside the step the optimizer computes in fp32.
+Before a step the gradients are rounded, after it the optimizer's states and then the stored weights, as SWALP and
+qtorch do; inside the step the optimizer computes in fp32. SGD keeps a momentum, Adam and AdamW two moments.
 """
 
 from __future__ import annotations
@@ -11,13 +11,22 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
+from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from ebsim.errors import ConfigError
 from ebsim.precision.formats.number_format import Operand
 
-ROLES = ("gradient", "momentum", "stored")
-_MOMENTUM = "momentum_buffer"
+SECOND = "second_moment"
+ROLES = ("gradient", "momentum", "stored", SECOND)
+_SGD_STATES = {"momentum": "momentum_buffer"}
+_ADAM_STATES = {"momentum": "exp_avg", SECOND: "exp_avg_sq"}  # role -> the state's name in the optimizer
+
+
+def kind_of(optimizer: Optimizer) -> str:
+    """ "adam" or "adamw", whose update has a second moment; "sgd" for every other optimizer."""
+    if type(optimizer) is AdamW:
+        return "adamw"
+    return "adam" if type(optimizer) is Adam else "sgd"
 
 
 def attach(
@@ -26,10 +35,7 @@ def attach(
     quantize: Callable[..., Tensor],
 ) -> list[Any]:
     """Register the two hooks; `parameters` maps each parameter to its name and role -> operand."""
-    if not isinstance(optimizer, torch.optim.SGD):
-        raise ConfigError(
-            f"attach: low-precision updates are defined for torch.optim.SGD, not {type(optimizer).__name__}"
-        )
+    states = _states(optimizer)
 
     def rounded(parameter: Tensor, role: str, value: Tensor | None) -> None:
         name, operands = parameters[parameter]
@@ -45,10 +51,25 @@ def attach(
     def after(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         for parameter in parameters:
             if parameter.grad is not None:
-                rounded(parameter, "momentum", optimizer.state[parameter].get(_MOMENTUM))
+                for role, name in states.items():
+                    rounded(parameter, role, optimizer.state[parameter].get(name))
                 rounded(parameter, "stored", parameter)
 
     return [
         optimizer.register_step_pre_hook(before),
         optimizer.register_step_post_hook(after),
     ]
+
+
+def _states(optimizer: Optimizer) -> Mapping[str, str]:
+    """Role -> name of the state in this optimizer. ConfigError for one whose states are not known."""
+    if isinstance(optimizer, SGD):
+        return _SGD_STATES
+    if type(optimizer) not in (Adam, AdamW):
+        raise ConfigError(
+            "attach: low-precision updates are defined for torch.optim.SGD, Adam and AdamW, "
+            f"not {type(optimizer).__name__}"
+        )
+    if any(group["amsgrad"] for group in optimizer.param_groups):
+        raise ConfigError("attach: amsgrad keeps a third state, which no role is about: use amsgrad=False")
+    return _ADAM_STATES

@@ -25,11 +25,12 @@ from torch.optim.swa_utils import AveragedModel
 from ebsim.errors import ConfigError
 from ebsim.precision import optimizer_hooks, records, rounded_layers
 from ebsim.precision.backends import Backend
+from ebsim.precision.formats.accumulators import PartialSums
 from ebsim.precision.formats.number_format import Operand
 from ebsim.precision.quantization import compilation, quantizer
-from ebsim.precision.quantization.counter_rng import keys
+from ebsim.precision.quantization.counter_rng import keyed, keys, uniform
 from ebsim.precision.quantization.delayed import Histories
-from ebsim.precision.quantization.layout import Samples
+from ebsim.precision.quantization.layout import Samples, as_matrix
 from ebsim.precision.quantization.statistics import Statistics
 from ebsim.precision.registry import backend
 from ebsim.precision.rounded_layers import LayerCall
@@ -75,6 +76,7 @@ class Placement:
         self._vectors = [name for name, p in model.named_parameters() if p.dim() <= 1 and p.requires_grad]
         self._statistics = Statistics(stats_every)
         self._hooks: list[Any] = []
+        self._optimizer = "sgd"  # whose states `record` charges
 
     def set_step(self, step: int, first_sample: int = 0, sample_stride: int = 1) -> None:
         """Set the index of the training step before each forward pass; with the seed it decides the rounding noise.
@@ -92,6 +94,14 @@ class Placement:
         self.samples = Samples(first_sample, sample_stride)
         self.set_steps += 1
 
+    def sums(self, layer: str) -> PartialSums | None:
+        """How a layer's running sums are kept: simulated where the record charges the declared accumulator."""
+        if self.backend.partial_sums is None:
+            return None
+        record = self.record()
+        charged = {**record["default"], **record["layers"].get(layer, {})}["accumulator"]
+        return None if charged == "fp32" else self.backend.partial_sums
+
     def share_batches(self, whole: Callable[[Tensor], Tensor]) -> None:
         """Several processes compute on shares of each batch; `whole`: int32 tensor -> the largest of all processes.
 
@@ -108,6 +118,11 @@ class Placement:
                     f"precision {self.backend.name!r}: {name}: {operand} takes several samples together, which several "
                     "processes would split; use one process, or a format with a scale per sample or tensor there"
                 )
+        if self.backend.partial_sums is not None:
+            raise ConfigError(
+                f"precision {self.backend.name!r}: the running sums of weight gradients go over all samples, which "
+                "several processes would split; use one process, or leave partial_sums out"
+            )
         self.whole = whole
 
     def quantize(
@@ -123,10 +138,7 @@ class Placement:
         phase: str = "update",
     ) -> Tensor:
         """Round one tensor of one layer at the current step; `overwrite`: `x` itself is not needed afterwards."""
-        whole = self.whole if call.training and phase != "update" and role != "weight" else None
-        if chosen.format.scaling == "delayed":
-            history, across = self._histories.of(f"{layer}/{phase}/{role}", self.step, call.training), whole
-            whole = history if across is None else lambda bits: history(across(bits))
+        whole = self._whole(layer, phase, role, chosen, call)
         sampled = call.training and self._statistics.due(self.step)
         self._eager_calls = max(0, self._eager_calls - 1)
         y = quantizer.run(
@@ -143,6 +155,27 @@ class Placement:
         if sampled:
             self._statistics.add(layer, role, x, y, chosen.format, axis)
         return y
+
+    def unclipped(
+        self, layer: str, role: str, x: Tensor, chosen: Operand, *, axis: int = 1, call: Call = UPDATE
+    ) -> Tensor:
+        """Where the forward rounding of a tensor at the current step clips nothing, as a bool tensor like it."""
+        whole = self._whole(layer, "forward", role, chosen, call)
+        return quantizer.unclipped(x, chosen.format, axis=axis, samples=call.samples, whole=whole)
+
+    def sum_noise(self, layer: str, phase: str, number: int, x: Tensor, call: Call) -> Tensor:
+        """Uniform numbers for the rounding number `number` of a product's running sums x [samples or 1, ...]."""
+        m = as_matrix(x, 0, samples=call.samples)
+        key = keys(self.seed, self.step, f"{self.phase_name}:{layer}", f"{phase} sum {number}", call.number)
+        return uniform(*keyed(m.hashes(), key).split(list(m.x.shape))).view(x.shape)
+
+    def _whole(self, layer: str, phase: str, role: str, chosen: Operand, call: Call) -> quantizer.Reduce:
+        """What makes of the absmax of this tensor the one that its scale follows from, if that is another."""
+        whole = self.whole if call.training and phase != "update" and role != "weight" else None
+        if chosen.format.scaling != "delayed":
+            return whole
+        history = self._histories.of(f"{layer}/{phase}/{role}", self.step, call.training)
+        return history if whole is None else lambda bits: history(whole(bits))
 
     @functools.cached_property
     def _update_cells(self) -> dict[str, dict[str, Operand]]:
@@ -186,8 +219,17 @@ class Placement:
             )
 
     def attach(self, optimizer: torch.optim.Optimizer) -> None:
-        """Round gradients before, and momentum and stored weights after, each step of a stock optimizer."""
+        """Round gradients before, and states and stored weights after, each step of a stock optimizer.
+
+        SGD, Adam or AdamW; which one it is becomes part of `record`. ConfigError for others, where they would round.
+        """
         self.detach()
+        self._optimizer = optimizer_hooks.kind_of(optimizer)
+        if self._optimizer == "sgd" and self.backend.sets(optimizer_hooks.SECOND):
+            raise ConfigError(
+                f"attach: {type(optimizer).__name__} keeps no second moment, which precision {self.backend.name!r} has "
+                "a format for: use Adam or AdamW, or leave second_moment out"
+            )
         names = {p: self._names.get(id(p)) for g in optimizer.param_groups for p in g["params"]}
         cells = self._update_cells
         missing = sorted(set(cells) - set(names.values()))  # type: ignore[type-var]
@@ -215,7 +257,13 @@ class Placement:
 
     def record(self) -> dict[str, Any]:
         """The precision record: what the hardware model prices (plain JSON)."""
-        return records.record(self.backend, list(self.modules), pointwise=self.pointwise, frozen=self._frozen)
+        return records.record(
+            self.backend,
+            list(self.modules),
+            pointwise=self.pointwise,
+            frozen=self._frozen,
+            optimizer=self._optimizer,
+        )
 
     def statistics(self) -> dict[str, Tensor]:
         """The running sums of `stats` by name, as copies on the CPU: for a checkpoint before they are read."""
@@ -281,8 +329,9 @@ def apply(
             )
         if module.weight.dtype != torch.float32 and not chosen.untouched:
             raise ConfigError(f"{name}.weight is {module.weight.dtype}, precisions are simulated in float32: .float()")
-        if not all(o.untouched for (phase, _), o in cells.items() if phase != "update"):
-            rounded_layers.swap_in(module, rounded_layers.LayerPrecision(name, cells, placement))
+        sums = placement.sums(name)
+        if sums is not None or not all(o.untouched for (phase, _), o in cells.items() if phase != "update"):
+            rounded_layers.swap_in(module, rounded_layers.LayerPrecision(name, cells, placement, sums))
     if (handle := placement.warn_if_left_out()) is not None:
         _warning_hooks[model] = handle
     return placement

@@ -26,10 +26,12 @@ def record(
     *,
     pointwise: Mapping[str, Cells] | None = None,
     frozen: Collection[str] = (),
+    optimizer: str = "sgd",
 ) -> dict[str, Any]:
     """The record of a backend on a network whose convolutions and Linear layers are `names`, in order; plain JSON.
 
     pointwise   module without products -> its cells, where it rounds
+    optimizer   "sgd", "adam" or "adamw", whose states are part of the update
     frozen      layers whose weights are not trained: never rounded to the format that weights are stored in
     """
     chosen = backend(chosen)
@@ -46,6 +48,8 @@ def record(
         accumulator=chosen.accumulator,
         one_dimensional=_cell(thin),
         frozen=tuple(frozen),
+        optimizer=optimizer,
+        partial_sums=None if chosen.partial_sums is None else chosen.partial_sums.describe(),
         covered=None if chosen.untouched else list(names),
         pointwise={name: _cells(cells) for name, cells in modules.items()},
     )
@@ -56,4 +60,4 @@ def _cells(cells: Cells) -> dict[tuple[str, str], Cell]:
 
 
 def _cell(operand: Operand) -> Cell:
-    return Cell(operand.format.name, operand.rounding, operand.format.blocked, operand.hadamard)
+    return Cell(operand.format.name, operand.rounding, operand.format.blocked, operand.hadamard, operand.clipped)

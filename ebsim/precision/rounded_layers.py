@@ -22,6 +22,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from ebsim.errors import ConfigError
 from ebsim.precision import three_passes
+from ebsim.precision.formats.accumulators import PartialSums
 from ebsim.precision.formats.number_format import Operand
 from ebsim.precision.quantization import hadamard
 from ebsim.precision.quantization.layout import ALL, Samples
@@ -77,12 +78,16 @@ class Quantizers(Protocol):
         phase: str,
     ) -> Tensor: ...
 
+    def unclipped(self, layer: str, role: str, x: Tensor, chosen: Operand, *, axis: int, call: Call) -> Tensor: ...
+
+    def sum_noise(self, layer: str, phase: str, number: int, x: Tensor, call: Call) -> Tensor: ...
+
 
 class LayerPrecision:
     """What one layer's quantizers do, and how often the layer was called since the last `set_step`."""
 
-    def __init__(self, name: str, cells: Cells, quantizers: Quantizers) -> None:
-        self.name, self.cells, self.quantizers = name, cells, quantizers
+    def __init__(self, name: str, cells: Cells, quantizers: Quantizers, sums: PartialSums | None = None) -> None:
+        self.name, self.cells, self.quantizers, self.sums = name, cells, quantizers, sums
         self.weight_shared, self.activation_shared, self.error_shared = (
             shared(cells, role) for role in ("weight", "activation", "error")
         )
@@ -108,13 +113,7 @@ class LayerPrecision:
         chosen = self.cells[phase, role]
         if chosen.untouched:
             return x
-        if role == "weight":  # one rounding of a weight in each step, whoever uses it
-            call = WEIGHTS[call.training]
-        laid, axis, back = x, 1, None
-        if op is not None:
-            laid, axis, back = op.laid_out(x, role, SUMMED[phase, role], chosen.format.blocked or chosen.hadamard)
-        if len(laid) != len(x) and role != "weight":  # leading dimensions flattened: several rows of one sample
-            call = dataclasses.replace(call, samples=call.samples._replace(each=len(laid) // len(x)))
+        laid, axis, back, call = self._laid_out(phase, role, x, call, op)
         if chosen.hadamard:
             laid, back = hadamard.transform(laid, self.quantizers.seed), None  # the product is of transformed operands
         fresh = role in ("output", "activation_gradient") and laid is x  # just made: nobody else needs it unrounded
@@ -123,8 +122,47 @@ class LayerPrecision:
         )  # fmt: skip
         return y if back is None else back(y)
 
+    def _laid_out(self, phase: str, role: str, x: Tensor, call: Call, op: Any) -> tuple[Tensor, int, Any, Call]:
+        """x for the quantizer, the axis of its blocks, the way back (None: x itself), and whose noise it gets."""
+        chosen = self.cells[phase, role]
+        if role == "weight":  # one rounding of a weight in each step, whoever uses it
+            call = WEIGHTS[call.training]
+        if op is None:
+            return x, 1, None, call
+        laid, axis, back = op.laid_out(x, role, SUMMED[phase, role], chosen.format.blocked or chosen.hadamard)
+        if len(laid) != len(x) and role != "weight":  # leading dimensions flattened: several rows of one sample
+            call = dataclasses.replace(call, samples=call.samples._replace(each=len(laid) // len(x)))
+        return laid, axis, back, call
+
+    def unclipped(self, role: str, x: Tensor, call: Call, op: Any = None) -> Tensor | None:
+        """Where the forward pass rounds x without clipping it (bool, like x); None for a role that is not "clipped"."""
+        chosen = self.cells["forward", role]
+        if not chosen.clipped:
+            return None
+        laid, axis, back, call = self._laid_out("forward", role, x, call, op)
+        inside = self.quantizers.unclipped(self.name, role, laid, chosen, axis=axis, call=call)
+        return inside if back is None else back(inside)
+
+    def summed(self, op: Any, call: Call, batch: int) -> Any:
+        """The products of `op` on a batch of so many samples, with simulated accumulators where there are any."""
+        if self.sums is None:
+            return op
+
+        def draw(phase: str) -> Any:
+            def noise(number: int, x: Tensor) -> Tensor:
+                here = call if phase != "weight_gradient" else WEIGHTS[call.training]
+                here = dataclasses.replace(here, samples=here.samples._replace(each=max(1, len(x) // batch)))
+                here = dataclasses.replace(here, number=call.number)
+                return self.quantizers.sum_noise(self.name, phase, number, x, here)
+
+            return noise
+
+        return op.summing(self.sums, draw)
+
     def __deepcopy__(self, memo: dict[int, Any]) -> LayerPrecision:
-        return LayerPrecision(self.name, self.cells, self.quantizers)  # rounds as the original does, until `remove`d
+        return LayerPrecision(
+            self.name, self.cells, self.quantizers, self.sums
+        )  # rounds as the original does, until `remove`d
 
 
 TWICE = {  # the two passes that an operand enters
@@ -137,7 +175,7 @@ TWICE = {  # the two passes that an operand enters
 def shared(cells: Cells, role: str) -> bool:
     """Whether both passes use one rounded copy of a tensor: equal operands, no blocks along the axis of one pass."""
     one, other = (cells.get((phase, role)) for phase in TWICE[role])
-    return one is not None and one == other and not one.format.blocked
+    return one is not None and one.rounds_as(other) and not one.format.blocked
 
 
 class _RoundPointwise(torch.autograd.Function):
@@ -146,12 +184,15 @@ class _RoundPointwise(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, rounding: LayerPrecision, training: bool) -> Tensor:  # type: ignore[override]
         ctx.rounding, ctx.call = rounding, rounding.begin(training)
+        ctx.save_for_backward(rounding.unclipped("pointwise", x, ctx.call))
         y = rounding("forward", "pointwise", x, ctx.call)
         return y.clone() if y is x else y.data  # not a view, so that an in-place ReLU may follow
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, e: Tensor) -> tuple[Tensor, None, None]:
+        (inside,) = ctx.saved_tensors
+        e = e if inside is None else torch.where(inside, e, 0.0)
         return ctx.rounding("input_gradient", "pointwise", e, ctx.call), None, None
 
 

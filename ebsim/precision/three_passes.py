@@ -4,9 +4,10 @@
     input_gradient   dL/da = Q(op^T(Q(e), Q(w)))        e = dL/dy
     weight_gradient  dL/dw = op^T(Q(e), Q(a))
 
-The derivative of rounding is taken as 1 (straight-through). Each operand of each pass has its own format; passes that
-agree on one share a single rounded copy, as hardware would read the stored one twice. Bias and its gradient stay fp32.
-Sums run in fp32: the accumulator is declared to the hardware model, not simulated.
+The derivative of rounding is taken as 1 (straight-through), or 0 where a "clipped" role saturated. Each operand of
+each pass has its own format; passes that agree on one share a single rounded copy, as hardware would read the stored
+one twice. Bias and its gradient stay fp32. Sums run in fp32: the accumulator is declared to the hardware model, and
+simulated only on request (`partial_sums`).
 
 Every operation says how a tensor lies to the quantizer: `weight` with output channels along dim 0, and for blocks the
 axis that a pass sums over (`axis`), with the leading dimensions of a matrix product flattened where they are summed.
@@ -20,6 +21,9 @@ from typing import Any, Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from ebsim.precision.formats.accumulators import PartialSums
+from ebsim.precision.partial_sums import ConvolutionOfSums, ProductOfSums
 
 Laid = tuple[Tensor, int, Callable[[Tensor], Tensor]]
 CHANNELS, SAMPLES = "channels", "samples"
@@ -45,6 +49,10 @@ class Rounding(Protocol):
 
     def begin(self, training: bool) -> Any: ...
 
+    def summed(self, op: Any, call: Any, batch: int) -> Any: ...
+
+    def unclipped(self, role: str, x: Tensor, call: Any, op: Any) -> Tensor | None: ...
+
     def __call__(self, phase: str, role: str, x: Tensor, call: Any, op: Any) -> Tensor: ...
 
 
@@ -57,35 +65,49 @@ class ThreePasses(torch.autograd.Function):
     ) -> Tensor:
         call = rounding.begin(training)
         qa, qw = rounding("forward", "activation", a, call, op), rounding("forward", "weight", w, call, op)
-        ctx.save_for_backward(qa if rounding.activation_shared else a, qw if rounding.weight_shared else w)
-        ctx.rounding, ctx.op, ctx.call = rounding, op, call
+        products = rounding.summed(op, call, len(a))
+        y = products.forward(qa, qw, b)
+        needs = ctx.needs_input_grad
+        masks = (
+            rounding.unclipped(role, x, call, op) if any(needed) else None
+            for role, x, needed in (("activation", a, needs[:1]), ("weight", w, needs[1:2]), ("output", y, needs[:3]))
+        )
+        ctx.save_for_backward(qa if rounding.activation_shared else a, qw if rounding.weight_shared else w, *masks)
+        ctx.rounding, ctx.op, ctx.products, ctx.call = rounding, op, products, call
         # `.data`: not a view in the eyes of autograd, so that an in-place ReLU may follow
-        return rounding("forward", "output", op.forward(qa, qw, b), call, op).data
+        return rounding("forward", "output", y, call, op).data
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, e: Tensor) -> tuple[Tensor | None, ...]:
-        rounding, op, call = ctx.rounding, ctx.op, ctx.call
-        a, w = ctx.saved_tensors
+        rounding, op, products, call = ctx.rounding, ctx.op, ctx.products, ctx.call
+        a, w, inside_a, inside_w, inside_y = ctx.saved_tensors
+        e = _where(inside_y, e)
         needs_a, needs_w, needs_b = ctx.needs_input_grad[:3]
         error = grad_a = grad_w = None
         if needs_a or (needs_w and rounding.error_shared):
             error = rounding("input_gradient", "error", e, call, op)
         if rounding.error_shared and rounding.weight_shared and rounding.activation_shared:
             if error is not None:
-                grad_a, grad_w = op.backward(error, a, w, needs_a, needs_w)
+                grad_a, grad_w = products.backward(error, a, w, needs_a, needs_w)
         else:
             if needs_a:
                 qw = w if rounding.weight_shared else rounding("input_gradient", "weight", w, call, op)
-                grad_a, _ = op.backward(error, a, qw, True, False)
+                grad_a, _ = products.backward(error, a, qw, True, False)
             if needs_w:
                 if not rounding.error_shared:
                     error = rounding("weight_gradient", "error", e, call, op)
                 qa = a if rounding.activation_shared else rounding("weight_gradient", "activation", a, call, op)
-                _, grad_w = op.backward(error, qa, w, False, True)
+                _, grad_w = products.backward(error, qa, w, False, True)
         if grad_a is not None:
-            grad_a = rounding("input_gradient", "activation_gradient", grad_a, call, op)
+            grad_a = rounding("input_gradient", "activation_gradient", _where(inside_a, grad_a), call, op)
+        if grad_w is not None:
+            grad_w = _where(inside_w, grad_w)
         return grad_a, grad_w, op.bias_gradient(e) if needs_b else None, None, None, None
+
+
+def _where(inside: Tensor | None, gradient: Tensor) -> Tensor:
+    return gradient if inside is None else torch.where(inside, gradient, 0.0)
 
 
 class Convolution:
@@ -107,6 +129,10 @@ class Convolution:
         mask = [needs_a, needs_w, False]
         grads = torch.ops.aten.convolution_backward(e, a, w, None, *self.geometry, self.groups, mask)
         return grads[0], grads[1]
+
+    def summing(self, how: PartialSums, draw: Any) -> ConvolutionOfSums:
+        """The same products with simulated accumulators."""
+        return ConvolutionOfSums(self.geometry, self.groups, how, draw)
 
     @staticmethod
     def bias_gradient(e: Tensor) -> Tensor:
@@ -134,6 +160,7 @@ class Product:
     """The matrix product of a Linear, over any leading dimensions."""
 
     forward = staticmethod(F.linear)
+    summing = ProductOfSums
 
     @staticmethod
     def backward(e: Tensor, a: Tensor, w: Tensor, needs_a: bool, needs_w: bool) -> tuple[Tensor | None, Tensor | None]:

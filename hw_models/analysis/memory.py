@@ -63,7 +63,7 @@ class Footprint:
     batch: float
     timeline: tuple[Moment, ...]
     kept: dict[str, float]  # tensor or statistics -> bytes kept from the forward to the backward pass
-    parameters: float  # bytes of weights, gradients and momentum
+    parameters: float  # bytes of weights, gradients and the optimizer's states (momentum; of Adam two moments)
     recomputed: tuple[str, ...]  # rows that run forward twice
     segments: int
 
@@ -172,7 +172,7 @@ class StepMemory:
             self.read |= dict.fromkeys(row.sources, i)
         self.keeps = [self._kept(row, batch, index_bits) for row in self.rows]
         weights = sum(row.weights for row in self.rows)
-        self.parameters = weights * (precision.stored.bits + precision.gradient.bits + precision.momentum.bits) / 8
+        self.parameters = weights * sum(f.bits for f in (precision.stored, precision.gradient, *precision.states)) / 8
 
     def entering(self, rows: range) -> dict[str, float]:
         """Tensors made before `rows` that they read."""

@@ -11,7 +11,7 @@ from DRAM, pointwise work, optimizer), `closed` (+ registers, buffers and refetc
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from hw_models.accelerator.description import Accelerator
 from hw_models.accelerator.loader import load
 from hw_models.cost.step_cost import LIMITS, STAGES, ConstantUse, Cost
 from hw_models.cost.time import busy, port_bits, waiting
-from hw_models.cost.vector_ops import QUANTIZE, TRY, UPDATE_ADD, UPDATE_MULTIPLY, pointwise
+from hw_models.cost.vector_ops import QUANTIZE, TRY, UPDATE, pointwise
 from hw_models.errors import HardwareError
 from hw_models.mapping.closed_form import Capacities
 from hw_models.mapping.mapper import map_passes
@@ -95,6 +95,8 @@ def assemble(
     """
     p, bits, precision, rules = _contractions(table, chip, precision, batch)
     parts = _mac_parts(p, chip, rules, hypothetical)
+    if precision.partial_sums is not None:
+        parts += _sum_parts(p, chip, rules, precision.partial_sums)
     shape = (len(STAGES), *table.columns.shape[1:])
     dram = np.zeros((2, *shape))  # bits read and written
     limits = np.zeros((len(LIMITS), *shape))
@@ -187,6 +189,21 @@ def _mac_parts(p: Passes, chip: Accelerator, rules: _Rules, hypothetical: bool) 
     return parts
 
 
+def _sum_parts(p: Passes, chip: Accelerator, rules: _Rules, how: Mapping[str, Any]) -> list[ConstantUse]:
+    """What simulated accumulators do beside the MACs: the random number of each rounding, the sums of chunks."""
+    simulated = rules.spread(p, [[float(r.accumulator.hardware != "fp32") for r in rules.distinct]] * 3)
+    length = np.maximum(p.red, 1.0)
+    chunk = how.get("chunk", 0) or np.inf
+    chunks = np.ceil(length / np.minimum(chunk, length))
+    sums = p.macs / length * simulated
+    totals = sums * (chunks - 1)
+    roundings = p.macs * simulated / how.get("step", 1) + (totals if how.get("total") == "accumulator" else 0.0)
+    parts = [ConstantUse("op.add", "mac", chip.ops["add"], totals, p.index)]
+    if how.get("rounding") == "stochastic":
+        parts.append(ConstantUse("op.random", "mac", chip.ops["random"], roundings, p.index))
+    return parts
+
+
 def _memory_parts(p: Passes, bits: Widths, chip: Accelerator, mapped: Mapped) -> list[ConstantUse]:
     """Registers, network and buffers. A register of X or Y is read at every product, one of sums written at every
     product and read but for the first of each sum; a sum of one product passes by."""
@@ -230,14 +247,16 @@ def _vector_parts(
     weights = table.weights
     multiply, add, compare = np.zeros((3, *dram.shape[1:]))
     multiply[:2], add[:2], compare[:2] = (m * batch for m in (moves.multiply, moves.add, moves.compare))
-    multiply[3] += UPDATE_MULTIPLY * weights
-    add[3] += UPDATE_ADD * weights
+    per_weight = UPDATE[precision.optimizer]
+    multiply[3] += per_weight[0] * weights
+    add[3] += per_weight[1] * weights
     if l1:
         add[3] += np.where(table.kind == KINDS.index("bn"), weights / 2, 0.0)
     matrix = _matrix(table)
-    thin = (weights - matrix) * precision.one_dimensional.bits  # gradient, momentum, weight read, two written
-    dram[0][3] += matrix * widths.update_reads + 3 * thin
-    dram[1][3] += matrix * widths.update_writes + 2 * thin
+    thin = (weights - matrix) * precision.one_dimensional.bits  # gradient, states, weight read; states, weight written
+    states = len(precision.states)
+    dram[0][3] += matrix * widths.update_reads + (2 + states) * thin
+    dram[1][3] += matrix * widths.update_writes + (1 + states) * thin
     parts = [
         ConstantUse(f"op.{name}", "vector", chip.ops[name], counts, None)
         for name, counts in (("multiply", multiply), ("add", add), ("compare", compare))
@@ -287,7 +306,8 @@ def _bits(row: LayerFormats | PointwiseFormats) -> tuple[float, float, float, fl
     if isinstance(row, PointwiseFormats):
         return row.forward.bits, row.backward.bits, 0.0, 0.0
     gradient, momentum, stored = (fmt.bits for fmt in row.update)
-    return row.output.bits, row.activation_gradient.bits, gradient + momentum + stored, momentum + stored
+    kept = momentum + stored + (row.second_moment.bits if row.second_moment else 0.0)
+    return row.output.bits, row.activation_gradient.bits, gradient + kept, kept
 
 
 def _quantizer_parts(
@@ -309,35 +329,51 @@ def _quantizer_parts(
         dram[1, stage, ..., row] += n * written
 
     thin = precision.one_dimensional_rounding
-    if not thin and not any(
-        any(row.rounded.values() if isinstance(row, LayerFormats) else row.rounded) for row in widths.rows
-    ):
+    working = any(any(row.rounded.values() if isinstance(row, LayerFormats) else row.rounded) for row in widths.rows)
+    if not thin and not working:
         return []
+    remembered = np.zeros(dram.shape[1:])
+
+    def remember(backward: int, row: int, n: Array) -> None:
+        """A bit for each element says whether it was clipped: made and written, read and applied to the gradient."""
+        for stage, moved in ((0, dram[1]), (backward, dram[0])):
+            remembered[stage, ..., row] += n
+            moved[stage, ..., row] += n
+
     for i, row in enumerate(widths.rows):
         inputs, outputs, once = table.inputs[..., i] * batch, table.outputs[..., i] * batch, needed[..., i]
         if isinstance(row, LayerFormats):
-            late = ("weight_gradient", "error") in row.rounded
             operands = {
                 (phase, role): fmt
                 for phase, pair in zip(PASSES, row.operands, strict=True)
                 for role, fmt in zip(OPERAND_ROLES[phase], pair, strict=True)
             }
+            error, late = operands["input_gradient", "error"], operands["weight_gradient", "error"]
+            one_copy = ("weight_gradient", "error") not in row.rounded and error == late  # which both passes read
             formats = operands | {
                 ("forward", "output"): row.output,
                 ("input_gradient", "activation_gradient"): row.activation_gradient,
                 **{("update", role): fmt for role, fmt in zip(UPDATE_ROLES, row.update, strict=True)},
+                ("update", "second_moment"): row.second_moment or row.update[1],
             }
             tensors = {  # elements, and their width before the quantizer (None: on its way out, no pass of its own)
                 ("forward", "activation"): (inputs, widths.input[i]),
                 ("forward", "weight"): (matrix[..., i], row.update[2].bits),
                 ("forward", "output"): (outputs, None),
                 ("input_gradient", "weight"): (matrix[..., i] * once, row.update[2].bits),
-                ("input_gradient", "error"): (outputs * (once if late else 1.0), widths.error[i]),
+                ("input_gradient", "error"): (outputs * (1.0 if one_copy else once), widths.error[i]),
                 ("input_gradient", "activation_gradient"): (inputs * once, None),
                 ("weight_gradient", "activation"): (inputs, widths.input[i]),
                 ("weight_gradient", "error"): (outputs, widths.error[i]),
-                **{("update", role): (trained[..., i], None) for role in UPDATE_ROLES},
+                **{("update", role): (trained[..., i], None) for role in (*UPDATE_ROLES, "second_moment")},
             }
+            for role in row.clipped:
+                stage, n = {
+                    "activation": (1, inputs * once),
+                    "weight": (2, matrix[..., i]),
+                    "output": (1 if once.all() else 2, outputs),
+                }[role]
+                remember(stage, i, n)
             for cell, how in row.rounded.items():
                 n, before = tensors[cell]
                 bits = operands[cell].bits if cell in operands else 0.0
@@ -346,16 +382,19 @@ def _quantizer_parts(
                 extra = () if before is None or before == bits else (before, bits)
                 add(ROUNDED_IN[cell[0]], i, n, how, formats[cell], *extra)
         else:
+            if row.clipped:
+                remember(1, i, outputs)
             for stage, rounding in enumerate(row.rounded):
                 if rounding is not None:
                     handed_on = row.backward if stage else row.forward
                     add(stage, i, outputs * (once if stage else 1.0), rounding, handed_on)
         if thin:
-            add(ROUNDED_IN["update"], i, 3 * vectors[..., i], thin, precision.one_dimensional)
+            add(ROUNDED_IN["update"], i, (2 + len(precision.states)) * vectors[..., i], thin, precision.one_dimensional)
     work = {
         op: (elements if op == "compare" else once_scaled) * times + TRY.get(op, 0) * tried
         for op, times in QUANTIZE.items()
     }
+    work["integer"] += remembered
     if transformed.any() or tried.any():
         work["add"] = TRY["add"] * tried
         work["add"][2] += 4 * transformed

@@ -14,7 +14,10 @@ Counts per image for n_in / n_out elements of the layer's tensors (k^2 = window 
 
 Source: the definitions of the operations, as an eager framework runs them (no fusion unless a profile says
 so). Update, per parameter and step: SGD with momentum and decay 3 mul, 3 add; reads gradient, momentum and
-weight, writes momentum and weight. Quantizer: compare (range), scale, round, clamp = 4 operations an element; one that
+weight, writes momentum and weight. Adam: first moment 1 mul, 2 add (linear interpolation); second 3 mul, 1 add; its
+correction, root and epsilon 1 mul, 1 add, a root; the step 1 mul, 1 add, a quotient; decay 1 mul, 1 add (AdamW: 1 mul);
+a root and a quotient are counted as two Newton steps, 4 mul and 4 add each; reads and writes the second moment too.
+Quantizer: compare (range), scale, round, clamp = 4 operations an element; one that
 tries several scales scales, rounds and clamps for each, and squares and sums each error.
 """
 
@@ -79,7 +82,7 @@ FORWARD["norm"], BACKWARD["norm"] = FORWARD["bn"], BACKWARD["bn"]
 _TABLES = np.array([[tuple(table.get(kind, Work())) for kind in KINDS] for table in (FORWARD, BACKWARD)])
 
 _TRAINED = [KINDS.index("bn"), KINDS.index("norm")]  # have parameters: a backward pass in any place
-UPDATE_MULTIPLY, UPDATE_ADD = 3, 3  # SGD with momentum and weight decay
+UPDATE = {"sgd": (3, 3), "adam": (15, 14), "adamw": (15, 13)}  # multiplications and additions; weight decay included
 AVERAGE_MULTIPLY, AVERAGE_ADD = 1, 2  # a running mean of a parameter: mean += (parameter - mean) / n
 QUANTIZE = {"compare": 1, "multiply": 1, "integer": 2}  # range, scale, round and clamp
 TRY = {"multiply": 2, "integer": 2, "add": 2}  # a scale that is tried: scale, round, clamp, the error's square and sum

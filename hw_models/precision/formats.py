@@ -125,6 +125,8 @@ class LayerFormats:
     update: tuple[Format, Format, Format]  # gradient, momentum, stored weight
     rounded: Mapping[tuple[str, str], str] = field(default_factory=dict, hash=False)
     hadamard: tuple[str, ...] = ()  # operands of the weight gradient that a Hadamard transform of 16 samples goes over
+    clipped: tuple[str, ...] = ()  # tensors whose clipped elements are remembered, a bit each, for the backward pass
+    second_moment: Format | None = None  # of Adam; None: an optimizer without one
 
 
 @dataclass(frozen=True)
@@ -134,10 +136,12 @@ class PointwiseFormats:
     forward: Format
     backward: Format
     rounded: tuple[str | None, str | None] = (None, None)
+    clipped: bool = False
 
 
 _FP32 = FORMATS["fp32"]
 PLAIN = LayerFormats(((_FP32, _FP32),) * 3, _FP32, _FP32, _FP32, (_FP32,) * 3)  # of what no backend reaches
+PLAIN_ADAM = replace(PLAIN, second_moment=_FP32)
 UNROUNDED = PointwiseFormats(_FP32, _FP32)
 
 
@@ -158,6 +162,8 @@ class Precision:
     covered: frozenset[str] | None = None
     products: bool = True
     pointwise: Mapping[str, PointwiseFormats] = field(default_factory=dict)
+    optimizer: str = "sgd"
+    partial_sums: Mapping[str, Any] | None = None
 
     @property
     def gradient(self) -> Format:
@@ -170,6 +176,12 @@ class Precision:
     @property
     def stored(self) -> Format:
         return self.default.update[2]
+
+    @property
+    def states(self) -> tuple[Format, ...]:
+        """What the optimizer keeps of each weight: momentum, and Adam's second moment."""
+        second = self.default.second_moment
+        return (self.momentum,) if second is None else (self.momentum, second)
 
     @property
     def quantized(self) -> Mapping[tuple[str, str], str]:
@@ -185,7 +197,7 @@ class Precision:
         """Of a row of the layer table: that of its layer, also where it is the layer's second call ("fc.addmm")."""
         layer = self._layer(row)
         if layer is None or (kind == "matmul" and not self.products):
-            return PLAIN
+            return PLAIN if self.optimizer == "sgd" else PLAIN_ADAM
         return self.layers.get(layer, self.default)
 
     def _layer(self, row: str) -> str | None:
@@ -285,7 +297,7 @@ def _from_record(record: Mapping[str, Any], products: bool = True) -> Precision:
             f"{title}no format {name!r}{did_you_mean(name, {**own, **FORMATS})}; its own stand under formats"
         )
 
-    update = record.get("update", {})
+    update, optimizer = record.get("update", {}), record.get("optimizer", "sgd")
     both_ways = record.get("schema", 1) == 1  # then `output` is what leaves a layer in either direction
 
     def rule(data: Mapping[str, Any]) -> LayerFormats:
@@ -304,13 +316,15 @@ def _from_record(record: Mapping[str, Any], products: bool = True) -> Precision:
                 find(formats.get("stored", "fp32")),
             ),
         )
-        made = replace(made, hadamard=tuple(data.get("hadamard", ())))
+        made = replace(made, hadamard=tuple(data.get("hadamard", ())), clipped=tuple(data.get("clipped", ())))
+        if optimizer != "sgd":
+            made = replace(made, second_moment=find(formats.get("second_moment", "fp32")))
         return replace(made, rounded=_roundings(data.get("quantise", record.get("quantise", {})), made))
 
     def pointwise(data: Mapping[str, Any]) -> PointwiseFormats:
         how = data.get("quantise", {})
         formats = find(data.get("forward", "fp32")), find(data.get("backward", "fp32"))
-        return PointwiseFormats(*formats, (how.get("forward"), how.get("backward")))
+        return PointwiseFormats(*formats, (how.get("forward"), how.get("backward")), bool(data.get("clipped", False)))
 
     default = record["default"]
     rows = {name: pointwise(data) for name, data in record.get("pointwise", {}).items()}
@@ -327,6 +341,8 @@ def _from_record(record: Mapping[str, Any], products: bool = True) -> Precision:
         frozenset(record["covered"]) if "covered" in record else None,
         products,
         rows,
+        optimizer,
+        record.get("partial_sums"),
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from hw_models.precision.record_schema import OPERAND_ROLES, UPDATE_ROLES
+from hw_models.precision.record_schema import CLIPPED, OPERAND_ROLES, UPDATE_ROLES
 
 
 class Cell(NamedTuple):
@@ -18,10 +18,16 @@ class Cell(NamedTuple):
     rounding: str = "nearest"
     blocked: bool = False
     hadamard: bool = False
+    clipped: bool = False  # its derivative is 0 where its value was clipped
 
     @property
     def rounds(self) -> bool:
         return self.format != "fp32"
+
+    @property
+    def values(self) -> Cell:
+        """What decides its values: all but its derivative."""
+        return self._replace(clipped=False)
 
 
 Cells = Mapping[tuple[str, str], Cell]
@@ -43,6 +49,8 @@ def build(
     frozen: Sequence[str] = (),
     covered: Sequence[str] | None = None,
     pointwise: Mapping[str, Cells] | None = None,
+    optimizer: str = "sgd",
+    partial_sums: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The record, plain JSON.
 
@@ -50,16 +58,20 @@ def build(
     formats           data of the formats by name
     frozen            layers whose weights do not change: they are never put on the grid that weights are stored on
     covered           the layers that round at all; other products are fp32. None: all convolutions and linear layers
+    optimizer         "sgd", "adam" or "adamw"
+    partial_sums      step, chunk, rounding and total of simulated accumulators; None: sums in fp32
     pointwise         module, or "@norm", "@activation", "@pool" -> its cells
     """
+    if optimizer == "sgd":  # which has no second moment
+        default, layers = _without_second(default), {name: _without_second(cells) for name, cells in layers.items()}
     usual = {**_entry(default, accumulator, trained=True), "update": _update(default)}
     usual_rounding = roundings(default)
     own: dict[str, Any] = {}
     for layer, cells in layers.items():
         trained = layer not in frozen
-        entry = {**_entry(cells, accumulator, trained), "update": _update(cells) if trained else _FP32_UPDATE}
-        if "hadamard" in usual:
-            entry.setdefault("hadamard", [])
+        entry = {**_entry(cells, accumulator, trained), "update": _update(cells, trained)}
+        for key in {"hadamard", "clipped"} & usual.keys():
+            entry.setdefault(key, [])
         rounding = roundings(cells, trained)
         if (entry, rounding) != (usual, usual_rounding):
             own[layer] = {**entry, "quantise": rounding}
@@ -76,6 +88,10 @@ def build(
         "update": {**_update(default), "one_dimensional": one_dimensional.format},
         "quantise": top,
     }
+    if optimizer != "sgd":
+        made["optimizer"] = optimizer
+    if partial_sums is not None:
+        made["partial_sums"] = dict(partial_sums)
     if covered is not None:
         made["covered"] = list(covered)
     if rounded := {key: _pointwise(cells) for key, cells in (pointwise or {}).items()}:
@@ -90,13 +106,10 @@ def roundings(cells: Cells, trained: bool = True) -> dict[str, dict[str, str]]:
         if not cell.rounds or (phase in ("weight_gradient", "update") and not trained):
             continue
         first = SECOND.get((phase, role))
-        if first is not None and cells[first, role] == cell and not cell.blocked:
+        if first is not None and cells[first, role].values == cell.values and not cell.blocked:
             continue
         found.setdefault(phase, {})[role] = cell.rounding
     return found
-
-
-_FP32_UPDATE = dict.fromkeys(UPDATE_ROLES, "fp32")
 
 
 def _entry(cells: Cells, accumulator: str, trained: bool) -> dict[str, Any]:
@@ -113,6 +126,9 @@ def _entry(cells: Cells, accumulator: str, trained: bool) -> dict[str, Any]:
     plain = {fmt for phase in OPERAND_ROLES for fmt in entry[phase].values()} == {"fp32"}
     if transformed := [role for role in ("activation", "error") if cells["weight_gradient", role].hadamard and trained]:
         entry["hadamard"] = transformed
+    clipped = [role for role in CLIPPED if cells["forward", role].clipped and (trained or role != "weight")]
+    if clipped:
+        entry["clipped"] = clipped
     entry["accumulator"] = "fp32" if plain else accumulator
     entry["output"] = cells["forward", "output"].format
     entry["activation_gradient"] = cells["input_gradient", "activation_gradient"].format
@@ -122,12 +138,23 @@ def _entry(cells: Cells, accumulator: str, trained: bool) -> dict[str, Any]:
 ORDER = ("weight", "activation", "error")
 
 
-def _update(cells: Cells) -> dict[str, str]:
-    return {role: cells["update", role].format for role in UPDATE_ROLES}
+SECOND_MOMENT = ("update", "second_moment")
+
+
+def _update(cells: Cells, trained: bool = True) -> dict[str, str]:
+    roles = (*UPDATE_ROLES, *(["second_moment"] if SECOND_MOMENT in cells else []))
+    return {role: cells["update", role].format if trained else "fp32" for role in roles}
+
+
+def _without_second(cells: Cells) -> Cells:
+    return {key: cell for key, cell in cells.items() if key != SECOND_MOMENT}
 
 
 def _pointwise(cells: Cells) -> dict[str, Any]:
     names = {"forward": "forward", "input_gradient": "backward"}
-    return {names[phase]: cell.format for (phase, _), cell in cells.items()} | {
-        "quantise": {names[phase]: cell.rounding for (phase, _), cell in cells.items() if cell.rounds}
-    }
+    clipped = {"clipped": True} if cells["forward", "pointwise"].clipped else {}
+    return (
+        {names[phase]: cell.format for (phase, _), cell in cells.items()}
+        | {"quantise": {names[phase]: cell.rounding for (phase, _), cell in cells.items() if cell.rounds}}
+        | clipped
+    )

@@ -17,16 +17,21 @@ OPERAND_ROLES = {  # the roles that play (x, y) in the contraction of each pass,
 }
 UPDATE_ROLES = ("gradient", "momentum", "stored")
 UPDATE = (*UPDATE_ROLES, "one_dimensional")
+OPTIMIZERS = ("sgd", "adam", "adamw")  # sgd: with momentum; the other two keep a second moment as well
 QUANTISED = ("weight", "activation", "error", "output", *UPDATE)  # in schema 1
 ROUNDED = {  # in schema 2: the roles that a quantizer may work on in each pass
     "forward": ("weight", "activation", "output"),
     "input_gradient": ("weight", "error", "activation_gradient"),
     "weight_gradient": ("activation", "error"),
-    "update": UPDATE,
+    "update": (*UPDATE, "second_moment"),
 }
 OUTPUTS = ("output", "activation_gradient")  # what leaves a layer forward and backward
 ROUNDINGS = ("nearest", "stochastic")
-TOP = ("schema", "name", "formats", "default", "layers", "update", "quantise", "covered", "pointwise")
+TOP = (
+    "schema", "name", "formats", "default", "layers", "update", "quantise", "covered", "pointwise", "optimizer",
+    "partial_sums",
+)  # fmt: skip
+CLIPPED = ("weight", "activation", "output")  # whose clipped values a layer may remember for the backward pass
 
 
 def mistakes(record: Mapping[str, Any]) -> Iterator[str]:
@@ -44,7 +49,10 @@ def mistakes(record: Mapping[str, Any]) -> Iterator[str]:
         yield 'default: is missing; it says which format each operand has, {"forward": {"weight": "int8", ...}, ...}'
     yield from _table("formats", record.get("formats", {}))
     yield from _rule("default", record.get("default", {}), ())
-    yield from _names("update", record.get("update", {}), UPDATE)
+    yield from _names("update", record.get("update", {}), ROUNDED["update"])
+    if record.get("optimizer", "sgd") not in OPTIMIZERS:
+        yield f"optimizer: is {record['optimizer']!r}, must be {', '.join(OPTIMIZERS)}"
+    yield from _partial_sums(record.get("partial_sums", {}))
     yield from _roundings("quantise", record.get("quantise", {}))
     yield from _covered(record.get("covered", []))
     yield from _pointwise(record.get("pointwise", {}))
@@ -54,7 +62,7 @@ def mistakes(record: Mapping[str, Any]) -> Iterator[str]:
         key = f"layers.{name}"
         yield from _rule(key, entry, ("update", "quantise"))
         if isinstance(entry, Mapping):
-            yield from _names(f"{key}.update", entry.get("update", {}), UPDATE)
+            yield from _names(f"{key}.update", entry.get("update", {}), ROUNDED["update"])
             yield from _roundings(f"{key}.quantise", entry.get("quantise", {}))
 
 
@@ -67,15 +75,16 @@ def _rule(key: str, rule: Any, more: tuple[str, ...]) -> Iterator[str]:
     yield from _table(key, rule)
     if not isinstance(rule, Mapping):
         return
-    known = (*OPERAND_ROLES, "accumulator", "hadamard", *OUTPUTS, *more)
+    known = (*OPERAND_ROLES, "accumulator", "hadamard", "clipped", *OUTPUTS, *more)
     for name, value in rule.items():
         if name not in known:
             yield f"{key}.{name}: is not a known key{did_you_mean(str(name), known)}"
         elif name in OPERAND_ROLES:
             yield from _names(f"{key}.{name}", value, OPERAND_ROLES[name])
-        elif name == "hadamard":
-            if not isinstance(value, Sequence) or set(value) - {"activation", "error"}:
-                yield f"{key}.hadamard: is {value!r}, must be a list of activation, error"
+        elif name in ("hadamard", "clipped"):
+            roles = ("activation", "error") if name == "hadamard" else CLIPPED
+            if not isinstance(value, Sequence) or isinstance(value, str) or set(value) - set(roles):
+                yield f"{key}.{name}: is {value!r}, must be a list of {', '.join(roles)}"
         elif name not in more:
             yield from _names(key, {name: value}, (name,))
 
@@ -98,8 +107,25 @@ def _covered(names: Any) -> Iterator[str]:
 def _pointwise(table: Any) -> Iterator[str]:
     yield from _table("pointwise", table)
     for name, entry in table.items() if isinstance(table, Mapping) else ():
-        formats = {k: v for k, v in entry.items() if k != "quantise"} if isinstance(entry, Mapping) else entry
+        known = ("quantise", "clipped")
+        formats = {k: v for k, v in entry.items() if k not in known} if isinstance(entry, Mapping) else entry
         yield from _names(f"pointwise.{name}", formats, ("forward", "backward"))
+
+
+def _partial_sums(table: Any) -> Iterator[str]:
+    yield from _table("partial_sums", table)
+    for name, value in table.items() if isinstance(table, Mapping) else ():
+        good = {
+            "step": isinstance(value, int) and value >= 1,
+            "chunk": isinstance(value, int) and value >= 0,
+            "rounding": value in ROUNDINGS,
+            "total": value in ("fp32", "accumulator"),
+        }
+        if name not in good:
+            yield f"partial_sums.{name}: is not a known key{did_you_mean(str(name), good)}"
+        elif not good[name]:
+            cure = "step >= 1 and chunk >= 0 products, a rounding, total fp32 or accumulator"
+            yield f"partial_sums.{name}: is {value!r}; {cure}"
 
 
 def _roundings(key: str, table: Any) -> Iterator[str]:

@@ -184,6 +184,7 @@ def test_stochastic_rounding_goes_to_a_neighbour_and_is_unbiased(fmt: str) -> No
 
 
 def test_names_of_variants_and_floats() -> None:
+    assert find_format("e2m1/unscaled") == find_format("e2m1/unscaled")  # two roles may have it
     assert find_format("e3m4").bits == 8 and find_format("e3m4").top == (2 - 1 / 16) * 2.0**4
     assert find_format("e4m3/absmax/128x128").describe() == {
         "bits": 8, "mac": "fp:4,3", "scale_bits": 32, "block": 16384,

@@ -55,6 +55,7 @@ BUILTIN: dict[str, NumberFormat] = {
 FP32 = BUILTIN["fp32"]
 
 
+@functools.cache
 def float_by_name(name: str) -> NumberFormat | None:
     """ "e3m4" and the like: a float of so many exponent and mantissa bits whose every code is a number; else None.
 

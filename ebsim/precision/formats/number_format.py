@@ -121,6 +121,7 @@ class Operand:
     format: NumberFormat
     stochastic: bool = False
     hadamard: bool = False  # along the samples, in the product of the weight gradient, before it is rounded
+    clipped: bool = False  # the derivative of rounding is 0 where saturation cut a value, and not 1
     spec: str = dataclasses.field(default="", compare=False)  # as it was written, a plug-in's path included
 
     @property
@@ -132,4 +133,11 @@ class Operand:
         return ROUNDINGS[self.stochastic]
 
     def __str__(self) -> str:
-        return self.format.name + " hadamard" * self.hadamard + " stochastic" * self.stochastic
+        words = {"hadamard": self.hadamard, "stochastic": self.stochastic, "clipped": self.clipped}
+        return " ".join([self.format.name, *(word for word, said in words.items() if said)])
+
+    def rounds_as(self, other: Operand | None) -> bool:
+        """Whether both give the same values, whatever their derivatives."""
+        return other is not None and dataclasses.replace(self, clipped=False) == dataclasses.replace(
+            other, clipped=False
+        )

@@ -74,9 +74,9 @@ def _variant(fmt: NumberFormat, variant: str) -> NumberFormat:
 
 
 def operand(spec: str) -> Operand:
-    """Parse "FORMAT[/VARIANT] [hadamard] [nearest|stochastic]"."""
+    """Parse "FORMAT[/VARIANT] [hadamard] [nearest|stochastic] [clipped]"."""
     text, flags = spec, set()
-    while (parts := text.rsplit(" ", 1))[-1] in (*ROUNDINGS, "hadamard") and len(parts) == 2:
+    while (parts := text.rsplit(" ", 1))[-1] in (*ROUNDINGS, "hadamard", "clipped") and len(parts) == 2:
         text = parts[0].strip()
         flags.add(parts[1])
-    return Operand(find_format(text.strip()), "stochastic" in flags, "hadamard" in flags, spec)
+    return Operand(find_format(text.strip()), "stochastic" in flags, "hadamard" in flags, "clipped" in flags, spec)

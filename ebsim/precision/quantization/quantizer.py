@@ -128,6 +128,18 @@ def on_grid(
     return y if finite else torch.where(x.abs() < _INF, y, x, out=out)
 
 
+def overflows(fmt: NumberFormat, x: Tensor, s: Tensor | None) -> Tensor:
+    """Where a finite value lies beyond the largest of the grid, and is clipped.
+
+    What exceeds it by the rounding of a real scale to 17 bits alone does not count: nothing at a scale that is the
+    absmax's own, and beside the E4M3 scale of a block less than 2^-15.
+    """
+    if fmt.scaling == "absmax":
+        return torch.zeros_like(x, dtype=torch.bool)
+    size, slack = x.abs(), 1 + 2.0**-15 if fmt.two_level else 1.0
+    return (size < _INF) & (size > (fmt.top if s is None else fmt.top * slack * s))
+
+
 def eager(fmt: NumberFormat, x: Tensor, noise: tuple[Tensor, ...] | None, out: Tensor, whole: Reduce = None) -> None:
     """Quantize a matrix piece by piece into `out`, which may be `x`."""
     on_cpu = x.device.type == "cpu"
@@ -216,6 +228,17 @@ def run(
         y = m.x if overwrite else torch.empty_like(m.x)
         eager(fmt, m.x, noise, y, across)
     return m.back(y)
+
+
+def unclipped(x: Tensor, fmt: NumberFormat, *, axis: int = 1, samples: Samples = ALL, whole: Reduce = None) -> Tensor:
+    """Which elements of x its rounding does not clip, as a bool tensor like x; arguments as of `run`."""
+    m = as_matrix(x.detach(), fmt.block, axis, samples)
+    across = whole if fmt.two_level or (fmt.scaling != "none" and not fmt.block) else None
+    bits = absmax(m.x)
+    s = scaler(fmt)(bits) if across is None else scaler(fmt)(bits, across(bits.amax(0, keepdim=True)))
+    if fmt.scaling == "four_over_six" and s is not None:
+        s = four_over_six.better(fmt, m.x, s)
+    return m.back(torch.where(overflows(fmt, m.x, s), 0.0, 1.0)) > 0
 
 
 def quantize(

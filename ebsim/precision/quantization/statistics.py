@@ -10,7 +10,7 @@ from torch import Tensor
 from ebsim.precision.formats.number_format import NumberFormat
 from ebsim.precision.quantization.four_over_six import better
 from ebsim.precision.quantization.layout import as_matrix
-from ebsim.precision.quantization.quantizer import absmax, scaler
+from ebsim.precision.quantization.quantizer import absmax, overflows, scaler
 
 _INF = float("inf")
 
@@ -52,8 +52,8 @@ def observe(x: Tensor, y: Tensor, fmt: NumberFormat, axis: int) -> Tensor:
     s = scaler(fmt)(absmax(m.x))
     if fmt.scaling == "four_over_six" and s is not None:
         s = better(fmt, m.x, s)
-    magnitude, finite = m.x.abs(), m.x.abs() < _INF
-    overflow = finite & (magnitude > (fmt.top if s is None else fmt.top * s))
+    finite = m.x.abs() < _INF
+    overflow = overflows(fmt, m.x, s)
     underflow = (m.x != 0) & (q.x == 0)
     signal = torch.where(finite, m.x, 0.0).double()
     noise = torch.where(finite, q.x - m.x, 0.0).double()
