@@ -157,19 +157,19 @@ class Placement:
         return y
 
     def unclipped(
-        self, layer: str, role: str, x: Tensor, chosen: Operand, *, axis: int = 1, call: Call = UPDATE
+        self, layer: str, role: str, x: Tensor, chosen: Operand, *, axis: int = 1, call: LayerCall = UPDATE
     ) -> Tensor:
         """Where the forward rounding of a tensor at the current step clips nothing, as a bool tensor like it."""
         whole = self._whole(layer, "forward", role, chosen, call)
         return quantizer.unclipped(x, chosen.format, axis=axis, samples=call.samples, whole=whole)
 
-    def sum_noise(self, layer: str, phase: str, number: int, x: Tensor, call: Call) -> Tensor:
+    def sum_noise(self, layer: str, phase: str, number: int, x: Tensor, call: LayerCall) -> Tensor:
         """Uniform numbers for the rounding number `number` of a product's running sums x [samples or 1, ...]."""
         m = as_matrix(x, 0, samples=call.samples)
         key = keys(self.seed, self.step, f"{self.phase_name}:{layer}", f"{phase} sum {number}", call.number)
         return uniform(*keyed(m.hashes(), key).split(list(m.x.shape))).view(x.shape)
 
-    def _whole(self, layer: str, phase: str, role: str, chosen: Operand, call: Call) -> quantizer.Reduce:
+    def _whole(self, layer: str, phase: str, role: str, chosen: Operand, call: LayerCall) -> quantizer.Reduce:
         """What makes of the absmax of this tensor the one that its scale follows from, if that is another."""
         whole = self.whole if call.training and phase != "update" and role != "weight" else None
         if chosen.format.scaling != "delayed":

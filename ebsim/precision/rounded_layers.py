@@ -78,9 +78,9 @@ class Quantizers(Protocol):
         phase: str,
     ) -> Tensor: ...
 
-    def unclipped(self, layer: str, role: str, x: Tensor, chosen: Operand, *, axis: int, call: Call) -> Tensor: ...
+    def unclipped(self, layer: str, role: str, x: Tensor, chosen: Operand, *, axis: int, call: LayerCall) -> Tensor: ...
 
-    def sum_noise(self, layer: str, phase: str, number: int, x: Tensor, call: Call) -> Tensor: ...
+    def sum_noise(self, layer: str, phase: str, number: int, x: Tensor, call: LayerCall) -> Tensor: ...
 
 
 class LayerPrecision:
@@ -122,7 +122,9 @@ class LayerPrecision:
         )  # fmt: skip
         return y if back is None else back(y)
 
-    def _laid_out(self, phase: str, role: str, x: Tensor, call: Call, op: Any) -> tuple[Tensor, int, Any, Call]:
+    def _laid_out(
+        self, phase: str, role: str, x: Tensor, call: LayerCall, op: Any
+    ) -> tuple[Tensor, int, Any, LayerCall]:
         """x for the quantizer, the axis of its blocks, the way back (None: x itself), and whose noise it gets."""
         chosen = self.cells[phase, role]
         if role == "weight":  # one rounding of a weight in each step, whoever uses it
@@ -134,7 +136,7 @@ class LayerPrecision:
             call = dataclasses.replace(call, samples=call.samples._replace(each=len(laid) // len(x)))
         return laid, axis, back, call
 
-    def unclipped(self, role: str, x: Tensor, call: Call, op: Any = None) -> Tensor | None:
+    def unclipped(self, role: str, x: Tensor, call: LayerCall, op: Any = None) -> Tensor | None:
         """Where the forward pass rounds x without clipping it (bool, like x); None for a role that is not "clipped"."""
         chosen = self.cells["forward", role]
         if not chosen.clipped:
@@ -143,7 +145,7 @@ class LayerPrecision:
         inside = self.quantizers.unclipped(self.name, role, laid, chosen, axis=axis, call=call)
         return inside if back is None else back(inside)
 
-    def summed(self, op: Any, call: Call, batch: int) -> Any:
+    def summed(self, op: Any, call: LayerCall, batch: int) -> Any:
         """The products of `op` on a batch of so many samples, with simulated accumulators where there are any."""
         if self.sums is None:
             return op
