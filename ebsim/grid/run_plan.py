@@ -29,7 +29,7 @@ from ebsim.methods import METHODS
 from ebsim.runs.inventory import DONE
 from ebsim.runs.store import Stage
 from ebsim.training import Setup
-from ebsim.training.trainer import tested
+from ebsim.training.setup import tested
 
 REPORT_BYTES = 4_000_000  # page, figures and tables of a run of a few rows
 REPORT_SECONDS = (3.0, 0.1)  # of CPU, for a report and for each of its rows (AMD EPYC, 2.5 GHz)

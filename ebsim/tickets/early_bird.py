@@ -7,7 +7,7 @@ threshold. Masks are those after epochs 1, 2, ..., so with a window of 5 the ear
 `authors` (their published code): a queue of the last `window` masks; emerged when it is full and
 the newest is within the threshold (equal counts) of each of the others. They draw before each
 epoch, which is after the epoch before it, so the untrained network's mask belongs to the queue, and
-they prune by threshold, ties included (see `mask.py`). With all scales equal at the start that
+they prune by threshold, ties included (see `ranking.py`). With all scales equal at the start that
 first mask is all zeros and blocks emergence until it leaves the queue: epoch 5.
 
 The queue of `authors` sees the unfloored masks, as theirs does; the ticket handed out has the floor
@@ -25,8 +25,10 @@ import torch
 from torch import Tensor, nn
 
 from ebsim.errors import ConfigError
+from ebsim.tickets.batchnorms import named_gammas
 from ebsim.tickets.emergence_rule import RULES, has_emerged, largest_distance
-from ebsim.tickets.mask import ChannelMask, masks_from_scores, named_gammas
+from ebsim.tickets.mask import ChannelMask
+from ebsim.tickets.ranking import masks_from_scores
 
 
 class Emergence(NamedTuple):

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ebsim.errors import ConfigError
+from ebsim.tickets.batchnorms import bn_layers, gammas
 from ebsim.tickets.connectivity import producers
-from ebsim.tickets.mask import bn_layers, gammas
 
 Batch = tuple[Tensor, Tensor]
 

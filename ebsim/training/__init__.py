@@ -7,7 +7,8 @@ from ebsim.training.constraints import SoftFilters, ZeroWeights
 from ebsim.training.graph import StepGraphs, cuda_recorder, on_stream
 from ebsim.training.loop import Sums, TrainStep, evaluate, make_optimizer, train_epoch
 from ebsim.training.progress import Progress, Recorded, Silent
-from ebsim.training.trainer import Averaging, Constraint, Setup, Trainer
+from ebsim.training.setup import Averaging, Constraint, Setup
+from ebsim.training.trainer import Trainer
 from ebsim.training.trajectory import Trajectory
 
 __all__ = [

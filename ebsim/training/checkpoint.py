@@ -202,3 +202,16 @@ def restore_momentum(model: nn.Module, optimizer: torch.optim.Optimizer, buffers
     for name, parameter in model.named_parameters():
         if name in buffers:
             optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(buffers[name])
+
+
+def on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copies on the CPU: later steps must not change them. From a GPU in one transfer per type of number."""
+    if not any(tensor.is_cuda for tensor in tensors.values()):
+        return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
+    copies: dict[str, Tensor] = {}
+    for dtype in {tensor.dtype for tensor in tensors.values()}:
+        own = {name: tensor.detach() for name, tensor in tensors.items() if tensor.dtype == dtype}
+        flat = torch.cat([tensor.reshape(-1) for tensor in own.values()]).cpu()
+        parts = flat.split([tensor.numel() for tensor in own.values()])
+        copies |= {name: part.clone().view(own[name].shape) for name, part in zip(own, parts, strict=True)}
+    return {name: copies[name] for name in tensors}

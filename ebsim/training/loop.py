@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from ebsim import stop
 from ebsim.errors import DivergedError
-from ebsim.tickets.mask import bn_modules
+from ebsim.tickets.batchnorms import bn_modules
 from ebsim.training.divergence import first_bad_layer
 from ebsim.training.synced_batchnorm import together
 from ebsim.training.team import ALONE, Team

@@ -1,4 +1,4 @@
-"""A network in memory with its optimizer, at some epoch of its training: what an epoch does to it.
+"""`Trainer`: a network in memory with its optimizer and precision, trained epoch by epoch.
 
 Everything random is a function of (seed, epoch, step), so the state after an epoch depends on the state before it and
 on the setup alone; a checkpoint therefore needs no generator states.
@@ -10,117 +10,29 @@ import hashlib
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import swa_utils
 
 from ebsim import precision, stop
-from ebsim.config import Train
 from ebsim.errors import ConfigError, DivergedError
 from ebsim.precision.quantization import delayed
 from ebsim.runs.provenance import environment
 from ebsim.training import loop as steps
 from ebsim.training import team as teams
 from ebsim.training.allocator import keep_freed_memory
-from ebsim.training.checkpoint import Checkpoint, momentum_of, restore_momentum
+from ebsim.training.checkpoint import Checkpoint, momentum_of, on_cpu, restore_momentum
 from ebsim.training.compilation import compiled
 from ebsim.training.graph import StepGraphs, cuda_recorder, on_stream
+from ebsim.training.preconditions import check_team, no_graphs_reason
+from ebsim.training.setup import LAYOUT, Meter, Setup, tested
 from ebsim.training.synced_batchnorm import synchronize, together
 from ebsim.training.team import ALONE, Team
 
 WORTH_KEEPING = 30.0  # seconds of training that are worth a checkpoint within an epoch
-LAYOUT = torch.channels_last  # pays on every device measured; results are independent of it up to rounding
-
-
-Meter = Callable[[Callable[[], object]], dict[str, Any]]  # runs the work, returns measured columns
-
-
-class Constraint(Protocol):
-    """Something a method holds the network to while it trains (a weight mask, soft filter pruning)."""
-
-    def after_step(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None: ...
-
-    def after_epoch(self, model: nn.Module, epoch: int) -> None: ...
-
-
-@dataclass(frozen=True)
-class Averaging:
-    """Stochastic weight averaging from epoch `start` on, at the schedule's learning rate or a constant one."""
-
-    start: int
-    lr: float | None = None
-
-    def includes(self, epoch: int) -> bool:
-        """Whether the weights after `epoch` enter the average."""
-        return epoch >= self.start
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What a training depends on, besides the state it continues from.
-
-    network: builds the network with the weights it starts from, on the CPU. score: (network, epoch) -> one number per
-    BatchNorm channel, remembered after every epoch. first: epochs that lie behind the start already. meter: a sensor
-    around the training of every epoch; what it reads goes into the curve under its own names.
-    """
-
-    network: Callable[[], nn.Module]
-    data: Any
-    train: Train
-    seed: int
-    device: torch.device
-    score: Callable[[nn.Module, int], Tensor]
-    first: int = 0
-    backend: Any = "fp32"
-    stats_every: int = 0
-    averaging: Averaging | None = None
-    constraint: Constraint | None = None
-    meter: Meter | None = None
-    _spare: list[nn.Module] = field(default_factory=list, repr=False, compare=False)
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """The last partial batch is a step too."""
-        return -(-self.data.train_images // self.train.batch_size)
-
-    def build(self) -> nn.Module:
-        """The network at its start, on the device."""
-        model = self._spare.pop() if self._spare else self.network()
-        return model.to(self.device).to(memory_format=LAYOUT)  # type: ignore[call-overload]
-
-    def start(self) -> Checkpoint:
-        """The state before the first epoch; the network that was built for it is the next one that `build` gives."""
-        model = self.network()
-        scores = self.score(model, self.first).detach().cpu()[None].clone()
-        self._spare[:] = [model]
-        return Checkpoint(self.first, 0, _on_cpu(model.state_dict()), {}, scores)
-
-    def release(self) -> None:
-        """Let go of the network that `start` has built."""
-        self._spare.clear()
-
-    def learning_rate(self, epoch: int) -> float:
-        """Milestones are absolute: the rate of an epoch does not depend on where a training started."""
-        if self.averaging is not None and self.averaging.includes(epoch) and self.averaging.lr is not None:
-            return self.averaging.lr
-        passed = sum(epoch > milestone for milestone in self.train.milestones)
-        return self.train.lr * self.train.lr_decay**passed
-
-    def evaluate(self, model: nn.Module, team: Team = ALONE) -> dict[str, Any]:
-        """A network on the test images, as columns of a curve; `team`: the processes that take a share each."""
-        own = {"part": team.share_of_test} if team.size > 1 else {}
-        batches = self.data.test_batches(max(self.train.batch_size, 500), memory_format=LAYOUT, **own)
-        sums = steps.evaluate(model, batches, amp=self.train.amp, team=team)
-        top5 = {} if sums.top5 is None else {"test_top5": sums.top5}
-        return {"test_loss": sums.loss, "test_accuracy": sums.accuracy, "test_images": sums.images, **top5}
-
-
-def tested(epoch: int, train: Train) -> bool:
-    """Whether a training of this recipe is evaluated after an epoch: every so many, and after the last."""
-    return epoch % train.eval_every == 0 or epoch == train.epochs
 
 
 class Trainer:
@@ -155,7 +67,7 @@ class Trainer:
         forward = compiled(self.model, train.compile)
         self.team = teams.team()
         if self.team.size > 1:
-            _check_team(setup, self.team)
+            check_team(setup, self.team)
             synchronize(self.model, self.team)
             self.placement.share_batches(self.team.largest)
         self._train_step = steps.TrainStep(
@@ -172,7 +84,7 @@ class Trainer:
         """(the stream to train on, the step as replayed CUDA graphs), or two Nones: not wanted, or not possible."""
         setup, optimizer = self.setup, self.optimizer
         wanted = setup.train.graph
-        reason = _no_graphs(setup)
+        reason = no_graphs_reason(setup)
         if wanted == "off" or (wanted == "auto" and setup.device.type != "cuda"):
             return None, None
         if reason and wanted == "on":
@@ -365,27 +277,13 @@ class Trainer:
             part=part,
             epoch=self.epoch,
             step=self.step,
-            model=_on_cpu(self.model.state_dict()),
-            momentum=_on_cpu(momentum_of(self.model, self.optimizer)),
+            model=on_cpu(self.model.state_dict()),
+            momentum=on_cpu(momentum_of(self.model, self.optimizer)),
             gammas=self.gammas,
             curve=self.curve,
             history=self.history,
-            extra=_on_cpu({**({} if self.average is None else self.average.state_dict()), **self.placement.state()}),
+            extra=on_cpu({**({} if self.average is None else self.average.state_dict()), **self.placement.state()}),
         )
-
-
-def _check_team(setup: Setup, team: Team) -> None:
-    """`ConfigError` for what several processes would not compute as one does."""
-    least = min(setup.train.batch_size, setup.data.train_images, setup.data.test_images)
-    problem = ""
-    if setup.train.compile:
-        problem = "train.compile would compile a batch's size without its share"
-    elif setup.stats_every or setup.meter is not None:
-        problem = "observing precisions and measuring energy are done in one process"
-    elif least < team.size:
-        problem = f"a batch, or the dataset, has {least} images"
-    if problem:
-        raise ConfigError(f"{team.size} processes cannot train this stage as one would: {problem}. Use one process.")
 
 
 def _digest(model: nn.Module, scores: Tensor) -> str:
@@ -396,17 +294,6 @@ def _digest(model: nn.Module, scores: Tensor) -> str:
     return total.hexdigest()
 
 
-def _no_graphs(setup: Setup) -> str:
-    """Why the steps of a training cannot be recorded; empty where they can."""
-    if teams.team().size > 1:
-        return "several processes train together"
-    if setup.device.type != "cuda":
-        return "there is no GPU"
-    if precision.identity(precision.backend(setup.backend)) != precision.identity(precision.backend("fp32")):
-        return "a simulated precision rounds by the number of the step, which a recorded step could not change"
-    return ""
-
-
 def _metered(train: Callable[[], steps.Sums], meter: Meter | None) -> tuple[steps.Sums, dict[str, Any]]:
     """The sums of an epoch's training, and what a sensor around it read."""
     if meter is None:
@@ -414,19 +301,6 @@ def _metered(train: Callable[[], steps.Sums], meter: Meter | None) -> tuple[step
     results: list[steps.Sums] = []
     measured = meter(lambda: results.append(train()))
     return results[0], measured
-
-
-def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Copies on the CPU: later steps must not change them. From a GPU in one transfer per type of number."""
-    if not any(tensor.is_cuda for tensor in tensors.values()):
-        return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
-    copies: dict[str, Tensor] = {}
-    for dtype in {tensor.dtype for tensor in tensors.values()}:
-        own = {name: tensor.detach() for name, tensor in tensors.items() if tensor.dtype == dtype}
-        flat = torch.cat([tensor.reshape(-1) for tensor in own.values()]).cpu()
-        parts = flat.split([tensor.numel() for tensor in own.values()])
-        copies |= {name: part.clone().view(own[name].shape) for name, part in zip(own, parts, strict=True)}
-    return {name: copies[name] for name in tensors}
 
 
 def _finite(observed: Any) -> Any:

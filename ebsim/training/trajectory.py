@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,13 +20,15 @@ from torch import Tensor, nn
 from ebsim import stop, tickets
 from ebsim.config import Train
 from ebsim.errors import DamagedError
-from ebsim.files import link, read_json, remove, write_json
+from ebsim.files import read_json, write_json
 from ebsim.runs.provenance import environment
 from ebsim.runs.store import Stage
 from ebsim.training import team as teams
 from ebsim.training.checkpoint import Checkpoint
 from ebsim.training.progress import Progress, Silent
-from ebsim.training.trainer import Averaging, Constraint, Meter, Setup, Trainer, tested
+from ebsim.training.setup import Averaging, Constraint, Meter, Setup, tested
+from ebsim.training.stage_files import StageFiles
+from ebsim.training.trainer import Trainer
 
 Gammas = Tensor  # [epochs + 1, channels]
 
@@ -73,6 +74,7 @@ class Trajectory:
         self._live: Trainer | None = None
         self._start: Checkpoint | None = None  # what the leader has handed out, until a network is made of it
         self._head: Checkpoint | None = None
+        self._files = StageFiles(stage, first, self._setup.network, self._progress.note)
 
     @property
     def _team(self) -> teams.Team:
@@ -118,14 +120,18 @@ class Trajectory:
         with self._locked(lambda: self._progress.note(f"waiting for another process to train {self.stage.id}")):
             if self._team.leader:
                 self._refresh()
-                self._repair_after_kill(self._newest())
+                head = self._newest()
+                if head.epoch != self.first:
+                    self._files.repair_after_kill(head, keep=self._keep(head.gammas))
                 self._compare_environment(self._newest())
             self._share_head()
             head = self._newest()
             if head.epoch >= to or (until is not None and until(head.gammas)):
                 return head.epoch
             live = self._resume(head)
-            for row in self._epochs(live, to, evaluate=True, keep=self._keep_within if self._team.leader else None):
+            for row in self._epochs(
+                live, to, evaluate=True, keep=self._files.save_within if self._team.leader else None
+            ):
                 with stop.deferred():
                     self._commit(live)
                 self._progress.epoch(self.stage.id, row)
@@ -145,14 +151,14 @@ class Trajectory:
         for epoch in self._team.share(self._untested() if self._team.leader else None):
             state = self._checkpoint_at(epoch)
             if self._team.leader:
-                write_json(self._late_test(epoch), Trainer(self._setup, state).test(epoch))
+                write_json(self._files.late_test(epoch), Trainer(self._setup, state).test(epoch))
         return self._team.share(self._own_rows() if self._team.leader else None)
 
     def _untested(self) -> list[int]:
         """Epochs that this recipe tests and that nobody has tested yet."""
         rows = [row for row in self.curve if row["epoch"] <= self._setup.train.epochs and "test_accuracy" not in row]
         asked = [row["epoch"] for row in rows if tested(row["epoch"], self._setup.train)]
-        return [epoch for epoch in asked if not self._late_test(epoch).exists()]
+        return [epoch for epoch in asked if not self._files.late_test(epoch).exists()]
 
     def _own_rows(self) -> list[dict[str, Any]]:
         rows = []
@@ -162,13 +168,9 @@ class Trajectory:
             if not tested(row["epoch"], self._setup.train):
                 row = {key: value for key, value in row.items() if not key.startswith(("test_", "average_"))}
             elif "test_accuracy" not in row:
-                row = {**row, **read_json(self._late_test(row["epoch"]))}
+                row = {**row, **read_json(self._files.late_test(row["epoch"]))}
             rows.append(row)
         return rows
-
-    def _late_test(self, epoch: int) -> Path:
-        """Where the test columns of an epoch are kept that was trained without them."""
-        return self.stage.folder / f"test-{epoch:05d}.json"
 
     # -- several processes ---------------------------------------------------------------------------------------
 
@@ -194,7 +196,7 @@ class Trajectory:
             raise AssertionError(f"{self.stage.id} here, {stage} on the leader")
         if self._team.any_(here != epoch)[0]:
             self._live = None
-            self._start = self._share(None if found is None else self._within(found) or self._fitting(found))
+            self._start = self._share(None if found is None else self._saved(found))
             self._head = found or self._start
 
     def _share(self, checkpoint: Checkpoint | None) -> Checkpoint:
@@ -223,13 +225,7 @@ class Trajectory:
         finally:
             self._progress.end(self.stage.id)
 
-    # -- files ---------------------------------------------------------------------------------------------------
-
-    def _path(self, name: str) -> Path:
-        return self.stage.folder / f"{name}.safetensors"
-
-    def _kept(self, epoch: int) -> Path:
-        return self._path(f"epoch-{epoch:05d}")
+    # -- states --------------------------------------------------------------------------------------------------
 
     def _newest(self) -> Checkpoint:
         if self._head is None:
@@ -242,74 +238,25 @@ class Trajectory:
 
     def _refresh(self) -> None:
         """Look at the files again: the newest checkpoint that is whole, else the start."""
-        if self._live is not None and self._head is not None and self._head.epoch == self._live.epoch:
-            marker = self._path("last")
-            if marker.exists() and marker.stat().st_mtime_ns == self._live.saved_at:
-                return
-        self._live = None
-        self._head = self._newest_file() or self._setup.start()
-
-    def _newest_file(self) -> Checkpoint | None:
-        """The newest whole checkpoint; a damaged one is passed over, aloud; none whole is an error."""
-        kept = sorted(self.stage.folder.glob("epoch-*.safetensors"), reverse=True)
-        paths = [path for path in (self._path("last"), self._path("previous"), *kept) if path.exists()]
-        problems = []
-        for path in paths:
-            try:
-                return Checkpoint.load(path, self.stage.id)
-            except DamagedError as error:
-                problems.append(str(error))
-                self._progress.note(f"passed over a damaged checkpoint: {error}")
-                self.stage.log("fell_back", file=path.name)
-        if problems:
-            raise DamagedError(
-                "no whole checkpoint is left:\n  " + "\n  ".join(problems) + f"\nNothing was overwritten. To train "
-                f"this stage again from its start, move {self.stage.folder} away and run the same command."
-            )
-        return None
-
-    def _repair_after_kill(self, head: Checkpoint) -> None:
-        """Make up for a process that was killed between writing a checkpoint and noting it down."""
-        if head.epoch == self.first:
+        live, head = self._live, self._head
+        if live and head and head.epoch == live.epoch and self._files.last_saved_at() == live.saved_at:
             return
-        if self._keep(head.gammas) and not self._kept(head.epoch).exists():
-            head.save(self._kept(head.epoch), self.stage.id)
-        if not any(event["event"] == "epoch" and event.get("epoch") == head.epoch for event in self.stage.events()):
-            self.stage.log("epoch", epoch=head.epoch)
+        self._live = None
+        self._head = self._files.newest() or self._setup.start()
 
     def _resume(self, head: Checkpoint) -> Trainer:
         """The network in memory, at `head`."""
         if self._live is None or self._live.epoch != head.epoch:
-            start = self._start or self._within(head) or self._fitting(head)
+            start = self._start or self._saved(head)
             self._live, self._start = Trainer(self._setup, start, self._graph_note), None
         return self._live
 
-    def _keep_within(self, checkpoint: Checkpoint) -> None:
-        checkpoint.save(self._path("within"), self.stage.id)
-
-    def _within(self, head: Checkpoint) -> Checkpoint | None:
-        """The checkpoint within the epoch that follows `head`, if there is a whole one."""
-        if not self._path("within").exists():
-            return None
-        try:
-            found = Checkpoint.load(self._path("within"), self.stage.id)
-            if found.part is None or (found.epoch, found.step - found.part.steps) != (head.epoch, head.step):
-                return None  # of an epoch that has ended since
-            found.fits(self._setup.network(), self._path("within"))
-        except DamagedError as error:
-            self._progress.note(f"passed over a damaged checkpoint: {error}")
-            return None
-        self._progress.note(f"{self.stage.id}: going on after step {found.part.steps} of epoch {found.epoch + 1}")
-        return found
+    def _saved(self, head: Checkpoint) -> Checkpoint:
+        """The state to go on from: within the epoch that follows `head` where there is a checkpoint, else `head`."""
+        return self._files.within(head) or self._files.fitting(head)
 
     def _graph_note(self, text: str) -> None:
         self._progress.note(f"{self.stage.id}: {text}")
-
-    def _fitting(self, checkpoint: Checkpoint) -> Checkpoint:
-        """The checkpoint, once it is known to be one of this network."""
-        if checkpoint.epoch != self.first:
-            checkpoint.fits(self._setup.network(), f"{self.stage.folder}, epoch {checkpoint.epoch}")
-        return checkpoint
 
     def _compare_environment(self, head: Checkpoint) -> None:
         """Say, or with `strict` refuse, that the epochs so far were trained by other code or under other conditions."""
@@ -326,48 +273,26 @@ class Trajectory:
         self._progress.note(f"{what}; results may differ from those of one environment")
 
     def _commit(self, live: Trainer) -> None:
-        """Write the checkpoint; the one before it stays as `previous` until the next epoch.
-
-        In an order that a kill cannot spoil: the epoch is on record before it counts (one that has to be trained again
-        is then seen to be), and a state to keep has its own name before it is the last one.
-        """
-        last, previous = self._path("last"), self._path("previous")
+        """Take the state after an epoch as the newest; the leader writes it."""
         self._head = live.checkpoint()
-        if not self._team.leader:
-            return
-        self.stage.log("epoch", epoch=live.epoch)
-        if last.exists():
-            link(last, previous)
-        if self._keep(live.gammas):
-            self._head.save(self._kept(live.epoch), self.stage.id)
-            link(self._kept(live.epoch), last)
-        else:
-            self._head.save(last, self.stage.id)
-        live.saved_at = last.stat().st_mtime_ns
-        remove(self._path("within"))
+        if self._team.leader:
+            live.saved_at = self._files.commit(self._head, keep=self._keep(live.gammas))
 
     def _checkpoint_at(self, epoch: int) -> Checkpoint:
         if epoch == self.first:
             return self._setup.start()
         head = self._newest()
         if head.epoch == epoch:
-            return self._share(self._fitting(head) if self._team.leader else None)
+            return self._share(self._files.fitting(head) if self._team.leader else None)
         with self._locked():
-            found = self._stored(epoch) if self._team.leader else None
+            found = self._files.stored(epoch) if self._team.leader else None
             if self._team.share(found is not None):
                 return self._share(found)
             return self._replay(epoch)
 
-    def _stored(self, epoch: int) -> Checkpoint | None:
-        """The state of an epoch that was kept."""
-        if self._kept(epoch).exists():
-            with contextlib.suppress(DamagedError):
-                return self._fitting(Checkpoint.load(self._kept(epoch), self.stage.id))
-        return None
-
     def _replay(self, epoch: int) -> Checkpoint:
         """Train again from the nearest earlier state to one that was not kept, and keep it this time."""
-        start = self._share(self._nearest(epoch) if self._team.leader else None)
+        start = self._share((self._files.nearest(epoch) or self._setup.start()) if self._team.leader else None)
         self._progress.note(f"{self.stage.id}: epoch {epoch} was not kept; training it again from {start.epoch}")
         live = Trainer(self._setup, start)
         for row in self._epochs(live, epoch, evaluate=False):
@@ -376,16 +301,8 @@ class Trajectory:
             self._progress.epoch(self.stage.id, row)
         checkpoint = live.checkpoint()
         if self._team.leader:
-            checkpoint.save(self._kept(epoch), self.stage.id)
+            self._files.save_kept(checkpoint)
         return checkpoint
-
-    def _nearest(self, epoch: int) -> Checkpoint:
-        """The last kept state before an epoch, or the start."""
-        for path in sorted(self.stage.folder.glob("epoch-*.safetensors"), reverse=True):
-            if int(path.stem.removeprefix("epoch-")) < epoch:
-                with contextlib.suppress(DamagedError):
-                    return self._fitting(Checkpoint.load(path, self.stage.id))
-        return self._setup.start()
 
 
 def _built_once(build: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
