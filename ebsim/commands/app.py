@@ -54,6 +54,9 @@ runs_dir_option = click.option(
     "--runs-dir", default="runs", show_default=True, type=click.Path(), callback=_folder,
     help="Where run folders live."
 )  # fmt: skip
+paper_option = click.option(
+    "--paper", is_flag=True, help="Also: each figure as PDF and PGF, 3.25 and 6.75 inches wide."
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout instead of a table.")
 
 

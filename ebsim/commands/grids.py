@@ -12,6 +12,7 @@ from ebsim.commands.app import (
     main,
     name_plugins,
     no_plugins_option,
+    paper_option,
     print_json,
     runs_dir_option,
     set_option,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 @click.option("--baseline", multiple=True, metavar="METHOD|KEY=VALUE", help="What is tested against. Default: dense.")
 @click.option("--plan-only", is_flag=True, help="Say what it costs and run nothing.")
 @click.option("--probe-steps", default=3, show_default=True, type=click.IntRange(0), help="Steps to time; 0: none.")
+@paper_option
 @runs_dir_option
 @strict_option
 @no_plugins_option
@@ -48,7 +50,7 @@ if TYPE_CHECKING:
 def ablate(
     experiment: str, axes: tuple[str, ...], settings: tuple[str, ...], workers: int | None, engine: str,
     no_submit: bool, collect: bool, retry_failed: bool, baseline: tuple[str, ...], plan_only: bool, probe_steps: int,
-    runs_dir: str, strict: bool, as_json: bool,
+    paper: bool, runs_dir: str, strict: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Run a grid over EXPERIMENT: plan, parallel cells, one table.
 
@@ -89,7 +91,7 @@ def ablate(
 
     table = grid.ablate(
         grid_state, runs_dir=runs_dir, workers=workers or 1, baseline=against, watch=GridProgress(), check=stop.check,
-        strict=strict,
+        strict=strict, for_paper=paper,
     )  # fmt: skip
     _end(grid_state, plan if as_json else None, table, runs_dir)
 

@@ -15,6 +15,7 @@ from ebsim.commands.app import (
     main,
     name_plugins,
     no_plugins_option,
+    paper_option,
     print_json,
     runs_dir_option,
     set_option,
@@ -91,9 +92,12 @@ def _show_run(folder: Path, as_json: bool) -> None:
 @click.argument("runs", nargs=-1, required=True, type=click.Path(), shell_complete=complete_runs)
 @click.option("--baseline", multiple=True, metavar="METHOD|KEY=VALUE", help="Default: the settings of the first run.")
 @click.option("--assert-equal", is_flag=True, help="Exit 7 and tell the first difference unless all results are equal.")
+@paper_option
 @runs_dir_option
 @json_option
-def compare(runs: tuple[str, ...], baseline: tuple[str, ...], assert_equal: bool, runs_dir: str, as_json: bool) -> None:
+def compare(
+    runs: tuple[str, ...], baseline: tuple[str, ...], assert_equal: bool, paper: bool, runs_dir: str, as_json: bool
+) -> None:
     """Set finished runs side by side.
 
     A RUN is the path of its folder, its name, or a unique beginning of its name. First how their experiments differ,
@@ -112,7 +116,7 @@ def compare(runs: tuple[str, ...], baseline: tuple[str, ...], assert_equal: bool
         print_table(found.settings_table())
         print_table(found.table())
         folder = found.runs[0].path.parent / "comparisons" / found.folder_name
-        write_page(folder, found.files(folder))
+        write_page(folder, found.files(folder, for_paper=paper))
     if assert_equal:
         comparing.assert_equal(found.runs)
 
@@ -133,7 +137,7 @@ def write_page(folder: Path, contents: Mapping[str, bytes]) -> None:
 
 @main.command()
 @click.argument("runs", nargs=-1, required=True, type=click.Path(), shell_complete=complete_runs)
-@click.option("--paper", is_flag=True, help="Also: each figure as PDF and PGF, 3.25 and 6.75 inches wide.")
+@paper_option
 @runs_dir_option
 @json_option
 def report(runs: tuple[str, ...], paper: bool, runs_dir: str, as_json: bool) -> None:
@@ -162,6 +166,7 @@ def report(runs: tuple[str, ...], paper: bool, runs_dir: str, as_json: bool) -> 
     is_flag=True,
     help="Also: energies by stage and component, where each saving comes from, and what it rests on.",
 )
+@paper_option
 @runs_dir_option
 @json_option
 def energy(
@@ -170,6 +175,7 @@ def energy(
     reuse: str | None,
     hypothetical: bool,
     split: bool,
+    paper: bool,
     runs_dir: str,
     as_json: bool,
 ) -> None:
@@ -192,4 +198,5 @@ def energy(
         if len(priced) > 1:
             from ebsim.report.comparison import pricings
 
-            write_page(finished.path.parent / "comparisons" / pricings.folder_name(priced), pricings.build(priced))
+            folder = finished.path.parent / "comparisons" / pricings.folder_name(priced)
+            write_page(folder, pricings.build(priced, for_paper=paper))

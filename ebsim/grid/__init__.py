@@ -67,15 +67,16 @@ def ablate(
     watch: scheduler.GridObserver | None = None,
     check: Callable[[], None] = lambda: None,
     strict: bool = False,
+    for_paper: bool = False,
 ) -> Table | None:
     """Run what is left of a grid and write its table and figures; returns the table (None if no cell is done).
 
-    Failed cells are noted; `check` may raise, to stop (see `scheduler.run_cells`). Raises `ConfigError` for a
-    baseline that is not in the grid, before anything runs.
+    for_paper: each figure as PDF and PGF too. Failed cells are noted; `check` may raise, to stop (see
+    `scheduler.run_cells`). Raises `ConfigError` for a baseline that is not in the grid, before anything runs.
     """
     check_against(grid_state, baseline)
     scheduler.run_cells(grid_state, Path(runs_dir), workers=workers, watch=watch, check=check, strict=strict)
-    return results.finish(grid_state, baseline)
+    return results.finish(grid_state, baseline, for_paper=for_paper)
 
 
 def check_against(grid_state: GridState, baseline: Baseline) -> None:

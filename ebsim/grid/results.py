@@ -35,8 +35,11 @@ def members(grid_state: GridState) -> list[Member]:
     return out
 
 
-def finish(grid_state: GridState, baseline: Baseline = "dense") -> Table | None:
-    """Write the table and the figures into the grid's folder; None where no cell is done."""
+def finish(grid_state: GridState, baseline: Baseline = "dense", *, for_paper: bool = False) -> Table | None:
+    """Write the table and the figures into the grid's folder; None where no cell is done.
+
+    for_paper: each figure as PDF and PGF too.
+    """
     found = members(grid_state)
     if not found:
         return None
@@ -52,6 +55,8 @@ def finish(grid_state: GridState, baseline: Baseline = "dense") -> Table | None:
         {key: values for key, values in grid_state.grid.axes.items() if key != SEED},
         final,
         _links(grid_state),
+        members=found,
+        for_paper=for_paper,
     )
     contents: dict[str, bytes | str] = {
         "table.md": _page(grid_state, final, sorted(name for name in page if name.endswith(".svg"))),

@@ -11,7 +11,7 @@ roofs of a device are those that its profile says are reached, its data sheet's 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -83,16 +83,16 @@ def peak(chip: Accelerator, x: Format, y: Format | None = None) -> float:
     return rate if chip.kind == "device" else rate * prod(chip.dims) * chip.clock_hz
 
 
-def roofs(chip: Accelerator, multiplied: Sequence[str] = ()) -> tuple[Roof, ...]:
+def roofs(chip: Accelerator, multiplied: Iterable[tuple[str, float]] = ()) -> tuple[Roof, ...]:
     """A roof for each rate of the chip, the highest first: of the formats that its profile gives a rate, or (where all
-    run at one) the common ones that it has; and of those `multiplied`, as points name them."""
+    run at one) the common ones that it has; and of those `multiplied`, with their rates."""
     stated = [*chip.peak, *chip.speedup]
     found: dict[float, list[str]] = {}
     for name in (name for name in NAMED if (not stated or name in stated) and chip.supports(FORMATS[name])):
         found.setdefault(peak(chip, FORMATS[name]), []).append(name)
-    for name in dict.fromkeys(multiplied):
+    for name, rate in dict.fromkeys(multiplied):
         x, _, y = name.partition("*")
-        own = found.setdefault(peak(chip, FORMATS[x], FORMATS[y or x]), [])
+        own = found.setdefault(rate, [])
         own += [part for part in dict.fromkeys((x, y or x)) if not any(part in names for names in found.values())]
         own += [name] * (not own)
     return tuple(Roof(tuple(formats), rate) for rate, formats in sorted(found.items(), reverse=True))
@@ -102,10 +102,9 @@ def points(cost: Cost) -> tuple[RooflinePoint, ...]:
     """Each pass of each layer that multiplies, in the order of the network."""
     multiplied: dict[tuple[str, str], tuple[str, float]] = {}
     for part in cost.parts:
-        if not part.key.startswith("mac."):
+        if part.operands is None:
             continue
-        x, _, y = part.key.removeprefix("mac.").partition("*")
-        rate = peak(cost.chip, FORMATS[x], FORMATS[y or x])
+        rate = peak(cost.chip, *part.operands)
         for i, layer in enumerate(part.index):
             for stage in part.counts[:, i].nonzero()[0]:
                 multiplied[cost.table.names[layer], STAGES[stage]] = part.key.removeprefix("mac."), rate
@@ -137,7 +136,7 @@ def roofline(
     precision = parse_precision(FORMATS[chip.widest] if bits is None else bits)
     cost = training_cost(network(name), chip, precision, batch, model, hypothetical=hypothetical)
     found = points(cost)
-    return Roofline(cost, name, found, roofs(chip, [p.formats for p in found]), chip.dram_bits_per_s / 8)
+    return Roofline(cost, name, found, roofs(chip, [(p.formats, p.roof) for p in found]), chip.dram_bits_per_s / 8)
 
 
 def rows(found: Roofline) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ import numpy as np
 from hw_models.accelerator.constant import Number
 from hw_models.accelerator.description import Accelerator
 from hw_models.errors import ConservationError
-from hw_models.precision.formats import PASSES
+from hw_models.precision.formats import PASSES, Format
 from hw_models.units import PJ, show_joules
 from hw_models.workload.shapes import Array, Shapes
 
@@ -22,13 +22,14 @@ COMPONENTS = ("mac", "register", "interconnect", "buffer", "dram", "vector", "qu
 
 @dataclass(frozen=True)
 class ConstantUse:
-    """How often one constant is used: counts [passes, ..., layers of `index`]."""
+    """How often one constant is used: counts [passes, ..., layers of `index`]. operands: the formats of a product."""
 
     key: str
     component: str
     constant: Number
     counts: Array
     index: Any  # layer positions of the last axis, or None for all
+    operands: tuple[Format, Format] | None = None
 
 
 @dataclass(frozen=True)

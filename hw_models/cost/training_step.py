@@ -181,7 +181,7 @@ def _mac_parts(p: Passes, chip: Accelerator, rules: _Rules, hypothetical: bool) 
     parts = []
     for (x, y), places in pairs.items():
         counts = p.macs * rules.spread(p, places)
-        parts.append(ConstantUse(mac_key(x, y), "mac", chip.mac(x, y, hypothetical), counts, p.index))
+        parts.append(ConstantUse(mac_key(x, y), "mac", chip.mac(x, y, hypothetical), counts, p.index, (x, y)))
         if "bfp" in (x.kind, y.kind):
             block = min(b for b in (x.block, y.block, np.inf) if b)
             adds = counts / np.minimum(np.maximum(p.red, 1.0), block)

@@ -27,8 +27,9 @@ def row(method: str, accuracy: float | None, joules: float, **fields: Any) -> di
     } | fields  # fmt: skip
 
 
-def write(folder: Path, seed: int, rows: list[dict[str, Any]], search: str = "fp32", threads: int = 1) -> Path:
-    """A run folder that `report.load_run` accepts."""
+def write(folder: Path, seed: int, rows: list[dict[str, Any]], search: str = "fp32", threads: int = 1,
+          masks: dict[str, Any] | None = None, more: str = "") -> Path:  # fmt: skip
+    """A run folder that `report.load_run` accepts; `more` is added to its experiment."""
     results = {
         "schema": 1, "name": "made-up", "seed": seed,
         "dataset": {"name": "digits", "label": "Digits", "classes": 10, "shape": [3, 8, 8], "train_images": 100,
@@ -40,11 +41,11 @@ def write(folder: Path, seed: int, rows: list[dict[str, Any]], search: str = "fp
         "hardware": "horowitz-45nm", "rows": rows, "seconds": 1.0 + seed, "epochs_trained": seed, "epochs_reused": 0,
     }  # fmt: skip
     files = {
-        "experiment.toml": TOML.format(seed=seed, search=search),
+        "experiment.toml": TOML.format(seed=seed, search=search) + more,
         "results.json": results,
         "networks.json": {"dense": []},
         "curves.json": {one["curve"]: [{"epoch": 1}] for one in rows},
-        "masks.json": {},
+        "masks.json": masks or {},
         "hardware.toml": profile.read("horowitz-45nm").text,
         "provenance.json": {"threads": threads, "torch_build": "2.13", "device": "cpu", "cpu_capability": "AVX2"},
     }

@@ -147,10 +147,15 @@ def test_every_shown_number_is_in_the_csv(tmp_path: Path) -> None:
     assert [line["axis prune.ratio"] for line in rows] == ["any", "0.3", "0.5", "0.3", "0.5"]
 
 
+def made_of(every: list[table.Entry], axes: dict[str, list[Any]]) -> dict[str, bytes]:
+    """{file name: bytes} of the figures of a grid's page."""
+    return {f"{d.name}.{end}": data for d in figures.drawings(every, axes, {}) for end, data in d.files.items()}
+
+
 def test_figures_have_what_the_lines_have(tmp_path: Path) -> None:
     every = table.entries(lines(members(tmp_path)), "dense")
     axes = {"precision.search": list(SEARCHES), "prune.ratio": list(RATIOS), "seed": list(SEEDS)}
-    files = figures.make(every, axes)
+    files = made_of(every, axes)
     names = {name.partition(".")[0] for name in files}
     assert names == {"accuracy_energy", "by_precision_search", "by_prune_ratio"}
     curves = cells_of(files["by_prune_ratio.csv"].decode())
@@ -158,7 +163,7 @@ def test_figures_have_what_the_lines_have(tmp_path: Path) -> None:
         (name, ratio) for name in ("Dense, fp32", "Eb-Train, fp32", "Eb-Train, fp8 → fp32") for ratio in ("0.3", "0.5")
     }
     assert all(files[f"{name}.svg"].startswith(b"<?xml") and files[f"{name}.png"][1:4] == b"PNG" for name in names)
-    assert figures.make(every, axes) == files  # the same bytes again
+    assert made_of(every, axes) == files  # the same bytes again
 
 
 def test_draws_over_seeds_are_joined_by_what_they_have_in_common(tmp_path: Path) -> None:
@@ -184,6 +189,6 @@ def test_draws_over_seeds_are_joined_by_what_they_have_in_common(tmp_path: Path)
     assert told["p = 0.3", 4][header.index("accuracy")] == pytest.approx(0.85)
     assert told["eb-train, p = 0.3", 4.5][header.index("n")] == 2
     assert told["dense, all", None][header.index("accuracy")] == pytest.approx(0.91)
-    made = figures.make(table.entries(every, "dense"), {"seed": [1, 2]})
+    made = made_of(table.entries(every, "dense"), {"seed": [1, 2]})
     assert {"draw_epoch.svg", "draw_epoch.png", "draw_epoch.csv"} <= set(made)
-    assert "draw_epoch.svg" not in figures.make(table.entries(every[:2], "dense"), {"seed": [1, 2]})
+    assert "draw_epoch.svg" not in made_of(table.entries(every[:2], "dense"), {"seed": [1, 2]})

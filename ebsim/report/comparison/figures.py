@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ebsim.report.comparison import draw_epoch
-from ebsim.report.comparison.aggregate import Replicates
+from ebsim.report.comparison import draw_epoch, mask_maps
+from ebsim.report.comparison.aggregate import Member, Replicates
 from ebsim.report.comparison.page import PageFigure
 from ebsim.report.comparison.table import ComparedLine, name
 from ebsim.report.display.text import as_typed, csv, plain
@@ -31,9 +31,15 @@ PANELS = 9
 
 
 def page_figures(
-    every: Sequence[ComparedLine], axes: Mapping[str, Sequence[Any]], told: Mapping[str, str]
+    every: Sequence[ComparedLine],
+    axes: Mapping[str, Sequence[Any]],
+    told: Mapping[str, str],
+    members: Sequence[Member] = (),
 ) -> list[PageFigure]:
-    """The plane, and a chart for each axis of several values but the seed. told: line -> all its numbers."""
+    """The plane, a chart for each axis of several values but the seed, and the mask distances of the members.
+
+    told: line -> all its numbers.
+    """
     them = [entry.line for entry in every if entry.line.finished]
     if not them:
         return []
@@ -44,7 +50,8 @@ def page_figures(
             "Accuracy against modelled energy",
             "Up and to the left is better; the step line joins what no other line beats. Upright bars: 95 % "
             "interval over the seeds. Level bars: 90 % band of the modelled energy relative to dense. Shape is "
-            "the method, shade the prune ratio; a pointer over a point tells all its numbers.",
+            "the method, shade the prune ratio; a pointer over a point tells all its numbers."
+            + (f" With more than {plane.FEW} points only those on the step line have bars." if _many(shown) else ""),
             partial(plane.plot, shown),
             _plane_data(them, shown),
             {f"point-{number}": told.get(point.name, point.name) for number, point in enumerate(shown)},
@@ -73,12 +80,23 @@ def page_figures(
                     _chart_data(them, key, values),
                 )
             )
+    if maps := mask_maps.panels(members):
+        out.append(
+            page_figure(
+                "mask_maps",
+                "Mask distance between any two epochs",
+                f"Seed {maps[0].seed}. Epoch 0 is the untrained network. Dashed red: the epoch at which the ticket was "
+                "identified; the red mark on the color bar is the threshold."
+                + (f" {mask_maps.MOST} of {len(maps)} maps; the CSV has all." if len(maps) > mask_maps.MOST else ""),
+                partial(mask_maps.plot, maps),
+                mask_maps.data(maps),
+            )
+        )
     return out
 
 
-def make(every: Sequence[ComparedLine], axes: Mapping[str, Sequence[Any]]) -> dict[str, bytes]:
-    """{file name: bytes} of all figures: SVG, PNG and CSV."""
-    return {f"{d.name}.{end}": data for d in page_figures(every, axes, {}) for end, data in d.files.items()}
+def _many(shown: Sequence[plane.PlanePoint]) -> bool:
+    return len(shown) > plane.FEW
 
 
 def page_figure(
@@ -95,7 +113,7 @@ def page_figure(
         figure = plot(style.PAGE if wide else style.COLUMN)
         style.settle(figure)
         made = {"svg": style.svg(figure), "png": style.png(figure), "csv": csv(*sheet).encode()}
-    return PageFigure(name, title, caption, made, details or {}, wide)
+    return PageFigure(name, title, caption, made, details or {}, wide, plot)
 
 
 def _pair(line: Replicates, metric: str) -> tuple[float, float]:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ebsim.report.display.html import render
 from ebsim.report.display.table import Cell, Table
+from ebsim.report.figures import for_paper as paper_files
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,8 @@ class PageFigure:
     """{"svg": ..., "png": ..., "csv": ...}"""
     details: Mapping[str, str]
     wide: bool = True
+    plot: Callable[[float], Figure] | None = None
+    """Draws it again at a width in inches."""
 
 
 def page(title: str, badge: str, sub: str, sections: Sequence[PageSection], page_figures: Sequence[PageFigure]) -> str:
@@ -60,6 +67,10 @@ def page(title: str, badge: str, sub: str, sections: Sequence[PageSection], page
     )
 
 
-def files(page_figures: Sequence[PageFigure]) -> dict[str, bytes]:
-    """{path beside the page: bytes} of the figures."""
-    return {f"figures/{d.name}.{ending}": data for d in page_figures for ending, data in d.files.items()}
+def files(page_figures: Sequence[PageFigure], *, for_paper: bool = False) -> dict[str, bytes]:
+    """{path beside the page: bytes} of the figures; for_paper: PDF and PGF of each too, at 3.25 and 6.75 inches."""
+    out = {f"figures/{d.name}.{ending}": data for d in page_figures for ending, data in d.files.items()}
+    for one in page_figures if for_paper else ():
+        if one.plot is not None:
+            out |= {f"figures/{name}": data for name, data in paper_files(one.name, one.plot).items()}
+    return out

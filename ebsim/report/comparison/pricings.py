@@ -32,8 +32,11 @@ def folder_name(priced: Sequence[Run]) -> str:
     return f"{priced[0].path.resolve().name}-{digest(key)[:8]}"
 
 
-def build(priced: Sequence[Run]) -> dict[str, bytes]:
-    """{path: bytes} of report.html, energies.csv and figures/ for one run priced several times."""
+def build(priced: Sequence[Run], *, for_paper: bool = False) -> dict[str, bytes]:
+    """{path: bytes} of report.html, energies.csv and figures/ for one run priced several times.
+
+    for_paper: each figure as PDF and PGF too.
+    """
     first = priced[0]
     drawn = [
         page_figure(
@@ -64,7 +67,11 @@ def build(priced: Sequence[Run]) -> dict[str, bytes]:
         sections,
         drawn,
     )
-    return {"report.html": html.encode(), "energies.csv": csv(*records(priced)).encode(), **page.files(drawn)}
+    return {
+        "report.html": html.encode(),
+        "energies.csv": csv(*records(priced)).encode(),
+        **page.files(drawn, for_paper=for_paper),
+    }
 
 
 def accelerator_names(priced: Sequence[Run]) -> list[str]:

@@ -42,6 +42,7 @@ class Comparison:
     differing: dict[str, list[Any]]
     entries: list[table.ComparedLine]
     baseline: Baseline
+    members: tuple[Member, ...] = ()
 
     def settings_table(self) -> Table:
         """One row per run, one column per key that differs."""
@@ -56,8 +57,11 @@ class Comparison:
     def table(self) -> Table:
         return table.table(self.entries, table.caption(self.runs), self.baseline, table.made_differently(self.runs))
 
-    def files(self, beside: Path) -> dict[str, bytes]:
-        """{path: bytes} of the comparison's page, tables and figures; `beside`: the folder they will stand in."""
+    def files(self, beside: Path, *, for_paper: bool = False) -> dict[str, bytes]:
+        """{path: bytes} of the comparison's page, tables and figures; `beside`: the folder they will stand in.
+
+        for_paper: each figure as PDF and PGF too.
+        """
         final, settings = self.table(), self.settings_table()
         relative = [os.path.relpath(run.path, beside) for run in self.runs]
         links = tuple(f"{quote(Path(path).as_posix())}/report.html" for path in relative)
@@ -71,6 +75,8 @@ class Comparison:
             final,
             Shown(Table("runs", "The runs", (names,)), links),
             differing=settings,
+            members=self.members,
+            for_paper=for_paper,
         )
         return {
             "table.csv": csv(*table.records(self.entries)).encode(),
@@ -108,11 +114,12 @@ def compare(folders: Sequence[str | Path], baseline: Baseline | None = None) -> 
     settings = _settings(runs, differing)
     if not isinstance(baseline, Mapping):
         settings = _named(runs, settings)
-    every = lines(Member(own, run.record.seed, run) for own, run in zip(settings, runs, strict=True))
+    members = tuple(Member(own, run.record.seed, run) for own, run in zip(settings, runs, strict=True))
+    every = lines(members)
     chosen: Baseline = baseline if baseline is not None else (settings[0] or "dense")
     axes = {key: [own[key] for own in settings] for key in settings[0]}
     check_baseline(chosen, (line.method for line in every), axes)
-    return Comparison(runs, differing, table.entries(every, chosen), chosen)
+    return Comparison(runs, differing, table.entries(every, chosen), chosen, members)
 
 
 def _named(runs: Sequence[Run], settings: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ from ebsim.runs.schema import RatioMasks
 from ebsim.tickets.emergence_rule import largest_distance
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
@@ -163,16 +164,26 @@ def plot_map(run: Run, width: float) -> Figure:
     top = min(1.0, max(0.1, math.ceil(10 * largest) / 10))
     figure, grid = _grid(run, width, None)
     for axes, panel in grid:
-        image = axes.imshow(panel.masks.map, cmap="viridis_r", vmin=0, vmax=top, origin="upper", interpolation="none")
-        axes.spines[:].set_visible(True)
-        emerged = panel.masks.emerged
-        if emerged is not None:
-            for line in (axes.axhline, axes.axvline):
-                line(emerged, color="red", linewidth=1.0, linestyle=(0, (4, 2)))
-        axes.set_title(f"p = {panel.ratio:g}, " + ("no ticket" if emerged is None else f"epoch {emerged}"))
-    bar = figure.colorbar(image, ax=[axes for axes, _ in grid], shrink=0.8, aspect=18, pad=0.02)
-    bar.set_label("mask distance")
-    bar.outline.set_linewidth(0.4)
-    bar.ax.axhline(run.record.prune.threshold, color=style.RED, linewidth=1.0)
+        image = mark_map(axes, panel.masks, panel.ratio, top)
+    threshold_bar(figure, image, [axes for axes, _ in grid], run.record.prune.threshold)
     figure.supylabel("epoch", fontsize=8)
     return figure
+
+
+def mark_map(axes: Axes, masks: RatioMasks, ratio: float, top: float) -> Any:
+    """One map, distances from 0 to `top`, with the epoch of the draw; returns the image for a color bar."""
+    image = axes.imshow(masks.map, cmap="viridis_r", vmin=0, vmax=top, origin="upper", interpolation="none")
+    axes.spines[:].set_visible(True)
+    if masks.emerged is not None:
+        for line in (axes.axhline, axes.axvline):
+            line(masks.emerged, color="red", linewidth=1.0, linestyle=(0, (4, 2)))
+    axes.set_title(f"p = {ratio:g}, " + ("no ticket" if masks.emerged is None else f"epoch {masks.emerged}"))
+    return image
+
+
+def threshold_bar(figure: Figure, image: Any, axes: Sequence[Axes], threshold: float) -> None:
+    """The color bar of some maps, with the threshold in red."""
+    bar = figure.colorbar(image, ax=list(axes), shrink=0.8, aspect=18, pad=0.02)
+    bar.set_label("mask distance")
+    bar.outline.set_linewidth(0.4)  # type: ignore[operator]
+    bar.ax.axhline(threshold, color=style.RED, linewidth=1.0)

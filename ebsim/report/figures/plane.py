@@ -76,6 +76,9 @@ def _limits(axes: Axes, points: Sequence[PlanePoint], places: Sequence[tuple[flo
     ys = [y for _, y in places] + [min(100.0, max(0.0, 100 * end)) for p in points for end in p.accuracy_band or ()]
     if min(xs) > 0 and max(xs) / min(xs) > 12:
         axes.set_xscale("log")
+    elif len(points) > FEW and min(xs) > 0.3 * max(xs):  # a crowd needs the room that nought would take
+        slack = 0.08 * (max(xs) - min(xs))
+        axes.set_xlim(min(xs) - slack, max(xs) + slack)
     else:
         axes.set_xlim(0, 1.1 * max(xs) or 1.0)
     margin = max(0.15 * (max(ys) - min(ys)), 0.25)

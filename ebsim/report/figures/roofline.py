@@ -66,7 +66,7 @@ def _panels(run: Run) -> dict[str, Panel]:
     return {
         name: Panel(
             network.points,
-            [roof for roof in roofs(run.chip, [p.formats for p in network.points])
+            [roof for roof in roofs(run.chip, [(p.formats, p.roof) for p in network.points])
              if any(p.roof == roof.macs_per_s for p in network.points)],
             run.chip.dram_bits_per_s / 8,
         )
