@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -39,6 +40,26 @@ def test_every_command_that_the_docs_name_is_one() -> None:
                 continue  # "ebsim ..." in a sentence
             name = f"{first} {second}" if first in groups else first
             assert name in known, f"{path.name}: {name}"
+
+
+def test_every_import_of_the_docs_works() -> None:
+    """What README, docs and examples import of ours is there."""
+    texts = [*(ROOT / "docs").glob("*.md"), ROOT / "README.md", *(ROOT / "examples").rglob("*.py")]
+    found = {
+        line.strip()
+        for path in texts
+        for line in re.findall(r"^[ >]*((?:from|import) (?:ebsim|hw_models)[\w., ]*)$", path.read_text(), re.MULTILINE)
+    }
+    assert len(found) > 10
+    for line in sorted(found):
+        tree = ast.parse(line).body[0]
+        module = tree.module if isinstance(tree, ast.ImportFrom) else tree.names[0].name  # type: ignore[attr-defined]
+        if module in FRAMEWORKS:
+            continue  # a slow test runs the examples
+        exec(compile(ast.Module([tree], []), line, "exec"), {})
+
+
+FRAMEWORKS = ("ebsim.adapters.lightning", "ebsim.adapters.transformers")
 
 
 def test_paper_page_names_every_experiment_of_the_paper() -> None:
