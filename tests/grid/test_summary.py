@@ -147,9 +147,9 @@ def test_every_shown_number_is_in_the_csv(tmp_path: Path) -> None:
     assert [line["axis prune.ratio"] for line in rows] == ["any", "0.3", "0.5", "0.3", "0.5"]
 
 
-def made_of(every: list[table.Entry], axes: dict[str, list[Any]]) -> dict[str, bytes]:
+def made_of(every: list[table.ComparedLine], axes: dict[str, list[Any]]) -> dict[str, bytes]:
     """{file name: bytes} of the figures of a grid's page."""
-    return {f"{d.name}.{end}": data for d in figures.drawings(every, axes, {}) for end, data in d.files.items()}
+    return {f"{d.name}.{end}": data for d in figures.page_figures(every, axes, {}) for end, data in d.files.items()}
 
 
 def test_figures_have_what_the_lines_have(tmp_path: Path) -> None:

@@ -47,6 +47,17 @@ def test_a_pass_that_only_dram_holds_back_lies_on_the_slope() -> None:
     assert forward.attainable(chip.dram_bits_per_s / 8) == pytest.approx(forward.intensity * chip.dram_bits_per_s / 8)
 
 
+def test_a_format_of_ones_own_has_points_and_a_roof() -> None:
+    """Priced by its operand class, at the rate that the profile has for it."""
+    pair = {"weight": "int5", "activation": "int5"}
+    record = {"name": "mine", "formats": {"int5": {"bits": 5, "mac": "int:5"}}, "default": {"forward": pair}}
+    chip = load("horowitz-45nm")
+    cost = training_cost(reference.network("resnet18"), chip, record, 8)
+    found = [p for p in points(cost) if p.phase == "forward"]
+    assert found and {(p.formats, p.roof) for p in found} == {("int5", 32 * 32 * 0.5e9)}
+    assert any("int5" in roof.formats for roof in roofs(chip, [(p.formats, p.roof) for p in points(cost)]))
+
+
 def test_a_roof_for_each_rate_of_the_profile() -> None:
     h100 = load("h100")
     assert [roof.formats for roof in roofs(h100)] == [("e4m3", "e5m2", "int8"), ("bf16", "fp16"), ("tf32",), ("fp32",)]
