@@ -114,6 +114,7 @@ def hw_check(profile: str, as_json: bool) -> None:
     "--reuse", default="closed", show_default=True, type=click.Choice(["macs", "compulsory", "closed", "search"]),
     help="How data reuse is modelled, from the simplest to an exhaustive search."
 )  # fmt: skip
+@click.option("--fuse", is_flag=True, help="Fuse layers depth-first within the memories (arrays only), see hw fuse.")
 @click.option("--hypothetical", is_flag=True, help="Price formats that an accelerator does not have, as a what-if.")
 @click.option(
     "--by", multiple=True, type=click.Choice(["pass", "layer"]),
@@ -126,6 +127,7 @@ def hw_compare(
     bits: str | None,
     batch: int,
     reuse: str,
+    fuse: bool,
     hypothetical: bool,
     by: tuple[str, ...],
     as_json: bool,
@@ -134,7 +136,7 @@ def hw_compare(
     from hw_models.analysis import commands
 
     wanted = int(bits) if bits is not None and bits.isdecimal() and len(bits) < 4 else bits
-    found = commands.compare(profiles, network, wanted, batch, reuse, hypothetical)
+    found = commands.compare(profiles, network, wanted, batch, reuse + "+fused" * fuse, hypothetical)
     axes = sorted(set(by))  # layer before pass
     parts = [commands.parts(item.cost, *axes) for item in found] if axes else []
     _show_breakdowns(found, as_json, {f"by_{'_'.join(axes)}": parts} if axes else {})
@@ -210,12 +212,13 @@ def _show_breakdowns(found: list[Any], as_json: bool, extra: dict[str, Any]) -> 
     from ebsim.commands.progress import print_table
     from ebsim.report.display.terminal import line_width
 
+    fused = ", layers fused" if found[0].cost.model.endswith("+fused") else ""
     fit = max(1, ((line_width() or 100) - 28) // 21)  # accelerators side by side
     for group in (found[i : i + fit] for i in range(0, len(found), fit)):
         columns = [item.column() for item in group]
         shown = [what for what in columns[0] if any(column[what] != "0.0" for column in columns)]
         print_table(
-            f"A training step on {found[0].batch} images, energies modelled",
+            f"A training step on {found[0].batch} images{fused}, energies modelled",
             [
                 "",
                 *(

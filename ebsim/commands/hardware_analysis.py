@@ -105,7 +105,8 @@ def hw_fuse(
 ) -> None:
     """Show what fusing layers depth-first within PROFILE's memories would save.
 
-    Only forward passes are fused; in training a BatchNorm ends a stack. Energies modelled.
+    Forward and backward passes, over residual sums; in training a BatchNorm begins a stack. Energies modelled. The same
+    is an option of hw compare and of energy: --fuse.
     """
     from hw_models.analysis.fusion import fusion_report
 
@@ -119,15 +120,16 @@ def hw_fuse(
     print_table(
         f"{what.capitalize()} of {network} on {batch} images in {report['precision']} on {report['accelerator']}, "
         "energies modelled",
-        ["", "Without", "Fused", "Saved (%)"],
+        ["", "Without", "Fused", "Change (%)"],
         [[label, f"{scale * report[key]:.4g}", f"{scale * report[f'{key}_fused']:.4g}",
-          f"{100 * (1 - report[f'{key}_fused'] / report[key]):.1f}"]
+          f"{100 * (report[f'{key}_fused'] / report[key] - 1):+.1f}"]
          for label, key, scale in (("energy (J)", "joules", 1), ("DRAM traffic (MB)", "dram_bytes", 1e-6),
-                                   ("time at least (ms)", "seconds", 1e3))],
+                                   ("time at least (ms)", "seconds", 1e3), ("images/s at most", "images_per_s", 1),
+                                   ("energy-delay product (J s)", "energy_delay_js", 1))],
     )  # fmt: skip
     print_table(
-        "Stacks",
-        ["From", "To", "Rows", "On the chip (KiB)", "DRAM (MB)", "Fused (MB)"],
-        [[s["layers"][0], s["layers"][-1], str(len(s["layers"])), f"{s['on_chip_bytes'] / 1024:,.1f}",
+        "Stacks (each moves its tensors from row to row on the chip; a single one gathers a BatchNorm's statistics)",
+        ["Pass", "From", "To", "Operations", "On the chip (KiB)", "DRAM (MB)", "Fused (MB)"],
+        [[s["pass"], s["layers"][0], s["layers"][-1], str(len(s["layers"])), f"{s['on_chip_bytes'] / 1024:,.1f}",
           f"{s['dram_bytes'] / 1e6:,.2f}", f"{s['dram_bytes_fused'] / 1e6:,.2f}"] for s in report["stacks"]],
     )  # fmt: skip

@@ -160,6 +160,7 @@ def report(runs: tuple[str, ...], paper: bool, runs_dir: str, as_json: bool) -> 
 @click.argument("run", type=click.Path(), shell_complete=complete_runs)
 @click.option("--hw", "profiles", multiple=True, help="A shipped name or the path of a TOML. Default: that of the run.")
 @click.option("--reuse", help="Reuse model: macs, compulsory, closed, search. Default: that of the run.")
+@click.option("--fuse", is_flag=True, help="Fuse layers depth-first within the memories, forward and backward.")
 @click.option("--hypothetical", is_flag=True, help="Price formats that the device does not have.")
 @click.option(
     "--split",
@@ -173,6 +174,7 @@ def energy(
     run: str,
     profiles: tuple[str, ...],
     reuse: str | None,
+    fuse: bool,
     hypothetical: bool,
     split: bool,
     paper: bool,
@@ -189,7 +191,7 @@ def energy(
     from ebsim.runs.inventory import folder_of
 
     finished = reports.load_run(folder_of(run, Path(runs_dir)))
-    priced = [reprice(finished, name, model=reuse, hypothetical=hypothetical) for name in profiles or [None]]
+    priced = [reprice(finished, name, model=reuse, hypothetical=hypothetical, fuse=fuse) for name in profiles or [None]]
     if as_json:
         print_json([item.results for item in priced])
     else:

@@ -21,14 +21,19 @@ from ebsim.runs.run_folder import RunFolder
 from ebsim.runs.schema import Results
 
 
-def reprice(run: Run, chip: str | None = None, *, model: str | None = None, hypothetical: bool = False) -> Run:
+def reprice(
+    run: Run, chip: str | None = None, *, model: str | None = None, hypothetical: bool = False, fuse: bool = False
+) -> Run:
     """The run with every row priced on `chip`, by the reuse model `model`; None: as the run itself was.
 
-    chip: a shipped name or a path; None takes the profile that is stored with the run. Raises
+    chip: a shipped name or a path; None takes the profile that is stored with the run. fuse: layers fused depth-first
+    within the accelerator's memories. Raises
     `hw_models.HardwareError` for a profile that is wrong or lacks a format that the run used (unless `hypothetical`).
     Savings are against the dense row on the same accelerator.
     """
     loaded = run.chip if chip is None else hw_models.load(chip)
+    if fuse:
+        model = f"{(model or str(run.results.get('reuse', 'closed'))).removesuffix('+fused')}+fused"
     allowed = hypothetical or (chip is None and bool(run.record.hypothetical))
     results = priced(run.results, run.networks, loaded, model=model, hypothetical=allowed)
     results["hardware"] = run.record.hardware if chip is None else chip

@@ -8,8 +8,9 @@ from typing import Any
 
 from hw_models.accelerator.description import Accelerator
 from hw_models.accelerator.loader import load
-from hw_models.analysis.memory import Footprint, StepMemory, footprint, largest_batch
+from hw_models.analysis.memory import Footprint, footprint, largest_batch
 from hw_models.cost.step_cost import Cost
+from hw_models.cost.step_memory import StepMemory
 from hw_models.cost.training_step import training_cost
 from hw_models.precision.formats import FORMATS, Bits, parse_precision
 from hw_models.workload.layer import Layer

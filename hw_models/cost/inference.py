@@ -14,9 +14,10 @@ from dataclasses import replace
 import numpy as np
 
 from hw_models.accelerator.description import Accelerator
+from hw_models.cost.fusion import fuse as fused
 from hw_models.cost.step_cost import Cost
-from hw_models.cost.training_step import training_cost
-from hw_models.precision.formats import Bits
+from hw_models.cost.training_step import FUSED, reuse_model, rows_of, training_cost
+from hw_models.precision.formats import Bits, parse_precision
 from hw_models.workload.layer import KINDS, Layer
 from hw_models.workload.shapes import Shapes, shapes
 
@@ -30,11 +31,13 @@ def forward_cost(
     *,
     hypothetical: bool = False,
     statistics: bool = False,
+    fuse: bool = False,
 ) -> Cost:
     """The cost of one forward pass over `batch` images, in evaluation mode or (`statistics`) as in training.
 
-    The three other passes of the `Cost` are zero. Errors as `training_cost`.
+    The three other passes of the `Cost` are zero. `fuse` and errors as `training_cost`.
     """
+    model, fuse = reuse_model(model, fuse)
     table = shapes(layers)
     table = table if statistics else evaluating(table)
     step = training_cost(table, chip, bits, batch, model, hypothetical=hypothetical)
@@ -49,7 +52,24 @@ def forward_cost(
     )
     if table.columns.ndim == 2:
         cost.check()
-    return cost
+    if not fuse:
+        return cost
+    rows = rows_of(layers)
+    cost = fused(cost, rows if statistics else evaluated(rows), parse_precision(bits), backward=False)[0]
+    return replace(cost, model=model + FUSED)
+
+
+def evaluated(rows: Sequence[Layer]) -> list[Layer]:
+    """The rows of `evaluating`: what a dropout would hand on is what it reads."""
+    same = {row.name: row.sources[0] for row in rows if row.kind == "dropout" and row.sources}
+    out = []
+    for row in rows:
+        sources = row.sources
+        while any(source in same for source in sources):
+            sources = tuple(same.get(source, source) for source in sources)
+        if row.kind != "dropout":
+            out.append(replace(row, kind="scale" if row.kind == "bn" else row.kind, sources=sources))
+    return out
 
 
 def evaluating(table: Shapes) -> Shapes:

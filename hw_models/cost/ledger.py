@@ -16,7 +16,7 @@ from hw_models.accelerator.description import Accelerator
 from hw_models.accelerator.loader import load
 from hw_models.cost.inference import forward_cost
 from hw_models.cost.step_cost import COMPONENTS, Cost
-from hw_models.cost.training_step import MODELS, training_cost
+from hw_models.cost.training_step import FUSED, MODELS, reuse_model, training_cost
 from hw_models.cost.vector_ops import AVERAGE_ADD, AVERAGE_MULTIPLY, mask_draw
 from hw_models.errors import ConservationError, LedgerError, did_you_mean
 from hw_models.units import PJ, kwh, show_joules
@@ -224,6 +224,7 @@ def price(
     *,
     model: str = "closed",
     hypothetical: bool = False,
+    fuse: bool = False,
 ) -> EnergyReport:
     """Price ledger entries on an accelerator.
 
@@ -233,21 +234,23 @@ def price(
     "weight_averages": updates of a running mean of all parameters (fp32),
     "mask_draws", "channels": length of the mask, "l1": bool, "masked": bool}. `networks`: layer tables (`Layer`s or
     their dictionaries). The images of an epoch, or of a pass over a test set, are full batches and one rest batch;
-    forward passes are those of `hw_models.cost.inference`.
+    forward passes are those of `hw_models.cost.inference`. `fuse` (or a `model` "closed+fused"): layers fused as by
+    `training_cost`; in the simpler models beside it (`brackets`) they are not.
     Raises `LedgerError` naming entry and key, `FormatError` for formats the accelerator lacks.
     """
-    chip = load(chip)
+    chip, (rung, fuse) = load(chip), reuse_model(model, fuse)
     tables = {name: _table(name, rows) for name, rows in networks.items()}
     numbers: dict[str, Number] = {}
-    stages = tuple(_stage(i, e, tables, chip, model, hypothetical, numbers) for i, e in enumerate(entries))
-    bill = EnergyReport(chip, model, stages, numbers)
+    stages = tuple(_stage(i, e, tables, chip, rung, hypothetical, fuse, numbers) for i, e in enumerate(entries))
+    bill = EnergyReport(chip, rung + FUSED * fuse, stages, numbers)
     bill.check()
     return bill
 
 
-def _table(name: str, rows: Sequence[Any]) -> Shapes:
+def _table(name: str, rows: Sequence[Any]) -> tuple[list[Layer], Shapes]:
     try:
-        return shapes([r if isinstance(r, Layer) else Layer.from_dict(r) for r in rows])
+        layers = [r if isinstance(r, Layer) else Layer.from_dict(r) for r in rows]
+        return layers, shapes(layers)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise LedgerError(f"network {name!r}: not a table of layers ({error})") from error
 
@@ -255,10 +258,11 @@ def _table(name: str, rows: Sequence[Any]) -> Shapes:
 def _stage(
     i: int,
     e: Mapping[str, Any],
-    tables: Mapping[str, Shapes],
+    tables: Mapping[str, tuple[list[Layer], Shapes]],
     chip: Accelerator,
     model: str,
     hypothetical: bool,
+    fuse: bool,
     numbers: dict[str, Number],
 ) -> PricedStage:
     def count(key: str, default: int | None = None) -> int:
@@ -290,17 +294,21 @@ def _stage(
         )
     gathered, averages = count("statistics_images", 0), count("weight_averages", 0)
     draws, channels = count("mask_draws", 0), count("channels", 0)
-    table, steps, precision = tables[network], epochs * steps_per_epoch, e.get("precision")
+    (layers, table), steps, precision = tables[network], epochs * steps_per_epoch, e.get("precision")
 
-    def work_by(rung: str) -> dict[str, _Sum]:
+    def work_by(rung: str, fuse: bool = False) -> dict[str, _Sum]:
+        what = layers if fuse else table
+
         def forward(size: int, statistics: bool) -> Cost:
-            return forward_cost(table, chip, precision, size, rung, hypothetical=hypothetical, statistics=statistics)
+            return forward_cost(
+                what, chip, precision, size, rung, hypothetical=hypothetical, statistics=statistics, fuse=fuse
+            )
 
         train, evaluate, mask = _Sum(), _Sum(), _Sum()
         for size, times in _batches(per_epoch, batch, epochs):
             train.add(
                 training_cost(
-                    table, chip, precision, size, rung, hypothetical=hypothetical, l1=bool(e.get("l1", False))
+                    what, chip, precision, size, rung, hypothetical=hypothetical, l1=bool(e.get("l1", False)), fuse=fuse
                 ),
                 times,
             )
@@ -319,7 +327,7 @@ def _stage(
             mask.use(chip, parameters, {}, {writes: 32.0})
         return {"train": train, "evaluate": evaluate, "mask": mask}
 
-    work = work_by(model)
+    work = work_by(model, fuse)
     for part in work.values():
         numbers |= part.numbers
     constants = _sum(part.constants for part in work.values())

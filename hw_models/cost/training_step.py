@@ -12,6 +12,7 @@ from DRAM, pointwise work, optimizer), `closed` (+ registers, buffers and refetc
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,9 @@ import numpy as np
 from hw_models import REUSE_MODELS
 from hw_models.accelerator.description import Accelerator
 from hw_models.accelerator.loader import load
+from hw_models.cost.fusion import fuse as fused
 from hw_models.cost.step_cost import LIMITS, STAGES, ConstantUse, Cost
+from hw_models.cost.tensor_bits import TensorBits
 from hw_models.cost.time import busy, port_bits, waiting
 from hw_models.cost.vector_ops import QUANTIZE, TRY, UPDATE, pointwise
 from hw_models.errors import HardwareError
@@ -28,13 +31,10 @@ from hw_models.mapping.mapper import map_passes
 from hw_models.mapping.spatial import register_sharing
 from hw_models.mapping.traffic import Mapped, Widths
 from hw_models.precision.formats import (
-    FORMATS,
     PASSES,
-    UNROUNDED,
     Bits,
     Format,
     LayerFormats,
-    PointwiseFormats,
     Precision,
     mac_key,
     parse_precision,
@@ -48,6 +48,7 @@ from hw_models.workload.training_passes import Passes, passes
 ROUNDED_IN = {**{phase: i for i, phase in enumerate(PASSES)}, "update": 3}  # pass -> stage of the step
 MATMUL = KINDS.index("matmul")  # kinds before it have weights
 MODELS = tuple(REUSE_MODELS)
+FUSED = "+fused"  # ends the name of a reuse model whose layers are fused
 
 
 def training_cost(
@@ -59,13 +60,17 @@ def training_cost(
     *,
     hypothetical: bool = False,
     l1: bool = False,
+    fuse: bool = False,
 ) -> Cost:
     """The cost of one training step (forward, two backward passes, update) on a batch of `batch` images.
 
     `bits`: None, a training's precision ("fp8"), an integer width or other format for everything, or a precision
-    record; see `hw_models.precision.formats`. `l1`: with the subgradient on the
-    BatchNorm scales. Raises `FormatError` for formats that the accelerator lacks (unless `hypothetical`).
+    record; see `hw_models.precision.formats`. `l1`: with the subgradient on the BatchNorm scales. `fuse` (or a `model`
+    "closed+fused"): layers fused depth-first within the memories, see `hw_models.cost.fusion` for the limits.
+    Raises `FormatError` for formats that the accelerator lacks (unless `hypothetical`), `HardwareError` where nothing
+    could ever be fused (a device, no memory that keeps weights).
     """
+    model, fuse = reuse_model(model, fuse)
     if model not in MODELS:
         raise HardwareError(f"unknown reuse model {model!r}; choose one of {', '.join(MODELS)}")
     if not (np.isfinite(batch) and batch > 0):
@@ -75,7 +80,21 @@ def training_cost(
     cost = assemble(table, chip, precision, float(batch), model, hypothetical, l1)
     if table.columns.ndim == 2:
         cost.check()
-    return cost
+    if not fuse:
+        return cost
+    return replace(fused(cost, rows_of(layers), precision)[0], model=model + FUSED)
+
+
+def reuse_model(model: str, fuse: bool = False) -> tuple[str, bool]:
+    """A reuse model as it is named in a record, "closed" or "closed+fused": the model, and whether layers are fused."""
+    return model.removesuffix(FUSED), fuse or model.endswith(FUSED)
+
+
+def rows_of(layers: Sequence[Layer] | Shapes) -> Sequence[Layer]:
+    """The rows of a layer table; `HardwareError` for a table of numbers, which does not say who reads what."""
+    if isinstance(layers, Shapes):
+        raise HardwareError("layers are fused by who reads what: pass the layers themselves, not their shapes")
+    return layers
 
 
 def assemble(
@@ -238,7 +257,7 @@ def _vector_parts(
 ) -> list[ConstantUse]:
     """Pointwise layers, quantizers and the update; their traffic is added to `dram` in place."""
     moves = pointwise(table, chip.fused)
-    widths = _TensorBits(table, precision)
+    widths = TensorBits(table, precision)
     width = np.stack([widths.forward, widths.backward])[_lead(table)]
     dram[0][:2] += moves.read * width * batch
     dram[1][:2] += moves.written * width * batch
@@ -275,43 +294,8 @@ def _matrix(table: Shapes) -> Array:
     return np.where(table.kind < MATMUL, np.minimum(whole, table.weights), 0.0)
 
 
-class _TensorBits:
-    """Bits per element of each row's output and input gradient, [rows], and bits per weight that its update moves.
-
-    A row reads the output of the row before it (`input`), and gets the input gradient of the row after it (`error`).
-    """
-
-    def __init__(self, table: Shapes, precision: Precision) -> None:
-        self.rows: list[LayerFormats | PointwiseFormats]
-        if precision.uniform and not precision.pointwise.keys() - {"*"}:
-            other = precision.pointwise.get("*", UNROUNDED)
-            self.rows = [precision.default if product else other for product in table.contraction.tolist()]
-        else:
-            self.rows = [
-                precision.rule(name, KINDS[kind]) if product else precision.pointwise_row(name, KINDS[kind])
-                for name, kind, product in zip(
-                    table.names, table.kind.tolist(), table.contraction.tolist(), strict=True
-                )
-            ]
-        distinct = {id(row): _bits(row) for row in self.rows}
-        columns = np.array([distinct[id(row)] for row in self.rows]).reshape(-1, 4).T
-        self.forward, self.backward, self.update_reads, self.update_writes = columns
-        first = [precision.default.output.bits if "*" in precision.pointwise else FORMATS["fp32"].bits]
-        self.input = np.array([*first, *self.forward[:-1]])
-        self.error = np.array([*self.backward[1:], FORMATS["fp32"].bits])
-
-
-def _bits(row: LayerFormats | PointwiseFormats) -> tuple[float, float, float, float]:
-    """Bits per element of a row's output and input gradient, and bits per weight that its update reads and writes."""
-    if isinstance(row, PointwiseFormats):
-        return row.forward.bits, row.backward.bits, 0.0, 0.0
-    gradient, momentum, stored = (fmt.bits for fmt in row.update)
-    kept = momentum + stored + (row.second_moment.bits if row.second_moment else 0.0)
-    return row.output.bits, row.activation_gradient.bits, gradient + kept, kept
-
-
 def _quantizer_parts(
-    table: Shapes, chip: Accelerator, precision: Precision, widths: _TensorBits, batch: float, dram: Array
+    table: Shapes, chip: Accelerator, precision: Precision, widths: TensorBits, batch: float, dram: Array
 ) -> list[ConstantUse]:
     """Range, scale, round and clamp of every quantized tensor; a pass over it where its width changes."""
     elements, once_scaled, tried, random = np.zeros((4, *dram.shape[1:]))

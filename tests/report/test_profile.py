@@ -14,7 +14,8 @@ from ebsim.pricing import profile
 from ebsim.pricing.format_check import missing_formats
 from ebsim.pricing.reprice import reprice
 from ebsim.report import load_run, write_report
-from ebsim.report.tables import assumptions, energy
+from ebsim.report.tables import assumptions, energy, saving_steps, sensitivity
+from ebsim.runs.load import Run
 from ebsim.runs.schema import Results
 from hw_models.accelerator import toml_reader
 from tests.report import sample
@@ -176,3 +177,16 @@ def test_sensitivities_begin_with_the_strongest_and_speak_of_the_constants(tmp_p
 def _csv(run: report.Run) -> str:
     write_report(run.path)
     return (run.path / "tables/assumptions.csv").read_text()
+
+
+def test_a_run_is_priced_with_fused_layers_and_says_so(run: Run) -> None:
+    """Priced as `price` prices its ledger, in every table that a split shows; the simpler brackets are not fused."""
+    fused, plain = reprice(run, "horowitz-45nm", fuse=True), reprice(run, "horowitz-45nm")
+    assert (fused.record.reuse, plain.record.reuse) == ("closed+fused", "closed")
+    assert "layers fused" in report.summary(fused).caption and "layers fused" not in report.summary(plain).caption
+    for row, before, raw in zip(fused.rows, plain.rows, run.results["rows"], strict=True):
+        own = hw_models.price(raw["ledger"], run.networks, "horowitz-45nm", fuse=True)
+        assert row.energy.joules == pytest.approx(own.joules) and row.energy.joules < before.energy.joules
+        assert own.model == "closed+fused" and own.brackets.keys() == {"macs", "compulsory"}
+    assert saving_steps.tables(fused) and sensitivity.swings(fused)
+    assert reprice(run, "horowitz-45nm", model="closed+fused").record.reuse == "closed+fused"

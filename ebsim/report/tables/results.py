@@ -127,9 +127,10 @@ def summary(run: Run) -> Table:
         columns.insert(headings.index("Best on test (%)") + 1, top5)
     results = run.record
     computed = "" if results.train.arithmetic == "fp32" else f", {results.train.arithmetic}"
+    fused = ", layers fused" if results.reuse.endswith("+fused") else ""
     caption = (
         f"{plain(results.network.label)} on {plain(results.dataset.label)}{computed}; "
-        f"energies modelled on {plain(run.hardware)}, not measured"
+        f"energies modelled on {plain(run.hardware)}{fused}, not measured"
     )
     keys = {"Method", "p", "Precision"}
     marked = (dataclasses.replace(column, key=column.heading in keys) for column in columns)
