@@ -1,6 +1,6 @@
 """How much faster than a plain loop: steps, evaluation, a scaled epoch, masks and shrunk networks, as ratios.
 
-    python benchmarks/trainer.py [--quick] [--save]
+    python benchmarks/trainer.py [--quick] [--save] [--network PreResNet20 ...] [--part tickets] [--rounds N]
 
 The reference is a plain Early-Bird loop as the authors' published code runs it, written anew from its description: a
 channel-selection module after each block's first BatchNorm even where nothing is selected (index moved to numpy and
@@ -22,18 +22,23 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ebsim import models, tickets
+from ebsim.config import Train
 from ebsim.training import TrainStep, evaluate, make_optimizer, train_epoch
 from ebsim.training.allocator import keep_freed_memory
+from ebsim.training.compilation import step_forward
 
 RATIOS = (0.3, 0.5, 0.7)
+PARTS = ("tickets", "step", "epoch", "masks")
 Case = Callable[[], object]
+Kernels = Literal["library", "fused"]
+KERNELS: tuple[Kernels, ...] = ("library", "fused")
 Ratios = dict[str, dict[str, float]]
 
 
@@ -118,13 +123,14 @@ def sgd_of(model: nn.Module, foreach: bool | None = False) -> torch.optim.SGD:
     return torch.optim.SGD(parameters, lr=1e-3, momentum=0.9, weight_decay=1e-4, foreach=foreach)
 
 
-def ours(model: nn.Module, x: Tensor, y: Tensor, amp: str, batch: int) -> Case:
+def ours(model: nn.Module, x: Tensor, y: Tensor, amp: str, batch: int, kernels: Kernels = "library") -> Case:
     """An epoch of our loop over one fixed set of images (one step when they are one batch)."""
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     sgd = make_optimizer(model, lr=1e-3, momentum=0.9, weight_decay=1e-4)
     x = x.contiguous(memory_format=torch.channels_last)
     batches = list(zip(x.split(batch), y.split(batch), strict=True))
-    step = TrainStep(model, model, sgd, l1=1e-4, amp=amp)
+    forward = step_forward(model, Train(kernels=kernels), rounded=False)
+    step = TrainStep(model, forward, sgd, l1=1e-4, amp=amp)
     return lambda: train_epoch(step, batches)
 
 
@@ -209,8 +215,10 @@ def macs(model: nn.Module) -> int:
     return sum(layer.macs for layer in hw_models.trace(model, (3, 32, 32)))
 
 
-def network_cases(name: str, depth: int, classes: int, batch: int, rounds: int, reference: bool) -> dict[str, Any]:
-    """Steps, evaluation, tickets and masks of one network; reference: also against the authors' loop."""
+def network_cases(
+    name: str, depth: int, classes: int, batch: int, rounds: int, parts: tuple[str, ...]
+) -> dict[str, Any]:
+    """Steps, evaluation, tickets and masks of one network. parts: of PARTS."""
     torch.manual_seed(0)
     x, y = torch.randn(2 * batch, 3, 32, 32), torch.randint(classes, (2 * batch,))
     one, labels = x[:batch], y[:batch]
@@ -218,8 +226,8 @@ def network_cases(name: str, depth: int, classes: int, batch: int, rounds: int, 
     def dense() -> nn.Module:
         return models.build(name, depth=depth, classes=classes, seed=0)
 
-    def step(amp: str, ratio: float = 0.0) -> Callable[[], Case]:
-        return lambda: ours(shrunk(name, depth, classes, ratio) if ratio else dense(), one, labels, amp, batch)
+    def step(amp: str, ratio: float = 0.0, kernels: Kernels = "library") -> Callable[[], Case]:
+        return lambda: ours(shrunk(name, depth, classes, ratio) if ratio else dense(), one, labels, amp, batch, kernels)
 
     def plain() -> Case:
         model = plain_network(name, depth, classes)
@@ -237,32 +245,39 @@ def network_cases(name: str, depth: int, classes: int, batch: int, rounds: int, 
 
         return run
 
-    def our_epoch(amp: str) -> Callable[[], Case]:
+    def our_epoch(amp: str, kernels: Kernels) -> Callable[[], Case]:
         def make() -> Case:
             model = dense()
-            train, test = ours(model, x, y, amp, batch), our_evaluation(model, one, labels, amp, batch)
+            train, test = ours(model, x, y, amp, batch, kernels), our_evaluation(model, one, labels, amp, batch)
             return lambda: (train(), test())
 
         return make
 
     amps = {"fp32": "none", "bf16": "bf16"}
+    both: list[tuple[str, str, Kernels]] = [
+        (f"{key}{', fused' * (kernels == 'fused')}", amp, kernels) for key, amp in amps.items() for kernels in KERNELS
+    ]
     out: dict[str, Any] = {}
-    if reference:
+    if "tickets" in parts:
+        whole = macs(dense())
+        fewer = {f"ticket p={ratio:g}": whole / macs(shrunk(name, depth, classes, ratio)) for ratio in RATIOS}
+        for key, amp, kernels in both:
+            print(f"  tickets over the dense step, {key}", flush=True)
+            cases = {f"ticket p={r:g}": step(amp, r, kernels) for r in RATIOS}
+            found = compare(step(amp, 0.0, kernels), cases, rounds, reference=False)
+            out[f"tickets over our own dense step, {key}"] = found
+            for ticket, row in found.items():
+                row["fewer MACs"] = fewer[ticket]
+    if "step" in parts:
         print("  over the authors' loop: a step", flush=True)
-        steps = {key: step(amp) for key, amp in amps.items()} | {"fp32, ticket p=0.5": step("none", 0.5)}
+        steps = {key: step(amp, 0.0, kernels) for key, amp, kernels in both}
+        steps |= {f"{key}, ticket p=0.5": step(amp, 0.5, kernels) for key, amp, kernels in both}
         out["step over the reference"] = compare(plain, steps, rounds, reference=True)
+    if "epoch" in parts:
         print("  over the authors' loop: two steps and an evaluation", flush=True)
-        epochs = {key: our_epoch(amp) for key, amp in amps.items()}
+        epochs = {key: our_epoch(amp, kernels) for key, amp, kernels in both}
         out["two steps and an evaluation over the reference"] = compare(plain_epoch, epochs, rounds, reference=True)
-    whole = macs(dense())
-    fewer = {f"ticket p={ratio:g}": whole / macs(shrunk(name, depth, classes, ratio)) for ratio in RATIOS}
-    for key, amp in amps.items():
-        print(f"  tickets over the dense step, {key}", flush=True)
-        found = compare(step(amp), {f"ticket p={r:g}": step(amp, r) for r in RATIOS}, rounds, reference=False)
-        out[f"tickets over our own dense step, {key}"] = found
-        for ticket, row in found.items():
-            row["fewer MACs"] = fewer[ticket]
-    if reference:
+    if "masks" in parts:
         layers = tickets.bn_layers(dense())
 
         def masks(ours: bool) -> Callable[[], Case]:
@@ -283,12 +298,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--quick", action="store_true", help="small networks and batches: does it run at all")
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/trainer.json")
+    parser.add_argument("--network", action="append", help="only this one, as PreResNet101 (may be given again)")
+    parser.add_argument("--part", action="append", choices=PARTS, help="only this part (may be given again)")
+    parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    nets = [("preresnet", 101, 10, True), ("vgg", 16, 100, True), ("preresnet", 20, 10, False)]
+    nets = [("preresnet", 20, 10), ("preresnet", 101, 10), ("vgg", 16, 100)]
     if options.quick:
-        nets = [("preresnet", 11, 10, True), ("vgg", 11, 10, False)]
-    batch, rounds = (8, 2) if options.quick else (128, 3)
+        nets = [("preresnet", 11, 10), ("vgg", 11, 10)]
+    batch, rounds = (8, 2) if options.quick else (128, options.rounds)
     results: dict[str, Any] = {
         "torch": torch.__version__,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
@@ -297,10 +315,12 @@ def main() -> None:
         "batch": batch,
         "cases": {},
     }
-    for name, depth, classes, reference in nets:
+    for name, depth, classes in nets:
         label = models.resolve(name, depth=depth, classes=classes).label
+        if options.network and label not in options.network:
+            continue
         print(label, flush=True)
-        results["cases"][label] = network_cases(name, depth, classes, batch, rounds, reference)
+        results["cases"][label] = network_cases(name, depth, classes, batch, rounds, tuple(options.part or PARTS))
         if options.save:
             path = Path(__file__).parent / "results" / "trainer.json"
             path.parent.mkdir(exist_ok=True)

@@ -126,6 +126,8 @@ class Train(Section):
     """Let a GPU round fp32 products to TF32; off means fp32 really is fp32."""
     compile: bool | Literal["blocks", "max-autotune"] = False
     """torch.compile the network: true (as a whole), blocks (block by block), max-autotune (tries more kernels)."""
+    kernels: Annotated[Literal["library", "fused"], AddedLater("library")] = "library"
+    """On a CPU: fused runs selection, BatchNorm and ReLU as one kernel, compiled here (needs a C++ compiler)."""
     graph: Annotated[Literal["auto", "on", "off"], ResultNeutral()] = "auto"
     """CUDA graphs of the training step, the same bits as without: auto falls back with a reason, on insists."""
     eval_every: Annotated[int, Field(ge=1, le=1_000_000)] = 1

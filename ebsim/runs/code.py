@@ -15,7 +15,7 @@ def code_digest() -> str:
     """First 16 hex digits of a SHA-256 over the names and contents of the computing modules, comments included."""
     home, total = Path(__file__).parents[1], hashlib.sha256()
     for room in PACKAGES:
-        for path in sorted((home / room).rglob("*.py")):
+        for path in sorted([*(home / room).rglob("*.py"), *(home / room).rglob("*.cpp")]):
             total.update(f"{path.relative_to(home).as_posix()}\0{path.stat().st_size}\0".encode())
             total.update(path.read_bytes())
     return total.hexdigest()[:16]

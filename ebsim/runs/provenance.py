@@ -67,9 +67,10 @@ def trained_under(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[
     """
     stages = {stage: [dict(item) for item in history] for stage, history in histories.items()}
     out: dict[str, Any] = {"stages": stages}
-    for key, name in (("torch", "torch_build"), *((key, key) for key in ("threads", "cpu_capability", "code"))):
+    for key in ("torch", "threads", "cpu_capability", "code", "kernels"):
         found = list(dict.fromkeys(item[key] for history in stages.values() for item in history if key in item))
         if found:
+            name = "torch_build" if key == "torch" else key
             out[name] = found[0] if len(found) == 1 else "; ".join(map(str, found))
     return out
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ebsim import precision
 from ebsim.errors import ConfigError
 from ebsim.training import team as teams
+from ebsim.training.compilation import FUSED
 from ebsim.training.setup import Setup
 from ebsim.training.team import Team
 
@@ -15,6 +16,8 @@ def check_team(setup: Setup, team: Team) -> None:
     problem = ""
     if setup.train.compile:
         problem = "train.compile would compile a batch's size without its share"
+    elif setup.train.kernels == FUSED:
+        problem = "fused kernels take the statistics of one process's images"
     elif setup.stats_every or setup.meter is not None:
         problem = "observing precisions and measuring energy are done in one process"
     elif least < team.size:
@@ -23,12 +26,17 @@ def check_team(setup: Setup, team: Team) -> None:
         raise ConfigError(f"{team.size} processes cannot train this stage as one would: {problem}. Use one process.")
 
 
+def simulated(setup: Setup) -> bool:
+    """Whether a training is in a simulated precision."""
+    return precision.identity(precision.backend(setup.backend)) != precision.identity(precision.backend("fp32"))
+
+
 def no_graphs_reason(setup: Setup) -> str:
     """Why the steps of a training cannot be recorded; empty where they can."""
     if teams.team().size > 1:
         return "several processes train together"
     if setup.device.type != "cuda":
         return "there is no GPU"
-    if precision.identity(precision.backend(setup.backend)) != precision.identity(precision.backend("fp32")):
+    if simulated(setup):
         return "a simulated precision rounds by the number of the step, which a recorded step could not change"
     return ""

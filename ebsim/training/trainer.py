@@ -20,14 +20,13 @@ from torch.optim import swa_utils
 from ebsim import precision, stop
 from ebsim.errors import ConfigError, DivergedError
 from ebsim.precision.quantization import delayed
-from ebsim.runs.provenance import environment
 from ebsim.training import loop as steps
 from ebsim.training import team as teams
 from ebsim.training.allocator import keep_freed_memory
 from ebsim.training.checkpoint import Checkpoint, momentum_of, on_cpu, restore_momentum
-from ebsim.training.compilation import compiled
+from ebsim.training.compilation import conditions, step_forward
 from ebsim.training.graph import StepGraphs, cuda_recorder, on_stream
-from ebsim.training.preconditions import check_team, no_graphs_reason
+from ebsim.training.preconditions import check_team, no_graphs_reason, simulated
 from ebsim.training.setup import LAYOUT, Meter, Setup, tested
 from ebsim.training.synced_batchnorm import synchronize, together
 from ebsim.training.team import ALONE, Team
@@ -64,7 +63,7 @@ class Trainer:
         averaged = {name: value for name, value in start.extra.items() if not name.startswith(delayed.PREFIX)}
         if self.average is not None and averaged:
             self.average.load_state_dict(averaged)
-        forward = compiled(self.model, train.compile)
+        forward = step_forward(self.model, train, rounded=simulated(setup) or setup.stats_every > 0)
         self.team = teams.team()
         if self.team.size > 1:
             check_team(setup, self.team)
@@ -76,7 +75,7 @@ class Trainer:
         self._stream, self._graphs = self._record_steps(note)
         self.epoch, self.step = start.epoch, start.step
         self.gammas, self.curve = start.gammas, list(start.curve)
-        self.history = start.under(environment(str(setup.device)))
+        self.history = start.under(conditions(train, setup.device))
         self.saved_at = 0
         self._part = start.part
 

@@ -21,10 +21,10 @@ from ebsim import stop, tickets
 from ebsim.config import Train
 from ebsim.errors import DamagedError
 from ebsim.files import read_json, write_json
-from ebsim.runs.provenance import environment
 from ebsim.runs.store import Stage
 from ebsim.training import team as teams
 from ebsim.training.checkpoint import Checkpoint
+from ebsim.training.compilation import conditions
 from ebsim.training.progress import Progress, Silent
 from ebsim.training.setup import Averaging, Constraint, Meter, Setup, tested
 from ebsim.training.stage_files import StageFiles
@@ -260,7 +260,7 @@ class Trajectory:
 
     def _compare_environment(self, head: Checkpoint) -> None:
         """Say, or with `strict` refuse, that the epochs so far were trained by other code or under other conditions."""
-        here = environment(str(self._setup.device))
+        here = conditions(self._setup.train, self._setup.device)
         changed = sorted({key for past in head.history for key in here if past.get(key) != here[key]})
         if not changed:
             return

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 
 from ebsim.errors import DamagedError
 from ebsim.runs import code, provenance
-from ebsim.training import Trainer
 from tests.training.test_trajectory import equal, trajectory
 from tests.training.toy import Recorder
 
 
 def changed(monkeypatch: pytest.MonkeyPatch, **values: object) -> None:
     real = provenance.environment
-    monkeypatch.setattr("ebsim.training.trajectory.environment", lambda device: {**real(device), **values})
-    monkeypatch.setattr(sys.modules[Trainer.__module__], "environment", lambda device: {**real(device), **values})
+    monkeypatch.setattr("ebsim.training.compilation.environment", lambda device: {**real(device), **values})
 
 
 @pytest.mark.parametrize("key", ["code", "ebsim", "torch", "threads", "cpu_capability", "device"])
