@@ -50,7 +50,7 @@ def located(key: str, value: Any, folder: Path) -> Any:
 
 
 def _beside(path: str, folder: Path) -> str:
-    if Path(path).is_absolute() or not _exists(folder / path):
+    if not path or Path(path).is_absolute() or not _exists(folder / path):
         return path
     whole, here = Path(os.path.abspath(folder / path)), Path.cwd()
     return (whole.relative_to(here) if whole.is_relative_to(here) else whole).as_posix()

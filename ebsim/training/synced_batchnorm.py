@@ -5,8 +5,9 @@ passes: y = (x - m) / s * weight + bias with m, s^2 the mean and (biased) varian
 
     dL/dx = weight / s * (dL/dy - mean(dL/dy) - x_hat * mean(dL/dy * x_hat))
 
-with means over the team too. Gradients of weight and bias are those of the process's own images: they are summed over
-the team with all other gradients.
+with means over the team too. All sums are taken in float64, so that they hardly depend on who has which images: what is
+left of float32's rounding is that of single values. Gradients of weight and bias are those of the process's own images:
+they are summed over the team with all other gradients.
 """
 
 from __future__ import annotations
@@ -26,19 +27,20 @@ class _Normalize(torch.autograd.Function):
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float, team: Team
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         dims, shape = [0, *range(2, x.dim())], [1, -1] + [1] * (x.dim() - 2)
-        wide = x.float()
-        count = torch.full((1,), x.numel() / x.shape[1], device=x.device)
-        total = torch.cat([wide.sum(dims), count])
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        count = torch.full((1,), x.numel() / x.shape[1], device=x.device, dtype=torch.float64)
+        total = torch.cat([wide.sum(dims, dtype=torch.float64), count])
         team.sum_([total])
-        mean, count = total[:-1] / total[-1], total[-1]
+        exact, count = total[:-1] / total[-1], total[-1]
+        mean = exact.to(wide.dtype)
         centred = wide - mean.view(shape)
-        squares = centred.square().sum(dims)
+        squares = centred.square().sum(dims, dtype=torch.float64)
         team.sum_([squares])
-        variance = squares / count
-        scale = torch.rsqrt(variance + eps)
+        variance = squares / count - (exact - mean).square()
+        scale = torch.rsqrt(variance + eps).to(wide.dtype)
         # As torch's own kernel rounds: x * alpha + beta, not (x - mean) * scale, so that a ReLU sees the same signs.
-        alpha = scale * weight.float()
-        beta = bias.float() - mean * alpha
+        alpha = scale * weight.to(wide.dtype)
+        beta = bias.to(wide.dtype) - mean * alpha
         ctx.save_for_backward(centred, weight, scale, count)
         ctx.team, ctx.dims, ctx.shape = team, dims, shape
         ctx.mark_non_differentiable(mean, variance, count)
@@ -49,12 +51,14 @@ class _Normalize(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dy: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         centred, weight, scale, count = ctx.saved_tensors
-        wide = dy.float()
-        own = torch.stack([wide.sum(ctx.dims), (wide * centred).sum(ctx.dims)])
+        wide = dy.to(centred.dtype)
+        own = torch.stack([part.sum(ctx.dims, dtype=torch.float64) for part in (wide, wide * centred)])
         total = own.clone()
         ctx.team.sum_([total])
         mean, slope = total[0] / count, total[1] * scale * scale / count
-        dx = (wide - mean.view(ctx.shape) - centred * slope.view(ctx.shape)) * (scale * weight.float()).view(ctx.shape)
+        mean, slope = mean.to(wide.dtype), slope.to(wide.dtype)
+        factor = scale * weight.to(wide.dtype)
+        dx = (wide - mean.view(ctx.shape) - centred * slope.view(ctx.shape)) * factor.view(ctx.shape)
         return dx.to(dy.dtype), (own[1] * scale).to(weight.dtype), own[0].to(weight.dtype), None, None
 
 

@@ -83,3 +83,8 @@ def test_some(tmp_path: Path) -> None:
 def test_ten_thousand(tmp_path: Path) -> None:
     ends, refused = generated(tmp_path, 10_000, 1), mutated(tmp_path, 2_000, 1)
     print(ends, f"{refused} of 2000 mutated files refused")
+
+
+def test_an_empty_folder_is_none_beside_the_file(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text('name = "a"\n[data]\nroot = ""\n')
+    assert pipeline.load(tmp_path / "a.toml").data.root == ""
