@@ -51,6 +51,7 @@ def run(folder: Path) -> pipeline.Run:
 
     figures.PLOTS = ()
     path = folder / "tiny.toml"
+    folder.mkdir(exist_ok=True)
     if not path.exists():
         path.write_text(TINY)
     return pipeline.run(path, runs_dir=folder / "runs")
