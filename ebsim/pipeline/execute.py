@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ebsim.config import PROFILE_COPY, Experiment
 from ebsim.config.write import to_toml
-from ebsim.errors import ConfigError, StoppedError
+from ebsim.errors import ConfigError
 from ebsim.files import read_json, write_atomic, write_json
 from ebsim.methods import METHODS
 from ebsim.pipeline import plugin_copies, validation
@@ -76,7 +76,8 @@ def run_experiment(
             "with `cli.py run` or torchrun; `ablate` and `ebsim.run` train in one process."
         )
     try:
-        return _lead(folder, context, wanted) if teams.team().leader else _follow(folder, context)
+        with teams.told_if_lost():
+            return _lead(folder, context, wanted) if teams.team().leader else _follow(folder, context)
     finally:
         teams.leave()
 
@@ -130,12 +131,9 @@ def _follow(folder: RunFolder, context: ExperimentContext) -> Run:
     """Train along in a process that is not the leader: the same methods on the same numbers, and nothing written."""
     from ebsim.training import team as teams
 
-    try:
-        if teams.team().share(None):
-            for name in context.experiment.methods:
-                METHODS[name].results(context)
-    except RuntimeError as error:  # the connection has ended; the leader says why
-        raise StoppedError(f"another process of this training has ended ({str(error).splitlines()[0]})") from error
+    if teams.team().share(None):
+        for name in context.experiment.methods:
+            METHODS[name].results(context)
     return Run(folder.path, {})
 
 

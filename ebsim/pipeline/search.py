@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from ebsim.config import Experiment
-from ebsim.errors import StoppedError
 from ebsim.experiment.context import ExperimentContext
 from ebsim.experiment.training_stages import emergence
 from ebsim.methods import METHODS
@@ -66,18 +65,16 @@ def train_dense(
     shared = {item.name: getattr(opened, item.name) for item in fields(opened) if item.init}
     context = _SearchContext(**{**shared, "make_trajectory": _DenseTrajectory})
     try:
-        for name in experiment.methods:
-            for point in METHODS[name].points(context):
+        with teams.told_if_lost():
+            for name in experiment.methods:
+                for point in METHODS[name].points(context):
+                    with contextlib.suppress(_Left):
+                        METHODS[name].row(context, point)
+            for trajectory in context.trajectories.values():
                 with contextlib.suppress(_Left):
-                    METHODS[name].row(context, point)
-        for trajectory in context.trajectories.values():
-            with contextlib.suppress(_Left):
-                _extend(trajectory, context)
-        return {id: trajectory.epoch for id, trajectory in context.trajectories.items()}
-    except RuntimeError as error:
-        if teams.team().leader:
-            raise
-        raise StoppedError(f"another process of this training has ended ({str(error).splitlines()[0]})") from error
+                    _extend(trajectory, context)
+            epochs = {id: trajectory.epoch for id, trajectory in context.trajectories.items()}
+        return epochs if teams.team().leader else {}
     finally:
         teams.leave()
 

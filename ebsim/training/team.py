@@ -7,8 +7,9 @@ files and decides what is decided from scores; what it read and decided is hande
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from ebsim.errors import BusyError, ConfigError
+from ebsim.errors import BusyError, ConfigError, StoppedError
 from ebsim.files import canonical_json, parse_json
 
 PATIENCE = timedelta(days=7)  # the others wait while the leader waits for a stage that another run trains
@@ -165,6 +166,21 @@ def join(device: torch.device) -> Team:
         raise ConfigError(f"the processes of this training cannot meet ({error}); start them with torchrun") from error
     _team = Ranks(device)
     return _team
+
+
+@contextlib.contextmanager
+def told_if_lost() -> Iterator[None]:
+    """Say in words, and with the exit code of a stop, that another process of the team has ended."""
+    try:
+        yield
+    except RuntimeError as error:  # torch has no class of its own for what gloo says
+        text = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if _team is ALONE or not (isinstance(error, dist.DistError) or "gloo" in text or "Connection" in text):
+            raise
+        raise StoppedError(
+            f"rank {_team.rank}: another process of this training has ended ({text}). Run the same command again, with "
+            "any number of processes."
+        ) from error
 
 
 def leave() -> None:
