@@ -18,6 +18,7 @@ import json
 import os
 import re
 import socket
+import stat
 import threading
 import time
 import uuid
@@ -132,7 +133,7 @@ class FolderLock:
         if pid is not None and claim.get("machine") == machine():
             return numbers[-1], Holder(pid, host) if _started(pid) == claim.get("started") else None
         try:
-            silent = self._now() - path.stat().st_mtime
+            silent = self._now() - path.lstat().st_mtime
         except FileNotFoundError:  # overtaken and cleared away while we looked
             return self._current()
         return numbers[-1], Holder(pid, host, max(0.0, silent)) if silent < STALE else None
@@ -179,8 +180,10 @@ def _create(path: Path, content: str, token: str) -> bool:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """A claim; empty if it is gone, half written or rubbish (then only its time counts)."""
+    """A claim; empty if it is gone, half written, no file or rubbish (then only its time counts)."""
     try:
+        if not stat.S_ISREG(path.lstat().st_mode):
+            return {}
         value = json.loads(path.read_bytes()[:4096])
     except (FileNotFoundError, ValueError, RecursionError):
         return {}

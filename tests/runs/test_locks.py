@@ -166,3 +166,20 @@ def test_the_heart_beats_while_a_lock_is_held(tmp_path: Path, monkeypatch: pytes
         time.sleep(0.01)
     assert claim.stat().st_mtime > 0
     lock.release()
+
+
+@pytest.mark.parametrize("kind", ["folder", "dangling link", "link to itself", "pipe"])
+def test_what_is_no_file_is_a_damaged_claim_too(tmp_path: Path, kind: str) -> None:
+    """A dangling link was once looked at again without end."""
+    path = tmp_path / ".claim-000007"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("nowhere" if kind == "dangling link" else path.name)
+    lock = locks.FolderLock(tmp_path)
+    assert lock.holder() is not None
+    os.utime(path, (0, 0), follow_symlinks=False)
+    assert lock.try_acquire() is None
+    lock.release()
