@@ -10,7 +10,7 @@ from ebsim.report.display.html import render
 from ebsim.report.display.table import NONE, Cell, Column, Table
 from ebsim.report.display.text import csv, plain
 from ebsim.report.display.value import Value, count, counted, fixed
-from ebsim.runs.inventory import DONE, Inventory, RunEntry
+from ebsim.runs.inventory import DONE, Inventory, RunEntry, cells_of
 
 INDEX = "index.html"
 
@@ -65,8 +65,11 @@ def table(found: Inventory) -> Table:
     def percent(key: str) -> tuple[Cell, ...]:
         return tuple((NONE if run[key] is None else Value(run[key], fixed(100 * run[key], 1)),) for run in runs)
 
+    cells = cells_of(found.root)
+    settings = [cells.get(run["run"], ("", ""))[1] for run in runs]
     columns = (
         Column("Run", texts("run"), numeric=False, key=True),
+        *([Column("Cell", tuple((plain(text) or NONE,) for text in settings), numeric=False)] if any(settings) else []),
         Column("State", texts("state"), numeric=False),
         Column("Network", texts("network"), numeric=False, priority=3),
         Column("Dataset", texts("dataset"), numeric=False, priority=4),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from ebsim.runs.locks import FolderLock
 from ebsim.runs.run_folder import RunFolder
 
 DONE, RUNNING, INTERRUPTED, DAMAGED = "done", "running", "interrupted", "damaged"
+NAMED = 6
+"""Runs that a message names."""
 PROGRESS = ".progress.jsonl"
 """In a run folder: one line per thing that a run has told (see `progress_lines`); no part of the finished run."""
 
@@ -65,7 +67,7 @@ class Inventory:
         found = exact or [run for run in self.runs if run.name in meant]
         if len(found) == 1:
             return found[0]
-        names = ", ".join(run.name for run in (found or self.runs)) or "none"
+        names = told_apart([run.name for run in (found or self.runs)], self.root)
         raise ConfigError(f"{word}: {'several runs are' if found else 'no run is'} called so in {self.root}: {names}")
 
     def needed_by(self, stage: str) -> list[str]:
@@ -119,8 +121,29 @@ def folder_of(word: str | Path, root: Path) -> Path:
         return path
     found = called(word, run_names(root))
     if len(found) > 1:
-        raise ConfigError(f"{word}: several runs are called so in {root}: {', '.join(found)}")
+        raise ConfigError(f"{word}: several runs are called so in {root}: {told_apart(found, root)}")
     return root / found[0] if found else path
+
+
+def told_apart(names: Iterable[str], root: Path) -> str:
+    """Names of runs for a message: a few with the settings of their cells, and where the page of their grid is."""
+    known, cells = list(names), {name: cell for name, cell in cells_of(root).items() if cell[1]}
+    shown = [f"{name} ({cells[name][1]})" if name in cells else name for name in known[:NAMED]]
+    more = f", and {len(known) - NAMED} more (runs list has all)" if len(known) > NAMED else ""
+    pages = dict.fromkeys(str(root / "grids" / cells[name][0] / "report.html") for name in known if name in cells)
+    grid = f". Cells of a grid, whose page is {', '.join(pages)}" if pages else ""
+    return (", ".join(shown) or "none") + more + grid
+
+
+def cells_of(root: Path) -> dict[str, tuple[str, str]]:
+    """Run name -> (the grid that it is a cell of, its settings in words), of the grids below `root`."""
+    found: dict[str, tuple[str, str]] = {}
+    for grid, line in _cell_lines(root):
+        settings = line.get("settings")
+        pairs = settings.items() if isinstance(settings, dict) else ()
+        words = " ".join(f"{key.rsplit('.', 1)[-1]}={value}" for key, value in pairs)
+        found.setdefault(str(line["run"]), (grid, words if words.isprintable() else repr(words)))
+    return found
 
 
 def take(root: Path, *, check: bool = False) -> Inventory:
@@ -161,11 +184,19 @@ def holder(folder: Path) -> tuple[bool, int | None]:
 
 def _grids(root: Path) -> dict[str, tuple[str, ...]]:
     found: dict[str, list[str]] = {}
+    for grid, line in _cell_lines(root):
+        found.setdefault(str(line["run"]), []).append(grid)
+    return {run: tuple(grids) for run, grids in found.items()}
+
+
+def _cell_lines(root: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(name of the grid, line of its cells.jsonl) of every cell that has a run; what cannot be read is passed over."""
     for path in sorted(root.glob("grids/*/cells.jsonl")):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            for line in path.read_text(encoding="utf-8").splitlines():
-                found.setdefault(json.loads(line)["run"], []).append(path.parent.name)
-    return {run: tuple(grids) for run, grids in found.items()}
+            for text in path.read_text(encoding="utf-8").splitlines():
+                line = json.loads(text)
+                if line["run"]:
+                    yield path.parent.name, line
 
 
 def remove(inventory: Inventory, runs: Iterable[RunEntry], *, stages: bool = False) -> list[Path]:

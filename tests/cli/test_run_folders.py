@@ -175,6 +175,27 @@ def test_a_run_is_meant_by_its_path_its_name_or_a_beginning(tmp_path: Path, monk
         assert done.exit_code == 2 and "several runs are called so" in done.stderr
 
 
+def test_cells_of_a_grid_are_told_apart_by_their_settings(tmp_path: Path) -> None:
+    """A word that many runs begin with: a few of them with their settings, how many more, and the page of the grid."""
+    lines = []
+    for number in range(9):
+        made(tmp_path, f"abl-{number}", [f"dense-{number}"])
+        settings = {"precision.search": "fp8", "seed": number}
+        lines.append(json.dumps({"cell": number + 1, "run": f"abl-{number}", "settings": settings, "state": "done"}))
+    (tmp_path / "grids/abl-9f").mkdir(parents=True)
+    (tmp_path / "grids/abl-9f/cells.jsonl").write_text(
+        "\n".join([*lines, '{"cell": 10, "run": null, "state": "failed"}'])
+    )
+    for told in (lambda: inventory.take(tmp_path).run("abl"), lambda: inventory.folder_of("abl", tmp_path)):
+        with pytest.raises(ConfigError) as error:
+            told()
+        assert "abl-0 (search=fp8 seed=0), abl-1 (search=fp8 seed=1)" in str(error.value)
+        assert "and 3 more (runs list has all)" in str(error.value)
+        assert str(error.value).endswith(f"whose page is {tmp_path / 'grids/abl-9f/report.html'}")
+    listed = CliRunner().invoke(cli.main, ["runs", "list", "--runs-dir", str(tmp_path)]).stdout
+    assert "search=fp8 seed=8" in listed
+
+
 def test_a_list_of_runs_shows_names_whole(tmp_path: Path) -> None:
     name = "table2-preresnet101-cifar10-87654321"[-32:]
     made(tmp_path, name, ["dense-1"])

@@ -35,7 +35,8 @@ def terminal(table: Table, width: int) -> Group:
         names = ", ".join(plain(column.heading) for column in left_out)
         notes += _fold(f"Not shown in {width} characters: {names}.", width)
     caption = Text("\n".join(_fold(table.caption, width)), style="bold")
-    parts = [caption, Text("\n".join(["", *lines, ""])), *(Text(line, style="dim") for line in notes)]
+    below = [*(Text(line, style="dim") for line in notes), *([Text("")] if notes else [])]
+    parts = [caption, Text("\n".join(["", *lines, ""])), *below]
     return Group(*parts)
 
 
