@@ -12,4 +12,6 @@ from ebsim.commands import main
 __all__ = ["main"]
 
 if __name__ == "__main__":
-    main()
+    from ebsim.commands.process import command
+
+    command()

@@ -52,6 +52,27 @@ def test_the_help_explains_itself(tmp_path: Path) -> None:
         assert cli(command, "--help", cwd=tmp_path).returncode == 0
 
 
+def test_the_process_ends_with_the_command_and_loses_nothing(tmp_path: Path) -> None:
+    """Output in a pipe is whole, what is registered for the end runs, a thread that is waited for ends first."""
+    code = (
+        "import atexit, sys, threading, time\n"
+        "class Never:\n"
+        "    def __del__(self): print('torn down')\n"
+        "kept = Never()\n"
+        "atexit.register(lambda: print('at the end'))\n"
+        "threading.Thread(target=lambda: (time.sleep(0.3), print('thread'))).start()\n"
+        "from ebsim.commands.process import command\n"
+        "sys.argv = ['ebsim', *sys.argv[1:]]\n"
+        "command()\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for words, exit_code in ((["--version"], 0), (["hw", "show", "no-such"], 2), (["no-such"], 2)):
+        done = subprocess.run([sys.executable, "-c", code, *words], env=environment, capture_output=True, text=True)
+        assert done.returncode == exit_code, done.stderr
+        assert done.stdout.splitlines()[-2:] == ["thread", "at the end"]
+        assert (exit_code == 0) == ("version" in done.stdout) and (exit_code == 0) != bool(done.stderr)
+
+
 def test_help_does_not_import_torch(tmp_path: Path) -> None:
     code = "import sys, cli\ntry: cli.main(['--help'])\nexcept SystemExit: pass\nprint('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
