@@ -8,6 +8,7 @@ hash its policy names.
 from __future__ import annotations
 
 import shlex
+from collections import defaultdict
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import PurePath
@@ -17,27 +18,27 @@ from ebsim.config import PROFILE_COPY, is_profile_path
 from ebsim.report.display import text
 from ebsim.report.display.html import render
 from ebsim.report.display.markdown_table import to_markdown
-from ebsim.report.display.table import NONE, Cell, flat
+from ebsim.report.display.table import NONE, Cell, Table, flat
 from ebsim.report.display.value import Value, count, duration, percent, quantity, times
 from ebsim.report.figures import PLOTS, accuracy_energy, layer_bars
 from ebsim.report.tables import (
-    assumptions,
     energy,
     paper,
-    per_layer,
     precision_formats,
-    quantization_error,
     row_labels,
     saving_steps,
 )
 from ebsim.report.tables import results as results_tables
 from ebsim.report.tables.assumptions import Assumptions
 from ebsim.report.tables.highlights import highlights
+from ebsim.report.tables.registry import TABLES
 from ebsim.runs.load import Run
 
 
-def content(run: Run, figures: Mapping[str, bytes], known: Assumptions) -> dict[str, Any]:
-    """What both pages show; `figures` are the files of `figures.make`."""
+def content(
+    run: Run, figures: Mapping[str, bytes], known: Assumptions, tables: Mapping[str, Table | None]
+) -> dict[str, Any]:
+    """What both pages show; `figures` are the files of `figures.make`, `tables` those of `registry.tables_of`."""
     results, provenance = run.record, run.provenance
     return {
         "run": run,
@@ -50,25 +51,26 @@ def content(run: Run, figures: Mapping[str, bytes], known: Assumptions) -> dict[
         "dominant": energy.dominant(run),
         "steps": saving_steps.tables(run, highlights(run)),
         "setting": setting(run),
-        "summary": results_tables.summary(run),
-        "detail": results_tables.detail(run),
-        "beside": [table for table in (paper.beside(run), paper.emergence(run)) if table],
-        "by_stage": energy.energy_split(run, "stage"),
-        "by_component": energy.energy_split(run, "component"),
-        "by_pass": energy.by_pass(per_layer.passes(run)),
-        "sensitivity": energy.sensitivity(run),
+        "tables": tables,
+        "added": added(tables),
         "sums": energy.conservation(run),
         "plots": {plot.name: plot for plot in PLOTS if f"{plot.name}.svg" in figures},
         "wide": {plot.name for plot in PLOTS if plot.wide(run)},
-        "precisions": precision_formats.table(run),
-        "precision": quantization_error.table(quantization_error.observations(run)),
         "known": known,
-        "constants": assumptions.table(known),
         "command": text.plain(again(run)),
         "argv": shlex.join(provenance.argv),
         "origin": origin(run),
         "experiment": run.experiment.splitlines(),
     }
+
+
+def added(tables: Mapping[str, Table | None]) -> dict[str, list[Table]]:
+    """Section -> the tables that it shows at its end: those that no template places."""
+    out: dict[str, list[Table]] = defaultdict(list)  # templates ask for every section
+    for name, table in tables.items():
+        if table is not None and TABLES[name].section:
+            out[TABLES[name].section].append(table)
+    return out
 
 
 def contents(run: Run, figures: Mapping[str, bytes]) -> list[tuple[str, str]]:
@@ -231,9 +233,9 @@ def origin(run: Run) -> list[tuple[str, str]]:
     return [(text.plain(key), text.plain(value)) for key, value in out]
 
 
-def html(run: Run, figures: Mapping[str, bytes], known: Assumptions) -> str:
-    """The page; `figures` are the files of `figures.make`."""
-    page = content(run, figures, known)
+def html(run: Run, figures: Mapping[str, bytes], known: Assumptions, tables: Mapping[str, Table | None]) -> str:
+    """The page; `figures` are the files of `figures.make`, `tables` those of `registry.tables_of`."""
+    page = content(run, figures, known, tables)
     names = list(page["plots"])
     page["layers"] = layer_bars.networks(run)
     page["component_key"], page["pass_key"] = layer_bars.keys(run)
@@ -256,7 +258,7 @@ def pointed_at(run: Run) -> dict[str, str]:
     return {f"point-{number}": every[point.name] for number, point in enumerate(accuracy_energy.points(run))}
 
 
-def markdown(run: Run, figures: Mapping[str, bytes], known: Assumptions) -> str:
+def markdown(run: Run, figures: Mapping[str, bytes], known: Assumptions, tables: Mapping[str, Table | None]) -> str:
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(  # Markdown: finalize escapes
@@ -275,7 +277,7 @@ def markdown(run: Run, figures: Mapping[str, bytes], known: Assumptions) -> str:
     environment.filters["code"] = lambda value: _Done(text.code(value))
     return environment.from_string(
         (files("ebsim.report") / "templates" / "report.md").read_text(encoding="utf-8")
-    ).render(**content(run, figures, known))
+    ).render(**content(run, figures, known, tables))
 
 
 class _Done(str):

@@ -9,8 +9,7 @@ from ebsim.files import write_atomic
 from ebsim.report import figures, page
 from ebsim.report.display import text
 from ebsim.report.display.latex_table import latex_files
-from ebsim.report.display.table import raw_records
-from ebsim.report.tables import assumptions, energy, paper, per_layer, quantization_error, results
+from ebsim.report.tables import assumptions, energy, registry
 from ebsim.runs.load import Run, load_run
 from ebsim.runs.run_folder import RunFolder
 
@@ -43,26 +42,12 @@ def build(run: Run) -> dict[str, bytes]:
             drawn |= figures.make(plot, run)
     known = assumptions.read(run)
     out = {f"figures/{name}": data for name, data in drawn.items()}
-    sheets = {
-        "results": results.records(run),
-        "energy": energy.energy_records(run),
-        "energy_by_pass": energy.pass_records(per_layer.passes(run)),
-        "sensitivity": energy.sensitivity_records(run),
-        "setting": page.setting_records(run),
-        "assumptions": assumptions.records(known),
-    }
-    for table in filter(None, (paper.beside(run), paper.emergence(run))):
-        sheets[table.name] = raw_records(table)
-    if seen := quantization_error.observations(run, every=True):
-        sheets["precision"] = quantization_error.records(seen)
+    made = registry.tables_of(run)
+    sheets = {"energy": energy.energy_records(run), "setting": page.setting_records(run)}
+    sheets |= {name: sheet for name, one in registry.TABLES.items() if (sheet := one.sheet(run)) is not None}
     out |= {f"tables/{name}.csv": text.csv(*sheet).encode() for name, sheet in sheets.items()}
-    shown = (
-        results.summary(run),
-        results.detail(run),
-        energy.energy_split(run, "stage"),
-        energy.energy_split(run, "component"),
-    )
-    out |= {f"tables/{name}": text.encode() for name, text in latex_files(shown).items()}
-    out["report.md"] = page.markdown(run, drawn, known).encode()
-    out["report.html"] = page.html(run, drawn, known).encode()
+    latex = [table for name, table in made.items() if table is not None and registry.TABLES[name].latex]
+    out |= {f"tables/{name}": source.encode() for name, source in latex_files(latex).items()}
+    out["report.md"] = page.markdown(run, drawn, known, made).encode()
+    out["report.html"] = page.html(run, drawn, known, made).encode()
     return out

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from ebsim.report import detail, energy_split, load_run, print_summary, summary, terminal, to_latex, to_markdown
+from ebsim.report import detail, energy_split, load_run, print_summary, summary, terminal, to_latex, to_markdown, write
 from ebsim.report.display import text
+from ebsim.report.display.table import Column, Table
 from ebsim.report.display.value import Value
-from ebsim.report.tables import energy, results
+from ebsim.report.tables import energy, registry, results
 from ebsim.runs.load import Run
 from tests.report import sample
 
@@ -145,3 +146,16 @@ def test_rates_and_energy_delay_products_are_those_of_the_rows(run: Run) -> None
         assert found["energy_delay_low"] <= found["energy_delay_joule_seconds"] <= found["energy_delay_high"]
     headings = [column.heading for column in results.detail(run).columns]
     assert any(heading.startswith("Energy-delay product (") for heading in headings)
+
+
+def test_a_table_of_the_registry_is_on_the_page_and_a_csv(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def channels(run: Run) -> Table:
+        rows = tuple((Value(row.ratio or 0.0, f"p is {row.ratio}"),) for row in run.rows)
+        return Table("kept", "Ratios once more", (Column("Ratio", rows),))
+
+    monkeypatch.setitem(registry.TABLES, "kept", registry.ReportTable(channels, section="counts"))
+    files = write.build(run)
+    html, markdown = files["report.html"].decode(), files["report.md"].decode()
+    assert "<h3>Ratios once more</h3>" in html[html.index('<section id="counts">') :]
+    assert "### Ratios once more" in markdown and f"p is {run.rows[-1].ratio}" in markdown
+    assert files["tables/kept.csv"].decode().splitlines()[0] == "Ratio"
