@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ebsim.precision.formats.rounding import float_grid
+from ebsim.precision.rounding import float_grid
 
 if TYPE_CHECKING:
     from torch import Tensor
