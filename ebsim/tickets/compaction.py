@@ -59,6 +59,6 @@ def compact(
     result = Shrinker(model, example_input).shrink(model, mask, verify=verify, keep_where_dearer=keep_where_dearer)
     if has_precision(model):
         warnings.warn("the precision placed on the network is not on the shrunk one; apply it to that", stacklevel=2)
-    if result.notes:
-        warnings.warn("not shrunk everywhere: " + "; ".join(result.notes), stacklevel=2)
+    if result._notes:
+        warnings.warn("not shrunk everywhere: " + "; ".join(result._notes), stacklevel=2)
     return result

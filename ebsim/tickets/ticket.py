@@ -18,6 +18,7 @@ from ebsim.errors import ConfigError, DamagedError, EbsimError
 from ebsim.files import load_tensors, save_tensors
 from ebsim.tickets.compaction import Shrunk, compact
 from ebsim.tickets.mask import ChannelMask
+from ebsim.tickets.shrinking.shrunk import mask_of
 
 _KIND = "ebsim ticket"
 _MASK, _STATE = "mask", "state."
@@ -29,12 +30,12 @@ def save_ticket(path: str | Path, model: Shrunk, mask: ChannelMask, architecture
 
     Errors: ConfigError when the mask is not the one it was shrunk to, or an input was no tensor.
     """
-    if mask != model.mask:
+    if mask != mask_of(model):
         raise ConfigError("this network was shrunk to another mask; save it with its own (model.mask)")
-    if not all(isinstance(x, Tensor) for x in model.example):
+    if not all(isinstance(x, Tensor) for x in model._call.tensors):
         raise ConfigError("a network with inputs other than tensors cannot be saved as a ticket; save its state_dict")
     bits, info = mask.pack()
-    example = [[list(x.shape), str(x.dtype).removeprefix("torch.")] for x in model.example]
+    example = [[list(x.shape), str(x.dtype).removeprefix("torch.")] for x in model._call.tensors]
     meta = {"kind": _KIND, "architecture": dict(architecture), "mask": info, "example": example}
     state = {_STATE + name: value for name, value in model.state_dict().items()}
     save_tensors(Path(path), {_MASK: bits, **state}, meta)

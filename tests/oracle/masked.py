@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils import _pytree as pytree
 
+from ebsim.errors import CompactError
 from ebsim.tickets import ChannelMask, Shrunk, apply_mask, compact
 
 
@@ -28,25 +31,35 @@ def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
             for value in (module.weight, module.bias, module.running_mean):
                 if value is not None:
                     value.data.copy_(torch.randn(value.shape, generator=g))
-            module.running_var.copy_(torch.rand(module.running_var.shape, generator=g) + 0.5)
+            if module.running_var is not None:
+                module.running_var.copy_(torch.rand(module.running_var.shape, generator=g) + 0.5)
     for p in model.parameters():  # constants and float32 values become distinct float64 ones
         p.data.mul_(1 + 0.1 * torch.rand(p.shape, generator=g, dtype=p.dtype))
         p.data.add_(0.01 * torch.rand(p.shape, generator=g, dtype=p.dtype))
     return model
 
 
-def assert_same(model: nn.Module, mask: ChannelMask, *inputs: Tensor) -> Shrunk:
+def assert_same(
+    model: nn.Module,
+    mask: ChannelMask,
+    *inputs: Tensor,
+    elsewhere: Sequence[tuple[Tensor, ...]] = (),
+    verify: bool = True,
+) -> Shrunk:
     """Outputs and gradients in both modes, and in evaluation after a training step moved the statistics.
 
     Equal means to 1e-10 of the largest value (gradients: 1e-9), or to 100 times what the masked network itself
     differs by when its weights change in their last bit: BatchNorm over few values amplifies rounding. Both networks
     start from the same random numbers, so dropout has to agree as well.
+
+    elsewhere: inputs of other sizes, for which the shrunk network may also say (CompactError) that it cannot go there.
+    verify: let compact do its own comparison too, which is as slow as this one.
     """
     masked = copied(model)
     apply_mask(masked, mask)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        shrunk = compact(model, mask, inputs)
+        shrunk = compact(model, mask, inputs, verify=verify)
     dense = dict(masked.named_parameters())
     origins = {name: _origin(dense[name], small) for name, small in shrunk.named_parameters()}
     for mode in (False, True, False):
@@ -63,12 +76,32 @@ def assert_same(model: nn.Module, mask: ChannelMask, *inputs: Tensor) -> Shrunk:
             )
             problem = _difference(masked, shrunk, origins, expected, found, 100 * floor)
         assert not problem, f"training={mode}: {problem}"
+    for other in elsewhere:
+        _assert_same_elsewhere(masked, shrunk, other)
     return shrunk
 
 
+def _assert_same_elsewhere(masked: nn.Module, shrunk: Shrunk, inputs: tuple[Tensor, ...]) -> None:
+    """Outputs in evaluation mode, where the masked network takes the inputs and the shrunk one does not refuse them."""
+    shapes = [tuple(t.shape) for t in inputs]
+    with torch.no_grad():
+        try:
+            expected = flat(masked.eval()(*inputs))
+        except Exception:
+            return
+        try:
+            found = flat(shrunk.eval()(*inputs))
+        except CompactError:
+            return
+    assert [t.shape for t in expected] == [t.shape for t in found], shapes
+    for a, b in zip(expected, found, strict=True):
+        assert (a - b).abs().max() <= 1e-8 * a.abs().max(), shapes
+
+
 def copied(model: nn.Module) -> nn.Module:
-    """A deep copy; what a hook computes from parameters (old weight_norm) comes along as a value."""
-    held = (t for m in model.modules() for t in vars(m).values() if isinstance(t, Tensor) and not t.is_leaf)
+    """A deep copy; what is computed from parameters (old weight_norm, a cache) comes along as a value."""
+    own = (v for m in model.modules() for name, v in vars(m).items() if name not in ("_modules", "_parameters"))
+    held = (t for t in pytree.tree_leaves(list(own)) if isinstance(t, Tensor) and not t.is_leaf)
     return copy.deepcopy(model, {id(t): t.detach().clone() for t in held})
 
 

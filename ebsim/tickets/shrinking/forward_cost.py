@@ -63,7 +63,7 @@ def cost(network: Shrunk, call: ForwardCall) -> ForwardCost:
     one = call.with_batch(1) if not _reads_batch(network) else call
     mode = network.training
     network.eval()
-    counter = _Counting(network, network.graph)
+    counter = _Counting(network, network._graphs[False])
     with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True) as fake:
         counter.run(*(fake.from_tensor(t) for t in one.tensors))
     network.train(mode)
@@ -71,4 +71,4 @@ def cost(network: Shrunk, call: ForwardCall) -> ForwardCost:
 
 
 def _reads_batch(network: Shrunk) -> bool:
-    return any(getattr(n.target, "__name__", "") == "expect" for n in network.graph.nodes)
+    return any(getattr(n.target, "__name__", "") == "expect" for n in network._graphs[False].nodes)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ebsim.errors import CompactError
@@ -122,7 +122,7 @@ class MaskedChannels:
         """Everything that must be whole for this node's value to be."""
         if node in self.live:
             yield node, np.ones(len(self.live[node]), bool)
-        elif self.rule[node].quiet and not is_tensor(node) and isinstance(node.meta["val"], tuple | list):
+        elif self.rule[node].quiet and _holds_tensors(node.meta["val"]):
             for source in node.all_input_nodes:
                 yield from self.demand(source)
 
@@ -186,6 +186,10 @@ class MaskedChannels:
         if node.op == "call_module" and (around := surprises(self.module(node))):
             why = f"{around} around this layer"
         return f"{node.name} ({name}): {why}, it still gets all channels"
+
+
+def _holds_tensors(value: Any) -> bool:
+    return isinstance(value, tuple | list) and any(isinstance(part, Tensor) for part in value)
 
 
 def _owners_read(nodes: list[fx.Node]) -> set[str]:

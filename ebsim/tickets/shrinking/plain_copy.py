@@ -6,6 +6,7 @@ import copy
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 _ROOM = "ebsim.precision"  # whose hooks go with the precision
 _PLAIN, _ROUNDING = "_plain", "_precision"  # of a layer with a precision: its class without, and what does the rounding
@@ -14,14 +15,15 @@ _PLAIN, _ROUNDING = "_plain", "_precision"  # of a layer with a precision: its c
 def plain_copy(model: nn.Module) -> nn.Module:
     """A deep copy, every layer of the class that it has without a precision.
 
-    Tensors that are computed from parameters (old weight_norm, torch.nn.utils.prune) are copied as values: the hook
-    that computed them does it again before they are read.
+    Tensors that are computed from parameters (old weight_norm, torch.nn.utils.prune, a cache in a dictionary) are
+    copied as values: the hook that computed them does it again before they are read.
     """
     shared = [vars(module)[_ROUNDING] for module in model.modules() if _ROUNDING in vars(module)]
     memo: dict[int, object] = {id(one): one for one in shared}  # it knows the whole network: not copied
     with torch.inference_mode(False), torch.no_grad():
         for module in model.modules():
-            for value in (*vars(module).values(), *module._parameters.values(), *module._buffers.values()):
+            own = [held for name, held in vars(module).items() if name not in ("_modules", "_parameters")]
+            for value in (*module._parameters.values(), *pytree.tree_leaves(own)):
                 if isinstance(value, Tensor) and (value.is_inference() or not value.is_leaf):
                     fresh = value.detach().clone()
                     memo[id(value)] = (

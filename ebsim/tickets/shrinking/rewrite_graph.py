@@ -22,6 +22,7 @@ from ebsim.tickets.shrinking.rules.base import Analysis, ChannelLayout, axis, is
 from ebsim.tickets.shrinking.run_time import expect
 from ebsim.tickets.shrinking.select import Select
 from ebsim.tickets.shrinking.shrunk import SELECTIONS
+from ebsim.tickets.shrinking.tracing.side_effects import acts_when_shrunk
 from ebsim.tickets.shrinking.tracing.trace import overwrites
 
 
@@ -43,7 +44,7 @@ class GraphRewriter:
             phys = self.net.rule[node].emit(self, node)
             if phys is not None:
                 self.phys[node] = phys
-        _drop_unused(self.graph)
+        self._drop_unused()
         return self.graph
 
     # -- what the rules use ---------------------------------------------------------------------
@@ -109,14 +110,17 @@ class GraphRewriter:
             self.selections[self._known[key]] = Select(position.tolist(), incoming, dim)
         return f"{SELECTIONS}.{self._known[key]}"
 
+    def _drop_unused(self) -> None:
+        for node in reversed(list(self.graph.nodes)):
+            keeps = node.op in ("placeholder", "output") or node.target in (torch._assert, expect)
+            if not (node.users or keeps or self._acts(node)):
+                self.graph.erase_node(node)
 
-_KEEP = (torch._assert, expect)
-
-
-def _drop_unused(graph: fx.Graph) -> None:
-    for node in reversed(list(graph.nodes)):
-        if not node.users and node.op not in ("placeholder", "output") and node.target not in _KEEP:
-            graph.erase_node(node)
+    def _acts(self, node: fx.Node) -> bool:
+        name = str(node.target)
+        selects = node.op != "call_module" or name.startswith(f"{SELECTIONS}.")
+        calls = 0 if selects else len(self.net.sites.get(name, ()))
+        return acts_when_shrunk(node, None if selects else self.net.module(node), calls)
 
 
 def settle_in_place(graphs: list[fx.Graph], root: nn.Module) -> None:

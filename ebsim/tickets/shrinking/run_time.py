@@ -25,3 +25,9 @@ def assigned(tensor: Tensor, index: Any, value: Any) -> Tensor:
     tensor = tensor.clone()
     tensor[index] = value
     return tensor
+
+
+@fx.wrap
+def squeeze_others(tensor: Tensor, dim: int) -> Tensor:
+    """tensor.squeeze(), which leaves dimension `dim` alone: in the dense network it is wider than one."""
+    return tensor.squeeze(tuple(d for d in range(tensor.ndim) if d != dim))

@@ -54,7 +54,7 @@ class Shrinker:
         self.call = call_of(model, example_input)
         root = plain_copy(model)
         traced = trace(root, self.call)
-        self._graphs, self._notes = traced.graphs, traced.notes
+        self._graphs, self._notes, self._stay = traced
         self._normalized = normalize(root, self._graphs)
         self._constants = {name: value for name, value in vars(root).items() if name.startswith(CONSTANT)}
         self._structure = Structure(root, list(dict.fromkeys(self._graphs.values())))
@@ -83,7 +83,7 @@ class Shrinker:
             cut = self._cut(_kept_in(mask, uncut))
             result = self._apply(cut, model, mask, uncut)
             if not keep_where_dearer and mask.ratio < SMALL and cut.selections:
-                result.notes += self._too_dear(model, mask, result)
+                result._notes += self._too_dear(model, mask, result)
             if verify and (mask.digest, uncut) not in self._verified and not _without_data(model):
                 masked = plain_copy(model)
                 apply_mask(masked, mask)
@@ -147,12 +147,12 @@ class Shrinker:
         device = next((t.device for t in (*root.parameters(), *root.buffers())), torch.device("cpu"))
         device = torch.device("cpu") if device.type == "meta" else device  # indices are not in a state to be loaded
         selections = {name: copy.deepcopy(pick).to(device) for name, pick in cut.selections.items()}
-        result = Shrunk(root, cut.graphs, selections, mask, self.call)
+        result = Shrunk(root, cut.graphs, selections, mask, self.call, self._stay)
         settle_in_place(list(dict.fromkeys(cut.graphs.values())), result)
-        result.notes = cut.notes
+        result._notes = cut.notes
         if pruned := [name for name in uncut if mask.kept()[name] < mask.layers[name]]:
             note = f"{len(pruned)} BatchNorm layers are not cut, since that would cost more than it saves"
-            result.notes = (*cut.notes, f"{note}; their pruned scales are zero: {', '.join(pruned[:3])}, ...")
+            result._notes = (*cut.notes, f"{note}; their pruned scales are zero: {', '.join(pruned[:3])}, ...")
         return result
 
     @staticmethod

@@ -6,7 +6,7 @@ import functools
 import operator
 import types
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -25,7 +25,16 @@ class Shrunk(nn.Module):
     mask: what it was shrunk to. notes: what it lacks, and operations that still get all channels. call, example: the
     arguments it was traced with and the tensors among them, shapes and types only. graph: the torch.fx graph of the
     current mode. Its state_dict holds compact weights only. It can be copied, pickled, traced again and exported.
+    A part of the network that is called mask, notes, call or example is what the name gives; `mask_of(shrunk)` is the
+    mask then.
     """
+
+    if TYPE_CHECKING:
+        mask: ChannelMask
+        notes: tuple[str, ...]
+        call: ForwardCall
+        graph: fx.Graph
+        example: tuple[Tensor, ...]
 
     def __init__(
         self,
@@ -34,6 +43,7 @@ class Shrunk(nn.Module):
         selections: Mapping[str, nn.Module],
         mask: ChannelMask,
         call: ForwardCall,
+        stay: Mapping[bool, tuple[str, ...]],
     ) -> None:
         super().__init__()
         nodes = [n for g in graphs.values() for n in g.nodes]
@@ -46,36 +56,40 @@ class Shrunk(nn.Module):
         saved = root.state_dict().keys()
         for name in dict.fromkeys(str(n.target) for n in nodes if n.op == "get_attr"):
             _attach(self, name, operator.attrgetter(name)(root), name in saved)
-        if SELECTIONS in self._modules:
-            raise CompactError(f"the network has a part named {SELECTIONS!r}, a name that shrinking needs; rename it")
+        for name in (SELECTIONS, *_OWN):
+            if name in self._modules:
+                raise CompactError(f"the network has a part named {name!r}, a name that shrinking needs; rename it")
         picks = {name: pick for name, pick in selections.items() if f"{SELECTIONS}.{name}" in called}
         self.add_module(SELECTIONS, nn.ModuleDict(picks))
         self._lacks = _keep_attributes(self, root)
-        self.mask = mask
-        self.notes: tuple[str, ...] = ()
-        self.call = call.with_tensors([torch.empty_like(t, device="meta") for t in call.tensors])
+        self._mask = mask
+        self._notes: tuple[str, ...] = ()
+        self._call = call.with_tensors([torch.empty_like(t, device="meta") for t in call.tensors])
         self._graphs = graphs
+        known = {name for name, _ in self.named_modules()}
+        self._stay = {mode: tuple(name for name in names if name in known) for mode, names in stay.items()}
         self._compile()
 
-    @property
-    def example(self) -> tuple[Tensor, ...]:
-        return tuple(self.call.tensors)
-
-    @property
-    def graph(self) -> fx.Graph:
-        return self._graphs[self.training]
+    def train(self, mode: bool = True) -> Shrunk:
+        """As the dense network's own `train`: what that leaves in evaluation mode (frozen BatchNorm) stays in it."""
+        super().train(mode)
+        for name in self._stay[bool(mode)]:
+            self.get_submodule(name).training = not mode
+        return self
 
     def _compile(self) -> None:
         """Make `forward` from the graphs, with the arguments that they name."""
         self._forwards: dict[bool, Callable[..., Any]] = {
             mode: type(fx.GraphModule(self, graph)).forward for mode, graph in self._graphs.items()
         }
-        self.__class__ = _class_with(self.call.names if self.call.plain else ())
+        self.__class__ = _class_with(self._call.names if self._call.plain else ())
 
     def __getattr__(self, name: str) -> Any:
         try:
             return super().__getattr__(name)
         except AttributeError:
+            if name in _FACTS:
+                return _FACTS[name](self)
             if name in vars(self).get("_lacks", ()):
                 raise AttributeError(
                     f"{name!r} belongs to the class of the dense network; the shrunk network has its layers and "
@@ -107,12 +121,29 @@ class Shrunk(nn.Module):
         return new
 
 
+_OWN = ("graph", "code", "_mask", "_notes", "_call", "_lacks", "_stay", "_graphs", "_forwards", "_compile")
+_FACTS: dict[str, Callable[[Any], Any]] = {
+    "mask": lambda shrunk: shrunk._mask,
+    "notes": lambda shrunk: shrunk._notes,
+    "call": lambda shrunk: shrunk._call,
+    "graph": lambda shrunk: shrunk._graphs[shrunk.training],
+    "example": lambda shrunk: tuple(shrunk._call.tensors),
+}
+
+
+def mask_of(shrunk: Shrunk) -> ChannelMask:
+    """What a network was shrunk to, also where it has a part of the name `mask`."""
+    return shrunk._mask
+
+
 def _keep_attributes(new: nn.Module, root: nn.Module) -> frozenset[str]:
     """Carry over the dense network's own plain attributes; returns the names of what stays behind."""
-    own = {k: v for k, v in vars(root).items() if not k.startswith("_") and k not in vars(new) and _plain(v)}
+    own = {
+        k: v for k, v in vars(root).items() if not k.startswith("_") and k not in (*vars(new), *_FACTS) and _plain(v)
+    }
     vars(new).update(own)
     public = {name for name in (*dir(type(root)), *vars(root)) if not name.startswith("_")}
-    return frozenset(public - set(dir(nn.Module)) - set(own) - set(root._modules))
+    return frozenset(public - set(dir(nn.Module)) - set(own) - set(root._modules) - set(_FACTS))
 
 
 def _plain(value: Any) -> bool:
@@ -142,7 +173,7 @@ def _by_mode(names: tuple[str, ...]) -> Any:
         4: lambda self, a, b, c, d: self._forwards[self.training](self, a, b, c, d),
     }
     if len(names) not in patterns:
-        return lambda self, *args, **kwargs: self._forwards[self.training](self, *self.call.tensors_of(args, kwargs))
+        return lambda self, *args, **kwargs: self._forwards[self.training](self, *self._call.tensors_of(args, kwargs))
     code = patterns[len(names)].__code__.replace(co_varnames=("self", *names), co_name="forward")
     return types.FunctionType(code, globals(), "forward")
 

@@ -78,8 +78,9 @@ def _named(mode: Mapping[str, bool]) -> str:
 def _run(network: nn.Module, call: ForwardCall, mode: Mapping[str, bool]) -> list[Tensor] | str:
     """The tensors of the output, or the error that came instead."""
     network.train(mode[""])
-    for name, module in network.named_modules():
-        module.training = mode.get(name, mode[""])
+    if len(mode) > 1:
+        for name, module in network.named_modules():
+            module.training = mode.get(name, mode[""])
     args, kwargs = call.fill(call.tensors)
     try:
         with torch.no_grad(), _seeded(call), warnings.catch_warnings():

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import torch
 from torch import fx
 
 from ebsim.tickets.shrinking.rules.base import (
@@ -104,6 +107,104 @@ class Reduce(Same):
         along = axis(source) or 0
         kept = len(shape(node)) == len(shape(source))
         return along if kept else along - sum(d < along for d in dims)
+
+
+class Extreme(Reduce):
+    """Maximum or minimum over one dimension, with where it is: a tuple, of which `Part` takes a tensor."""
+
+    quiet = True
+
+    def accepts(self, net: Analysis, node: fx.Node) -> bool:
+        inputs = tensors(node)
+        if len(inputs) != 1 or axis(inputs[0]) is None or isinstance(node.meta["val"], torch.Tensor):
+            return False
+        dims = self.dims(node)
+        return dims is not None and len(dims) == 1 and axis(inputs[0]) not in dims
+
+    def axis(self, net: Analysis, node: fx.Node) -> int | None:
+        return None
+
+    def live(self, net: Analysis, node: fx.Node) -> Bits | None:
+        return None
+
+    def needs(self, net: Analysis, node: fx.Node, keep: Bits | None) -> Needs:
+        return ()
+
+    def emit(self, out: GraphWriter, node: fx.Node) -> ChannelLayout | None:
+        return None  # `Part` writes it, `dense` where somebody asks for the tuple
+
+
+class ExtremeValue(Reduce):
+    """The values out of a tuple that `Extreme` gives; where they are (of zeros, the first) is no matter of zeros."""
+
+    def pair(self, node: fx.Node) -> Any:
+        return node.args[0]
+
+    def source(self, node: fx.Node) -> fx.Node:
+        return tensors(self.pair(node))[0]
+
+    def accepts(self, net: Analysis, node: fx.Node) -> bool:
+        pair = self.pair(node)
+        first = node.args[1] in (0, "values") if len(node.args) > 1 else False
+        return first and isinstance(pair, fx.Node) and isinstance(net.rule.get(pair), Extreme)
+
+    def axis(self, net: Analysis, node: fx.Node) -> int | None:
+        source, dims = self.source(node), self.dims(self.pair(node)) or []
+        along = axis(source) or 0
+        kept = len(shape(node)) == len(shape(source))
+        return along if kept else along - sum(d < along for d in dims)
+
+    def dims(self, node: fx.Node) -> list[int] | None:
+        dim = plain(argument(node, 1, "dim"))
+        return [dim % len(shape(tensors(node)[0]))] if isinstance(dim, int) else None
+
+    def emit(self, out: GraphWriter, node: fx.Node) -> ChannelLayout | None:
+        channels, source, pair = out.net.kept(node), self.source(node), self.pair(node)
+        both = out.copy(pair, {source: out.fetch(source, channels)})
+        return out.holding(channels, node, out.copy(node, {pair: both}))
+
+
+class ByType(Same):
+    """x.type_as(y): of the second tensor only the type is read."""
+
+    def accepts(self, net: Analysis, node: fx.Node) -> bool:
+        source = node.args[0]
+        return isinstance(source, fx.Node) and axis(source) is not None and len(node.args) == 2
+
+    def source(self, node: fx.Node) -> fx.Node:
+        return node.args[0]  # type: ignore[return-value]
+
+    def emit(self, out: GraphWriter, node: fx.Node) -> ChannelLayout | None:
+        channels, source, like = out.net.kept(node), self.source(node), node.args[1]
+        read = {like: out.some(like), source: out.fetch(source, channels)}  # type: ignore[arg-type]
+        return out.holding(channels, node, out.copy(node, read))  # type: ignore[arg-type]
+
+
+class Sampled(Maps):
+    """Maps read at places that a second tensor gives (grid_sample): zeros wherever it looks."""
+
+    def accepts(self, net: Analysis, node: fx.Node) -> bool:
+        source = node.args[0] if node.args else None
+        return isinstance(source, fx.Node) and axis(source) == 1 and tensors(node)[0] is source and len(node.args) > 1
+
+    def source(self, node: fx.Node) -> fx.Node:
+        return node.args[0]  # type: ignore[return-value]
+
+    def others(self, node: fx.Node) -> list[fx.Node]:
+        return [n for n in node.all_input_nodes if n is not self.source(node)]
+
+    def needs(self, net: Analysis, node: fx.Node, keep: Bits | None) -> Needs:
+        yield from super().needs(net, node, keep)
+        for other in self.others(node):
+            yield from net.demand(other)
+
+    def whole(self, net: Analysis, node: fx.Node) -> list[fx.Node]:
+        return self.others(node)
+
+    def emit(self, out: GraphWriter, node: fx.Node) -> ChannelLayout | None:
+        channels, source = out.net.kept(node), self.source(node)
+        read = {source: out.fetch(source, channels), **{n: out.dense(n) for n in self.others(node)}}
+        return out.holding(channels, node, out.copy(node, read))
 
 
 class AlongOthers(Same):
@@ -249,6 +350,24 @@ class ByFirst(Pair):
 
     def live(self, net: Analysis, node: fx.Node) -> Bits | None:
         return self.spread(net, node, self.operands(node)[0])
+
+
+class Where(Pair):
+    """One of two values by a third: zero where both are."""
+
+    def operands(self, node: fx.Node) -> list[fx.Node]:
+        return tensors(node)
+
+    def accepts(self, net: Analysis, node: fx.Node) -> bool:
+        return len(node.args) == 3 and not node.kwargs and self.axis(net, node) is not None
+
+    def live(self, net: Analysis, node: fx.Node) -> Bits | None:
+        chosen = (node.args[0], node.args[2]) if node.op == "call_method" else node.args[1:]
+        live = np.zeros(width(node), bool)
+        for value in chosen:
+            known = isinstance(value, fx.Node) and value in tensors(node)
+            live = live | (self.spread(net, node, value) if known else np.full(width(node), value != 0))  # type: ignore[arg-type]
+        return live
 
 
 class LiftPair(Pair):

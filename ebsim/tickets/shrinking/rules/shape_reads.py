@@ -134,5 +134,30 @@ class FreshLike(Fresh):
         return ChannelRule.emit(self, out, node)
 
 
+class SizesOf(ChannelRule):
+    """x.view_as(y), x.expand_as(y) where x has no channels to tell apart: of y only the sizes are read."""
+
+    def accepts(self, net: Analysis, node: fx.Node) -> bool:
+        like = node.args[1] if len(node.args) == 2 else None
+        return isinstance(like, fx.Node) and is_tensor(like) and like is not node.args[0]
+
+    def needs(self, net: Analysis, node: fx.Node, keep: Bits | None) -> Needs:
+        yield from net.demand(node.args[0])  # type: ignore[arg-type]
+
+    def whole(self, net: Analysis, node: fx.Node) -> list[fx.Node]:
+        return [node.args[0]]  # type: ignore[list-item]
+
+    def emit(self, out: GraphWriter, node: fx.Node) -> ChannelLayout | None:
+        value, like = node.args
+        assert isinstance(value, fx.Node) and isinstance(like, fx.Node)
+        read = out.some(like)
+        sizes = tuple(
+            width(like) if d == axis(like) else out.graph.call_method("size", (read, d))
+            for d in range(len(shape(like)))
+        )
+        name = "expand" if node.target == "expand_as" else "reshape"
+        return out.full(node, out.graph.call_method(name, (out.dense(value), sizes)))
+
+
 def _is_number(node: fx.Node) -> bool:
     return not any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(node.meta["val"]))

@@ -31,6 +31,7 @@ from ebsim.tickets.shrinking.rules.base import (
     tensors,
     width,
 )
+from ebsim.tickets.shrinking.run_time import expect, squeeze_others
 
 
 class Origin(NamedTuple):
@@ -124,16 +125,20 @@ class Move(ChannelRule):
         if not isinstance(moved, Tensor) or moved.dtype != torch.int64 or moved.shape != node.meta["val"].shape:
             return False
         node.meta["labels"], node.meta["root"], node.meta["last"] = moved, root, last
+        node.meta["fills"] = _takes_all(net, node) or (last is None and tensor.meta["fills"])
         node.meta["origin"] = self._usable(net, node, origin(moved, root))
         return True
 
     def _usable(self, net: Analysis, node: fx.Node, found: Origin | None) -> Origin | None:
         """The origin, where there is a way to write the move for the kept channels only."""
         root = node.meta["root"]
-        if found is None:
+        if found is None or (node.meta["last"] is None and node.meta["fills"]):
             return None
         once = len(np.unique(found.channel)) == len(found.channel)
-        direct = node.meta["last"] is root
+        direct, along = node.meta["last"] is root, axis(root) or 0
+        ones = [d for d, n in enumerate(shape(root)) if n == 1 and d not in (0, along)]
+        node.meta["ones"] = ones if not direct else [d for d in ones if d < along]
+        found = found._replace(only=found.only and (not direct or self._at_any_size(net, node)))
         if found.only:
             return found if once else None
         each = np.array_equal(found.channel, np.arange(width(root)))
@@ -145,6 +150,25 @@ class Move(ChannelRule):
         if found.ordered and (sized or flat or (direct and _flattens(net, node))):
             return found
         return None
+
+    @staticmethod
+    def _at_any_size(net: Analysis, node: fx.Node) -> bool:
+        """Whether a step that leaves all but channels in place for the example does so for any other size too.
+
+        Not a crop that the example does not fill (`x[:, :, :64]`), nor a flip or a transposition of one row.
+        """
+        root, along = node.meta["root"], axis(node.meta["root"]) or 0
+        name = call_name(node)
+        if isinstance(net.rule.get(node.args[0]), Parts):  # type: ignore[arg-type]
+            node, name = node.args[0], call_name(node.args[0])  # type: ignore[assignment, arg-type]
+        if name == "getitem":
+            return _only_channels(node, along)
+        if name in _BY_DIMENSION:
+            position, default = _BY_DIMENSION[name]
+            dims = plain(argument(node, position, "dims" if name in ("flip", "roll") else "dim", default))
+            dims = [dims] if isinstance(dims, int) else dims
+            return isinstance(dims, list | tuple) and {d % len(shape(root)) for d in dims} <= {along}
+        return name in _KEEP_ORDER or all(n > 1 for d, n in enumerate(shape(root)) if d != along)
 
     def opaque(self, node: fx.Node) -> bool:
         """No form that keeps channels whole: acts on the whole tensor, if anything but a further view reads it."""
@@ -180,6 +204,7 @@ class Move(ChannelRule):
         root, (_, channel, only, _) = node.meta["root"], node.meta["origin"]
         inner = out.phys[root]
         if only:
+            self._expect_ones(out, node)
             return inner._replace(position=inner.position[channel])
         kept = np.unique(channel[out.net.kept(node)])
         once = len(channel) <= width(root)
@@ -189,7 +214,16 @@ class Move(ChannelRule):
                 whole = self._with_index(out, node, inner.base, index)
                 return inner._replace(base=whole, position=inner.position[channel])
             return out.holding(kept, node, self._copied(out, node, out.fetch(root, kept)))
+        self._expect_ones(out, node)
         return out.holding(np.flatnonzero(np.isin(channel, kept)), node, self._reshaped(out, node, kept))
+
+    @staticmethod
+    def _expect_ones(out: GraphWriter, node: fx.Node) -> None:
+        """Where a dimension of one hides what the steps from the root do to it, it has to be one at other sizes too."""
+        if out.net.need[node].any():
+            for d in node.meta["ones"]:
+                size = out.graph.call_method("size", (out.phys[node.meta["root"]].base, d))
+                out.graph.call_function(expect, (size, 1))
 
     @staticmethod
     def _copied(out: GraphWriter, node: fx.Node, base: fx.Node) -> fx.Node:
@@ -201,9 +235,7 @@ class Move(ChannelRule):
             sizes[node.meta["origin"].dim] = -1
             return out.graph.call_method("expand", (base, *sizes))
         if call_name(node) == "squeeze" and plain(argument(node, 1, "dim")) is None:
-            root = node.meta["root"]
-            ones = tuple(d for d, n in enumerate(shape(root)) if n == 1 and d != axis(root))
-            return out.graph.call_method("squeeze", (base, ones))
+            return out.graph.call_function(squeeze_others, (base, axis(node.meta["root"])))
         return out.copy(node, {source: base})
 
     @staticmethod
@@ -270,6 +302,12 @@ def replay(net: Analysis, node: fx.Node, source: fx.Node, value: Any) -> Any:
         return None
 
 
+# calls along given dimensions: where these stand among the arguments, and what they are by default
+_BY_DIMENSION = {
+    "chunk": (2, 0), "split": (2, 0), "tensor_split": (2, 0), "unbind": (1, 0), "narrow": (1, None),
+    "select": (1, None), "index_select": (1, None), "flip": (1, None), "roll": (2, None),
+}  # fmt: skip
+_KEEP_ORDER = ("contiguous", "expand", "channel_shuffle")  # of everything but channels, at any size
 _LIKE = ("reshape_as", "view_as")  # the second tensor says only the sizes
 
 
@@ -305,6 +343,44 @@ def _copies(net: Analysis, node: fx.Node) -> bool:
         dim = plain(argument(node, 1, "dim"))
         return name == "unflatten" and isinstance(dim, int) and dim % len(shape(node.meta["root"])) != along
     return True
+
+
+def _takes_all(net: Analysis, node: fx.Node) -> bool:
+    """Whether the step is a crop (or one of several parts) that happens to take all of its input."""
+    source: Any = node.args[0]
+    if isinstance(net.rule.get(source), Parts):
+        return len(source.meta["val"]) == 1
+    if call_name(node) == "narrow":
+        return shape(node) == shape(source)
+    given = plain(node.args[1]) if call_name(node) == "getitem" and len(node.args) > 1 else ()
+    given = given if isinstance(given, tuple) else (given,)
+    if not any(isinstance(i, slice) and i != slice(None) for i in given):
+        return False
+    sliced = tuple(i if isinstance(i, slice) or i is Ellipsis else slice(None) for i in given if i is not None)
+    return any(
+        entry != slice(None) and _length(entry, n) == n
+        for entry, n in zip(_spelled_out(sliced, len(shape(source))), shape(source), strict=True)
+    )
+
+
+def _spelled_out(index: tuple[Any, ...], rank: int) -> list[Any]:
+    """An index with an entry for every dimension."""
+    at = index.index(Ellipsis) if any(i is Ellipsis for i in index) else len(index)
+    after = index[at + 1 :]
+    return [*index[:at], *[slice(None)] * (rank - at - len(after)), *after]
+
+
+def _length(entry: slice, size: int) -> int:
+    return len(range(*entry.indices(size)))
+
+
+def _only_channels(node: fx.Node, along: int) -> bool:
+    """Whether a getitem leaves every dimension but that of the channels whole, whatever its size."""
+    given = node.args[1] if isinstance(node.args[1], tuple) else (node.args[1],)
+    if any(i is None for i in given):
+        return False
+    entries = _spelled_out(given, len(shape(node.args[0])))
+    return all(entry == slice(None) for d, entry in enumerate(entries) if d != along)
 
 
 def _own_index(node: fx.Node, along: int) -> tuple[Any, ...] | None:

@@ -81,11 +81,12 @@ def call_of(model: nn.Module, example: Any) -> ForwardCall:
     weights = next((p for p in model.parameters() if p.is_floating_point()), None)
 
     def fitted(t: Tensor) -> Tensor:
+        t = t.detach().as_subclass(Tensor)  # what a subclass adds is its own
         kind = weights.dtype if weights is not None and t.is_floating_point() else t.dtype
         device = t.device if weights is None else weights.device
         if t.device.type == "meta":
             return torch.empty(t.shape, dtype=kind, device=device)
-        return t.detach().to(device=device, dtype=kind)
+        return t.to(device=device, dtype=kind)
 
     return ForwardCall(*call.fill([fitted(t) for t in call.tensors]), _names(model, call))
 

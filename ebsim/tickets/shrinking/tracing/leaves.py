@@ -12,7 +12,7 @@ from torch.nn.modules.conv import _ConvNd
 from ebsim.tickets.shrinking.select import Select
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-_LAYERS = (_ConvNd, _BatchNorm, nn.Linear)
+LAYERS = (_ConvNd, _BatchNorm, nn.Linear)
 
 
 def is_leaf(module: nn.Module) -> bool:
@@ -25,10 +25,10 @@ def is_leaf(module: nn.Module) -> bool:
         return False
     if any(isinstance(child, _BatchNorm) for child in module.modules() if child is not module):
         return False
-    if surprises(module) or _is_torchs(type(module)) or isinstance(module, Select | torch.jit.ScriptModule):
+    if surprises(module) or is_torchs(type(module)) or isinstance(module, Select | torch.jit.ScriptModule):
         return True
-    known = next((kind for kind in type(module).__mro__ if _is_torchs(kind)), nn.Module)
-    return isinstance(module, _LAYERS) and not overrides_forward(type(module), known)
+    known = next((kind for kind in type(module).__mro__ if is_torchs(kind)), nn.Module)
+    return isinstance(module, LAYERS) and not overrides_forward(type(module), known)
 
 
 def surprises(module: nn.Module) -> str:
@@ -50,5 +50,5 @@ def overrides_forward(kind: type, known: Any) -> bool:
     return any(getattr(kind, name, None) is not getattr(known, name, None) for name in ("forward", "_conv_forward"))
 
 
-def _is_torchs(kind: type) -> bool:
+def is_torchs(kind: type) -> bool:
     return kind.__module__.startswith(("torch.nn.modules", "torch.ao.nn", "torch.nn.utils")) and kind is not nn.Module

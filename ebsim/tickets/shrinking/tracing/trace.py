@@ -8,6 +8,7 @@ about the path, values of tensors that do (see `value_tracer`).
 
 from __future__ import annotations
 
+import logging
 import operator
 from functools import partial
 from typing import Any, NamedTuple
@@ -24,15 +25,19 @@ from ebsim.tickets.shrinking.tracing.error_places import place_of
 from ebsim.tickets.shrinking.tracing.in_place import is_in_place
 from ebsim.tickets.shrinking.tracing.leaves import surprises
 from ebsim.tickets.shrinking.tracing.network_state import NetworkState, random_state, restore_random
+from ebsim.tickets.shrinking.tracing.side_effects import acts_when_traced
 from ebsim.tickets.shrinking.tracing.value_proxy import Untraceable
 from ebsim.tickets.shrinking.tracing.value_tracer import ValueTracer
 
 
 class Traced(NamedTuple):
-    """Graphs by mode (True = training; one object for both when they agree), and notes on what they leave out."""
+    """Graphs by mode (True = training; one object for both when they agree), and notes on what they leave out.
+
+    A network whose own `train` keeps some modules in evaluation mode (frozen BatchNorm) is traced, and shrunk, so."""
 
     graphs: dict[bool, fx.Graph]
     notes: list[str]
+    stay: dict[bool, tuple[str, ...]]  # modules that are in the other mode when the network is in this one
 
 
 def trace(root: nn.Module, call: ForwardCall) -> Traced:
@@ -41,10 +46,12 @@ def trace(root: nn.Module, call: ForwardCall) -> Traced:
     The batch of the example is used where the code goes by it, and two samples elsewhere: two, so that no reshaping
     can mistake the batch for a dimension of one. Errors: CompactError, naming what cannot be written as a graph.
     """
-    generators = random_state()
+    generators, log = random_state(), logging.getLogger("torch._subclasses.fake_tensor")
+    quiet, log.disabled = log.disabled, True  # what it says of a failed call comes as an exception too
     try:
         return _trace(root, call)
     finally:
+        log.disabled = quiet
         restore_random(generators)
 
 
@@ -53,13 +60,18 @@ def _trace(root: nn.Module, call: ForwardCall) -> Traced:
     first = call.with_batch(2)
     try:
         traced = _both_modes(root, first)
-        depends = any(n.target is expect for graph in traced.graphs.values() for n in graph.nodes)
+        nodes = [n for graph in traced.graphs.values() for n in graph.nodes]
+        depends = any(n.target is expect or _is_empty(n.meta.get("val")) for n in nodes)
         if not depends or given in (None, 1, 2):
             return traced
     except CompactError:
         if given in (None, 2):
             raise
     return _both_modes(root, call)
+
+
+def _is_empty(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.numel() == 0
 
 
 def _both_modes(root: nn.Module, call: ForwardCall) -> Traced:
@@ -70,11 +82,18 @@ def _both_modes(root: nn.Module, call: ForwardCall) -> Traced:
         for name, m in root.named_modules()
         if surprises(m) and m._modules
     ]
+    stay: dict[bool, tuple[str, ...]] = {}
     for mode in (True, False):
         root.train(mode)
+        stay[mode] = tuple(name for name, module in root.named_modules() if name and module.training != mode)
         state = NetworkState(root)
         with torch.inference_mode(False), torch.enable_grad():
-            graph = _one_mode(root, call, fake, notes)
+            tracer = ValueTracer(fake)
+            try:
+                graph = _one_mode(tracer, root, call, fake, notes)
+            except CompactError:
+                tracer.finish()
+                raise
         if changed := state.changed():
             raise CompactError(
                 f"{type(root).__name__} cannot be shrunk: its forward changes {changed} while it runs, which a graph "
@@ -82,6 +101,7 @@ def _both_modes(root: nn.Module, call: ForwardCall) -> Traced:
             )
         notes += [f"forward sets the attribute {name}, the shrunk network does not" for name in state.by_products()]
         state.restore()
+        tracer.finish()
         _remove_unread(graph)
         overwritten = _drop_in_place(graph, root)
         _refuse_overwritten_views(graph, overwritten)
@@ -89,13 +109,14 @@ def _both_modes(root: nn.Module, call: ForwardCall) -> Traced:
     if _text(graphs[True]) == _text(graphs[False]):
         graphs[True] = graphs[False]
     root.eval()
-    return Traced(graphs, list(dict.fromkeys(notes)))
+    return Traced(graphs, list(dict.fromkeys(notes)), stay)
 
 
-def _one_mode(root: nn.Module, call: ForwardCall, fake: FakeTensorMode, notes: list[str]) -> fx.Graph:
+def _one_mode(
+    tracer: ValueTracer, root: nn.Module, call: ForwardCall, fake: FakeTensorMode, notes: list[str]
+) -> fx.Graph:
     name = type(root).__name__
     try:
-        tracer = ValueTracer(fake)
         graph = tracer.graph_of(root, call)
         notes += tracer.notes
         return graph
@@ -147,14 +168,8 @@ def _remove_unread(graph: fx.Graph) -> None:
     """Erase what nobody reads and what changes nothing."""
     for node in reversed(list(graph.nodes)):
         keeps = node.op in ("placeholder", "output") or node.target in (expect, torch._assert, assigned)
-        changes = node.op == "call_module" or (node.op == "call_method" and is_in_place(str(node.target)))
-        if (
-            not node.users
-            and not keeps
-            and not changes
-            and node.target not in _OUT_OF_PLACE
-            and not node.kwargs.get("inplace")
-        ):
+        changes = acts_when_traced(node) or node.target in _OUT_OF_PLACE or node.kwargs.get("inplace")
+        if not (node.users or keeps or changes):
             graph.erase_node(node)
 
 

@@ -31,6 +31,33 @@ _RANDOM = {torch.rand, torch.randn, torch.randint, torch.randperm, torch.normal}
 
 
 @contextmanager
+def factories(tracer: Any) -> Iterator[None]:
+    """Tensors made for a traced size or type (`torch.rand(x.shape[0], 1, dtype=x.dtype)`) are traced too: torch's own
+    parser of arguments wants numbers there."""
+    own = {name: getattr(torch, name) for name in _FACTORIES}
+
+    def followed(function: Any) -> Any:
+        def make(*args: Any, **kwargs: Any) -> Any:
+            traced = not tracer.busy and _traced(args, kwargs)
+            return tracer.create_proxy("call_function", function, args, kwargs) if traced else function(*args, **kwargs)
+
+        return make
+
+    for name, function in own.items():
+        setattr(torch, name, followed(function))
+    try:
+        yield
+    finally:
+        for name, function in own.items():
+            setattr(torch, name, function)
+
+
+_FACTORIES = (
+    "rand", "randn", "randint", "randperm", "zeros", "ones", "empty", "full", "arange", "linspace", "eye", "logspace",
+)  # fmt: skip
+
+
+@contextmanager
 def own_derivatives(tracer: Any) -> Iterator[None]:
     """Follow the code inside activation checkpoints; stop at functions with a derivative of their own or scripted.
 

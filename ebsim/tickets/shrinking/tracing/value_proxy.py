@@ -29,6 +29,13 @@ class ValueProxy(fx.Proxy):
     def value(self) -> Any:
         return self.node.meta["val"]
 
+    @classmethod
+    def __torch_function__(cls, method: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        args, kwargs = fx.node.map_aggregate((args, kwargs or {}), settled)  # type: ignore[misc, arg-type]
+        found: list[Any] = []
+        fx.node.map_aggregate((args, kwargs), lambda a: found.append(a) if type(a) is ValueProxy else a)
+        return super().__torch_function__(method, types, args, kwargs) if found else method(*args, **kwargs)
+
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__fx_"):
             raise AttributeError(name)
@@ -71,7 +78,15 @@ class ValueProxy(fx.Proxy):
         return self.tracer.create_proxy("call_function", round, (self, digits), {})
 
     def __format__(self, spec: str) -> str:
-        return repr(self.value)
+        return repr(self.value) if isinstance(self.value, Tensor) else format(self.tracer.concrete(self), spec)
+
+    def __str__(self) -> str:
+        return format(self)
+
+
+def settled(value: Any) -> Any:
+    """What a traced value of a finished tracing stands for; any other value itself."""
+    return value.tracer.settled(value) if type(value) is ValueProxy else value
 
 
 class Method:

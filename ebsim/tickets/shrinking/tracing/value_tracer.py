@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import operator
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import is_dataclass
@@ -24,18 +25,21 @@ from torch.fx.node import map_arg
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils import _pytree as pytree
 
+from ebsim.tickets.shrinking.rules.base import argument
 from ebsim.tickets.shrinking.run_time import expect
 from ebsim.tickets.shrinking.tracing.calls import ForwardCall
 from ebsim.tickets.shrinking.tracing.in_place import changes_in_place
 from ebsim.tickets.shrinking.tracing.leaves import is_leaf, surprises
 from ebsim.tickets.shrinking.tracing.network_state import NetworkState
+from ebsim.tickets.shrinking.tracing.stray_values import forget, meaning
 from ebsim.tickets.shrinking.tracing.trace_contexts import (
     RandomCalls,
     autocast_noted,
     autocast_state,
+    factories,
     own_derivatives,
 )
-from ebsim.tickets.shrinking.tracing.value_proxy import Method, Untraceable, ValueProxy
+from ebsim.tickets.shrinking.tracing.value_proxy import Method, Untraceable, ValueProxy, settled
 
 CONSTANT = "_tensor_constant"  # what tensors that the code makes by itself are called on the root
 
@@ -56,18 +60,32 @@ class ValueTracer(fx.Tracer):
         self._stored: dict[int, str] = {}  # memory of parameters and buffers -> name
         self._grad = torch.is_grad_enabled()
         self._autocast = autocast_state()
+        self._finished = False
+        self._made: list[weakref.ref[ValueProxy]] = []
 
     def graph_of(self, root: nn.Module, call: ForwardCall) -> fx.Graph:
         """The graph of one call of `root`."""
         self.call = call
         self._names = {id(t): name for name, t in (*root.named_parameters(), *root.named_buffers())}
-        with RandomCalls(self), autocast_noted(self.notes), own_derivatives(self):
+        with RandomCalls(self), autocast_noted(self.notes), own_derivatives(self), factories(self):
             return self.trace(root)
+
+    def finish(self) -> None:
+        """From here on its values are plain ones: none must be found by code that runs later."""
+        self._finished = True
+        self._attributes.clear()
+        if stray := [proxy for made in self._made if (proxy := made()) is not None]:
+            forget(stray)
+
+    def settled(self, proxy: ValueProxy) -> Any:
+        return meaning(proxy.node, self.root) if self._finished else proxy
 
     # -- what fx asks ------------------------------------------------------------------------------
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
-        return ValueProxy(node, self)
+        proxy = ValueProxy(node, self)
+        self._made.append(weakref.ref(proxy))
+        return proxy
 
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> Any:
         """One placeholder per tensor among the inputs; hooks and a replaced forward of the network itself run too."""
@@ -111,6 +129,9 @@ class ValueTracer(fx.Tracer):
             raise Untraceable(f"its forward changes {name} while it runs")
 
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **more: Any) -> Any:
+        args, kwargs = fx.node.map_aggregate((args, kwargs), settled)
+        if self._finished:
+            return getattr(args[0], target)(*args[1:], **kwargs) if kind == "call_method" else target(*args, **kwargs)
         proxy = super().create_proxy(kind, target, args, kwargs, *rest, **more)
         return None if proxy.node.meta.get("val", proxy) is None else proxy
 
@@ -174,6 +195,8 @@ class ValueTracer(fx.Tracer):
     def concrete(self, proxy: ValueProxy) -> Any:
         """The number itself; the graph will check that it is still that."""
         value = proxy.value
+        if self._finished:
+            return self.settled(proxy)
         if isinstance(value, Tensor):
             raise Untraceable("its forward branches on tensor values")
         if proxy.node not in self._expected:
@@ -183,19 +206,31 @@ class ValueTracer(fx.Tracer):
 
     def length(self, proxy: ValueProxy) -> int:
         value, node = proxy.value, proxy.node
+        if self._finished:
+            return len(self.settled(proxy))
         if isinstance(value, Tensor):
             return int(proxy.shape[0])
         name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-        if node.op in ("call_method", "call_function") and name in ("split", "unbind", "tensor_split"):
-            source = node.args[0]
-            by = node.args[1] if len(node.args) > 1 else None
-            default = by if name == "unbind" and by is not None else node.args[2] if len(node.args) > 2 else 0
-            dim = node.kwargs.get("dim", default)
-            if isinstance(source, fx.Node) and isinstance(dim, int) and not isinstance(by, list | tuple):
-                int(ValueProxy(source, self).shape[dim])  # as many parts as this size gives
+        if node.op in ("call_method", "call_function") and name in ("split", "chunk", "unbind", "tensor_split"):
+            self._parts(node, name)
         return len(value)
 
+    def _parts(self, node: fx.Node, name: str) -> None:
+        """Code that goes by the number of parts goes by the size that gives it."""
+        source = node.args[0]
+        by = argument(node, 1, {"split": "split_size", "chunk": "chunks", "unbind": "dim"}.get(name, ""))
+        dim = (0 if by is None else by) if name == "unbind" else argument(node, 2, "dim", 0)
+        if isinstance(source, fx.Node) and isinstance(dim, int) and not isinstance(by, list | tuple):
+            size = ValueProxy(source, self).shape[dim]
+            if name == "chunk" and isinstance(by, int):
+                each = (size + (by - 1)) // by  # rounded up, and again for the number of parts
+                self.concrete((size + (each - 1)) // each == len(node.meta["val"]))
+            else:
+                int(size)
+
     def attribute(self, proxy: ValueProxy, name: str) -> Any:
+        if self._finished:
+            return getattr(self.settled(proxy), name)
         with self._computing():
             found = getattr(proxy.value, name)
         own = proxy.node.op == "get_attr"
