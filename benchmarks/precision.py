@@ -115,7 +115,7 @@ def steps(network: str, depth: int, batch: int, rounds: int, last: bool) -> dict
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--quick", action="store_true", help="few rounds, PreResNet-20 only")
+    parser.add_argument("--quick", action="store_true", help="few rounds, PreResNet-20 only (both layouts)")
     parser.add_argument("--threads", type=int, default=2, help="1 is the steadiest on a busy machine")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "precision.json")
     options = parser.parse_args()
@@ -141,7 +141,7 @@ def main() -> None:
         "quantiser": quantizers(rounds),
         "step": {},
     }
-    for network, depth, batch, last in networks[: 1 if options.quick else None]:
+    for network, depth, batch, last in networks[: 2 if options.quick else None]:
         name = f"{network}-{depth}, batch {batch}, {'channels_last' if last else 'contiguous'}"
         print(name, flush=True)
         result["step"][name] = steps(network, depth, batch, 3 if depth > 100 else rounds, last)
