@@ -93,7 +93,7 @@ def test_nvfp4_is_torchaos_but_for_values_beside_a_tie() -> None:
      ("mxfp4", "fp4_e2m1"), ("mxint8", "int8")],
 )  # fmt: skip
 def test_mx_is_microxcalings(name: str, element: str) -> None:
-    """Its log2 in float32 is off by one just below powers of two, for elements and for the absmax of blocks: left out."""
+    """Its log2 in float32 is off by one just below powers of two, of elements and of the absmax: these are left out."""
     ops = witness("mx.mx_ops")
     x = values(4)
     theirs = ops._quantize_mx(
