@@ -155,6 +155,8 @@ class Prune(Section):
     """Length of the FIFO."""
     min_channels: Annotated[int, Field(ge=0, le=1_000_000)] = 1
     """Channels that every layer keeps at least; 0 makes a layer that would lose all an error."""
+    ignore: Annotated[tuple[str, ...], BeforeValidator(_as_tuple), Field(max_length=1000), AddedLater(())] = ()
+    """BatchNorm layers that keep every channel and are not ranked: names, or patterns as "stem.*"."""
     criterion: Annotated[str, AddedLater("gamma")] = "gamma"
     """What ranks the channels, after every epoch of the search: see `ebsim.tickets.CRITERIA`."""
     draw_epochs: Annotated[tuple[Epoch, ...], BeforeValidator(_as_tuple), Field(max_length=1000), AddedLater(())] = ()

@@ -101,8 +101,8 @@ class Dense(Training):
 
     def mask(self, ratio: float, epoch: int) -> tickets.ChannelMask:
         """The mask drawn from the scores after `epoch`."""
-        least = self.context.prune.min_channels
-        return tickets.masks_from_gammas(self.trajectory.gammas[epoch], self.context.layers, ratio, least)
+        prune, gammas = self.context.prune, self.trajectory.gammas[epoch]
+        return tickets.masks_from_gammas(gammas, self.context.layers, ratio, prune.min_channels, ignore=prune.ignore)
 
     def draws(self, stage: str, epochs: int | None = None, *, count: int) -> list[dict[str, Any]]:
         """The ledger of training to an epoch and drawing `count` masks on the way, scoring by batches included."""
@@ -174,6 +174,7 @@ def emergence(
         threshold=prune.threshold,
         window=prune.window,
         min_channels=prune.min_channels,
+        ignore=prune.ignore,
     )
     return found.epoch, found.distances
 

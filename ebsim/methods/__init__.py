@@ -64,6 +64,11 @@ class Method:
             rows.append(row)
         return rows
 
+    @property
+    def ranks_layers(self) -> bool:
+        """Whether its masks are drawn from ranked channels of every layer, so that layers can be left out of them."""
+        return self.module in _RANKING and self.options.get("widths") != "uniform"
+
     def row(self, context: ExperimentContext, point: tuple[Any, ...]) -> MethodResult:
         """Run it at one of its `points`."""
         result: MethodResult = importlib.import_module(f"ebsim.methods.{self.module}").run(
@@ -80,6 +85,8 @@ class Method:
         scores = "search" in self.uses and CRITERIA[context.prune.criterion].passes > 0
         return list(dict.fromkeys(names[use] for use in (*self.uses, *(["fp32"] if scores else []))))
 
+
+_RANKING = ("eb_train", "network_slimming", "prune_at_epoch", "random_ticket")
 
 METHODS = {
     "dense": Method("dense", "the whole network, all epochs", over=(), uses=("fp32",), stages=("dense",)),

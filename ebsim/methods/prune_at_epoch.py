@@ -44,5 +44,6 @@ def run(
 
     mask = dense.mask(ratio, drawn)
     if channels == "random":
-        mask = random_mask(context.layers, mask.kept(), seed_of(context.seed, "random-at-epoch", ratio, drawn))
+        seed = seed_of(context.seed, "random-at-epoch", ratio, drawn)
+        mask = random_mask(context.layers, mask.kept(), seed, mask.ignored)
     return result.record_final_training(ticket(context, dense, mask, drawn, init, result.retrain_precision), mask=mask)

@@ -35,16 +35,18 @@ def run(context: ExperimentContext, ratio: float, widths: str = "ticket", init: 
     if found is None:
         return result
     dense, epoch = found
+    ignored: tuple[str, ...] = ()
     if widths == "ticket":
-        kept = dense.mask(ratio, epoch).kept()
+        drawn = dense.mask(ratio, epoch)
+        kept, ignored = drawn.kept(), drawn.ignored
     else:
         kept = {name: max(1, round((1 - ratio) * size)) for name, size in context.layers.items()}
-    mask = draw(context.layers, kept, seed_of(context.seed, "random-ticket", widths, ratio))
+    mask = draw(context.layers, kept, seed_of(context.seed, "random-ticket", widths, ratio), ignored)
     return result.record_final_training(ticket(context, dense, mask, epoch, init, result.retrain_precision), mask=mask)
 
 
-def draw(layers: dict[str, int], kept: dict[str, int], seed: int) -> ChannelMask:
+def draw(layers: dict[str, int], kept: dict[str, int], seed: int, ignored: tuple[str, ...] = ()) -> ChannelMask:
     """A mask with `kept[name]` random channels of each layer."""
     generator = torch.Generator().manual_seed(seed)
     ranks = [torch.randperm(size, generator=generator) < kept[name] for name, size in layers.items()]
-    return ChannelMask(torch.cat(ranks).numpy(), layers)
+    return ChannelMask(torch.cat(ranks).numpy(), layers, ignored=ignored)

@@ -124,16 +124,18 @@ def masks(context: ExperimentContext) -> dict[str, Any]:
             continue
         gammas = trajectory.gammas[: context.epochs + 1]
         ratios: dict[str, Any] = {}
+        least, ignore = context.prune.min_channels, context.prune.ignore
         for ratio in context.prune.ratio:
-            drawn = [
-                tickets.masks_from_gammas(row, context.layers, ratio, context.prune.min_channels) for row in gammas
-            ]
+            drawn = [tickets.masks_from_gammas(row, context.layers, ratio, least, ignore=ignore) for row in gammas]
             ratios[_key(ratio)] = {
                 "distances": [new.distance(old) for old, new in pairwise(drawn)],
                 "emerged": emergence(context, gammas, ratio)[0],
-                "map": tickets.distance_map(gammas, context.layers, ratio).tolist(),
+                "map": tickets.distance_map(gammas, context.layers, ratio, ignore=ignore).tolist(),
             }
-        out[trajectory.stage.id] = {"channels": gammas.shape[1], "layers": dict(context.layers), "ratios": ratios}
+        ignored = {"ignored": list(drawn[0].ignored)} if ignore else {}
+        out[trajectory.stage.id] = {
+            "channels": gammas.shape[1], "layers": dict(context.layers), **ignored, "ratios": ratios,
+        }  # fmt: skip
     return out
 
 

@@ -5,6 +5,7 @@ No torch is needed to read the names; only rules with globs make a network, to s
 
 from __future__ import annotations
 
+import fnmatch
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -85,6 +86,7 @@ def mistakes(experiment: Experiment, broken: frozenset[str] = frozenset()) -> It
 
     broken: keys that are known to be wrong and have their defaults in `experiment`.
     """
+    yield from _ignored(experiment, broken)
     section = experiment.precision
     for problem in registry.refused(section.plugins):
         yield "precision.plugins", f": {problem}"
@@ -121,6 +123,46 @@ def mistakes(experiment: Experiment, broken: frozenset[str] = frozenset()) -> It
                 yield where, f'= "{name}": {problem}'
             else:
                 yield f"{where}.rule.{number}.layers" if number < rules else f"{where}.base", f": {problem}"
+
+
+def _ignored(experiment: Experiment, broken: frozenset[str]) -> Iterator[tuple[str, str]]:
+    """`prune.ignore`: patterns that no BatchNorm layer has, and methods that cannot leave layers out."""
+    patterns = experiment.prune.ignore
+    if not patterns:
+        return
+    others = [m for m in experiment.methods if m in METHODS and m != "dense" and not METHODS[m].ranks_layers]
+    if others:
+        yield (
+            "prune.ignore",
+            f'= {list(patterns)}: the method "{others[0]}" does not rank the channels of BatchNorm layers',
+        )
+    if any(key.startswith(("model", "data")) for key in broken) or not (names := _norms(experiment)):
+        return
+    matched = {name for name in names for pattern in patterns if fnmatch.fnmatchcase(name, pattern)}
+    for pattern in patterns:
+        if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
+            few = ", ".join(names[:5])
+            yield (
+                "prune.ignore",
+                f'= "{pattern}": no BatchNorm layer has such a name; there are {few}, ...',
+            )
+    if len(matched) == len(names):
+        yield "prune.ignore", f"= {list(patterns)}: leaves no layer to prune"
+
+
+def _norms(experiment: Experiment) -> tuple[str, ...]:
+    """Names of the BatchNorm layers of the experiment's dense network; none where it cannot be built."""
+    entry, model = catalogue.DATASETS.get(experiment.data.name), experiment.model
+    if entry is None:
+        return ()
+    from ebsim.tickets import bn_layers
+
+    try:
+        shape, options = entry.shape or LARGEST, {"depth": model.depth, "stem": model.stem}
+        network = models.build(model.name, classes=entry.classes or 10, input_shape=shape, seed=0, **options)
+    except ConfigError:  # a network that there is not: `network_mistakes` says so
+        return ()
+    return tuple(bn_layers(network))
 
 
 def _value(table: Any, key: str) -> str:

@@ -188,6 +188,7 @@ def setting(run: Run) -> list[tuple[str, Cell]]:
                 Value(r.prune.threshold, f"{r.prune.threshold:g}"),
                 ", window ",
                 count(r.prune.window),
+                f"; never pruned: {', '.join(map(text.plain, r.prune.ignore))}" if r.prune.ignore else "",
             ),
         ),
         (

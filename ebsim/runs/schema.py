@@ -57,6 +57,8 @@ class Prune(Record):
     threshold: Fraction
     window: Annotated[int, Field(ge=1)]
     ratios: tuple[Fraction, ...]
+    ignore: tuple[str, ...] = ()
+    """Patterns of the BatchNorm layers that keep every channel."""
 
 
 class StageEnergy(Record):

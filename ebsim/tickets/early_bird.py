@@ -188,12 +188,13 @@ def emergence(
     threshold: float = 0.1,
     window: int = 5,
     min_channels: int = 1,
+    ignore: str | Sequence[str] = (),
 ) -> Emergence:
     """What EarlyBird would have said of a finished training.
 
     gamma_rows: [E+1, n], row e = the scales after e epochs (row 0 = untrained). Distances end at emergence.
     """
-    eb = EarlyBird(ratio, threshold, window, rule, min_channels, layers)
+    eb = EarlyBird(ratio, threshold, window, rule, min_channels, layers, ignore=ignore)
     for e, row in enumerate(gamma_rows):
         if e == 0:
             eb.start(row)
@@ -202,14 +203,23 @@ def emergence(
     return Emergence(eb.epoch, eb.distances)
 
 
-def distance_map(gamma_rows: Tensor, layers: Mapping[str, int], ratio: float, min_channels: int = 1) -> Tensor:
+def distance_map(
+    gamma_rows: Tensor,
+    layers: Mapping[str, int],
+    ratio: float,
+    min_channels: int = 1,
+    ignore: str | Sequence[str] = (),
+) -> Tensor:
     """Mask distance of every pair of epochs, float64 [E+1, E+1] (the paper's epoch x epoch figure).
 
     With masks as +-1 the product of two is n - 2 * Hamming distance: the whole map is one matrix
     product, exact in float32 for n < 2**24.
     """
     signs = torch.stack(
-        [masks_from_scores(row.abs(), layers, [ratio], min_channels)[0].bits.float() * 2 - 1 for row in gamma_rows]
+        [
+            masks_from_scores(row.abs(), layers, [ratio], min_channels, ignore=ignore)[0].bits.float() * 2 - 1
+            for row in gamma_rows
+        ]
     )
     n = signs.shape[1]
     return (n - (signs @ signs.T).double()) / (2 * n)
