@@ -164,9 +164,9 @@ def remove(path: Path) -> None:
 
 
 def sweep(folder: Path, older: float = 0.0) -> None:
-    """Delete what killed writers left in a folder; only whoever holds its lock may do so.
+    """Delete what killed writers left in a folder; only the holder of its lock may do so.
 
-    older: seconds that a file must not have changed for, where nobody holds a lock.
+    older: seconds that a file must not have changed for, where there is no lock.
     """
     for path in folder.glob(".*.tmp"):
         with contextlib.suppress(OSError):

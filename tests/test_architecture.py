@@ -161,6 +161,7 @@ LIGHT = [
     "import hw_models",
     "import cli",
     "import ebsim.pipeline as p; [list(names()) for names in p.choices().values()]",
+    "from hw_models import commands; commands.list_profiles(); import ebsim.report.display.terminal",  # hw list
 ]
 
 

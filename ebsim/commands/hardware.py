@@ -37,11 +37,11 @@ def hw_list(as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
-    from ebsim.commands.progress import print_table
+    from ebsim.report.display.terminal import print_rows
 
     headings = ["Name", "Kind", "Node (nm)", "Widest format", "Band x/÷", "Summary"]
-    print_table(
-        "Accelerators (band: the factor within which their absolute energies are believed, 90 %)", headings,
+    print_rows(
+        "Accelerators (band: factor of the 90 % credible interval of their absolute energies)", headings,
         [[f"{value:g}" if isinstance(value, float) else value for value in item.values()] for item in found],
     )  # fmt: skip
 
@@ -57,7 +57,7 @@ def hw_show(profile: str, as_json: bool) -> None:
     if as_json:
         print_json(facts)
         return
-    from ebsim.commands.progress import print_table
+    from ebsim.report.display.terminal import print_rows
 
     constants = facts.pop("constants")
     show_facts(dict(commands.describe(facts)), False)
@@ -66,8 +66,8 @@ def hw_show(profile: str, as_json: bool) -> None:
          item["source"]]
         for item in constants
     ]  # fmt: skip
-    caption = "Constants (band: the factor within which each is believed, 90 %; derived: published by nobody as such)"
-    print_table(caption, ["Constant", "Value", "Unit", "Band x/÷", "Derived", "Source"], rows)
+    caption = "Constants (band: factor of the 90 % credible interval; derived: computed from published values)"
+    print_rows(caption, ["Constant", "Value", "Unit", "Band x/÷", "Derived", "Source"], rows)
 
 
 @hw.command("new")
@@ -152,7 +152,7 @@ def hw_compare(
 
 def _show_parts(caption: str, axes: list[str], rows: list[dict[str, Any]]) -> None:
     """A step by pass, layer or both; what takes less than half a percent is shown as one."""
-    from ebsim.commands.progress import print_table
+    from ebsim.report.display.terminal import print_rows
     from hw_models.units import show_joules
 
     what = ", ".join(axes)
@@ -169,7 +169,7 @@ def _show_parts(caption: str, axes: list[str], rows: list[dict[str, Any]]) -> No
         shown.append({what: f"{len(small)} others", **{name: sum(row[name] for row in small) for name in figures}})
     used = [name for name in figures if name != "seconds" and any(row[name] >= 5e-4 * total["joules"] for row in shown)]
     shown.append({what: f"total {show_joules(total['joules'])}", **total})
-    print_table(
+    print_rows(
         caption,
         [what, "ms", *(name.replace("joules", "all") for name in used)],
         [[row[what], ms(row['seconds']), *(f"{100 * row[name] / total['joules']:.1f}" for name in used)]
@@ -209,15 +209,14 @@ def _show_breakdowns(found: list[Any], as_json: bool, extra: dict[str, Any]) -> 
     if as_json:
         print_json({"modelled": [item.row() for item in found], **extra})
         return
-    from ebsim.commands.progress import print_table
-    from ebsim.report.display.terminal import line_width
+    from ebsim.report.display.terminal import line_width, print_rows
 
     fused = ", layers fused" if found[0].cost.model.endswith("+fused") else ""
     fit = max(1, ((line_width() or 100) - 28) // 21)  # accelerators side by side
     for group in (found[i : i + fit] for i in range(0, len(found), fit)):
         columns = [item.column() for item in group]
         shown = [what for what in columns[0] if any(column[what] != "0.0" for column in columns)]
-        print_table(
+        print_rows(
             f"A training step on {found[0].batch} images{fused}, energies modelled",
             [
                 "",

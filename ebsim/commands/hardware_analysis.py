@@ -21,9 +21,9 @@ def hw_anchors(devices: tuple[str, ...], as_json: bool) -> None:
     if as_json:
         print_json([item.row() for item in found])
         return
-    from ebsim.commands.progress import print_table
+    from ebsim.report.display.terminal import print_rows
 
-    print_table(
+    print_rows(
         "Measured and modelled; no profile is fitted to these",
         ["Device", "Network", "Format", "Batch", "Quantity", "Measured", "Modelled", "Error"],
         [[a.device, a.network, a.precision, str(a.batch), a.unit, f"{a.measured:.4g}", f"{a.modelled:.4g}",
@@ -69,9 +69,9 @@ def hw_memory(
     if as_json:
         print_json(report)
         return
-    from ebsim.commands.progress import print_table
+    from ebsim.report.display.terminal import print_rows
 
-    print_table(
+    print_rows(
         f"A training step of {network} on {batch} images in {report['precision']}: memory",
         ["", "MiB"],
         [["parameters, gradients, momentum", f"{report['parameters'] / MIB:,.1f}"],
@@ -82,7 +82,7 @@ def hw_memory(
     if within is not None:
         click.echo(f"largest batch within {within:g} GiB: {report['largest_batch']:,}")
     if checkpoints:
-        print_table(
+        print_rows(
             f"Checkpoints: memory against recomputing, energies modelled on {report['accelerator']}",
             ["Segments", "Peak (MiB)", "Kept (MiB)", "Energy (J)", "of it again (%)", "Time at least (ms)",
              "Images/s at most", "Energy-delay (J s)"],
@@ -114,10 +114,10 @@ def hw_fuse(
     if as_json:
         print_json(report)
         return
-    from ebsim.commands.progress import print_table
+    from ebsim.report.display.terminal import print_rows
 
     what = "a forward pass" if inference else "a training step"
-    print_table(
+    print_rows(
         f"{what.capitalize()} of {network} on {batch} images in {report['precision']} on {report['accelerator']}, "
         "energies modelled",
         ["", "Without", "Fused", "Change (%)"],
@@ -127,7 +127,7 @@ def hw_fuse(
                                    ("time at least (ms)", "seconds", 1e3), ("images/s at most", "images_per_s", 1),
                                    ("energy-delay product (J s)", "energy_delay_js", 1))],
     )  # fmt: skip
-    print_table(
+    print_rows(
         "Stacks (each moves its tensors from row to row on the chip; a single one gathers a BatchNorm's statistics)",
         ["Pass", "From", "To", "Operations", "On the chip (KiB)", "DRAM (MB)", "Fused (MB)"],
         [[s["pass"], s["layers"][0], s["layers"][-1], str(len(s["layers"])), f"{s['on_chip_bytes'] / 1024:,.1f}",

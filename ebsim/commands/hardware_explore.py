@@ -70,12 +70,12 @@ def hw_explore(
 
 
 def _show(found: Any, best: list[int], most: int, again: list[dict[str, Any]]) -> None:
-    from ebsim.commands.progress import print_table
+    from ebsim.report.display.terminal import print_rows
 
     space = found.space
     shown = best[:most]
     drawn = f" (drawn from {space.of:,})" if space.of > len(space.variants) else ""
-    print_table(
+    print_rows(
         f"{len(best)} of {len(space.variants):,} variants{drawn} of {space.base.name} on {found.network}, batch "
         f"{found.batch}: nothing else beats them",
         [*(_label(key) for key in space.keys), "J a step", "ms at least", "mm2", "images/s", "J s",

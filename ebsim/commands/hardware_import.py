@@ -62,7 +62,7 @@ def _sizes(text: str) -> tuple[int, ...]:
 
 
 def _show_network(file: str, layers: tuple) -> None:  # type: ignore[type-arg]
-    from ebsim.commands.progress import print_table
+    from ebsim.report.display.terminal import print_rows
 
     kinds = dict.fromkeys(layer.kind for layer in layers)
     rows = [
@@ -72,4 +72,4 @@ def _show_network(file: str, layers: tuple) -> None:  # type: ignore[type-arg]
     ]  # fmt: skip
     rows.append(["total", f"{len(layers)}", f"{sum(r.macs for r in layers) / 1e6:,.2f}",
                  f"{sum(r.weights for r in layers) / 1e6:,.3f}"])  # fmt: skip
-    print_table(f"{file}, one image", ["Kind", "Rows", "MACs (M)", "Parameters (M)"], rows)
+    print_rows(f"{file}, one image", ["Kind", "Rows", "MACs (M)", "Parameters (M)"], rows)

@@ -66,7 +66,7 @@ def hw_map(
 
 
 def _show(found: Any) -> None:
-    from ebsim.commands.progress import print_table
+    from ebsim.report.display.terminal import print_rows
     from hw_models.analysis.mapping_report import picture
 
     file = found.file
@@ -75,7 +75,7 @@ def _show(found: Any) -> None:
         f"({file.model})"
     )
     click.echo("\n".join(picture(found)))
-    print_table(
+    print_rows(
         "What each level moves, innermost first; energies modelled",
         ["Level", "Full (%)", "Read (kB)", "Written (kB)", "Rate", "Busy (%)", "Energy (µJ)"],
         [[level["memory"], f"{100 * level['utilization']:.0f}" if "utilization" in level else "",

@@ -66,12 +66,12 @@ def hw_roofline(
 
 
 def _show(found: Roofline) -> None:
-    from ebsim.commands.progress import print_table
+    from ebsim.report.display.terminal import print_rows
     from ebsim.report.display.value import quantity
 
     cost = found.cost
     title = f"{cost.chip.name}, {found.network}, {cost.precision}, batch {cost.batch:g}"
-    print_table(
+    print_rows(
         f"Compute roofs of {title} (left of the knee DRAM's {quantity(found.bytes_per_s, 'B/s')} is the limit)",
         ["Formats", "Roof", "Knee (MACs per byte)"],
         [[", ".join(roof.formats), str(quantity(roof.macs_per_s, "MAC/s")),
@@ -79,7 +79,7 @@ def _show(found: Roofline) -> None:
     )  # fmt: skip
     slowest = sorted(found.points, key=lambda point: -point.seconds)[:10]
     whole = cost.seconds
-    print_table(
+    print_rows(
         "The ten slowest of its layers and passes, modelled (roof: what the array and DRAM let them reach)",
         ["Layer", "Pass", "MACs per byte", "Rate", "Of its roof (%)", "Waits for", "Of the step's time (%)"],
         [[p.layer, p.phase.replace("_", " "), f"{p.intensity:.3g}", str(quantity(p.rate, "MAC/s")),

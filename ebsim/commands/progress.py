@@ -148,17 +148,10 @@ class TerminalProgress:
             self._outlook.task(facts["number"], facts["total"], facts["epochs"])
             self._stages = facts["stages"]
         line = event_line({"kind": what, **facts})
-        if what != "mask" or line not in self._said:  # a ratio's emergence is found again by whoever asks
+        if what != "mask" or line not in self._said:  # a ratio's emergence is found again by every method that uses it
             self._said.add(line)
             self._say(line)
 
     def _say(self, text: str) -> None:
         if text:
             self.console.print(text, markup=False, soft_wrap=True)
-
-
-def print_table(caption: str, headings: list[str], rows: list[list[str]]) -> None:
-    """A table of texts on stdout (see `display.terminal.print_rows`)."""
-    from ebsim.report.display.terminal import print_rows
-
-    print_rows(caption, headings, rows)

@@ -59,5 +59,5 @@ def _beside(path: str, folder: Path) -> str:
 def _exists(path: Path) -> bool:
     try:
         return path.exists()
-    except (OSError, ValueError):  # a text that is no path; whoever reads it says so
+    except (OSError, ValueError):  # a text that is no path: reported when it is read
         return False

@@ -45,7 +45,7 @@ class Training:
         return self.trajectory.stage.id
 
     def curve(self, until: int | None = None) -> list[dict[str, Any]]:
-        """One row per epoch, up to `until` or N: what this experiment asked for, whoever trained and tested more."""
+        """One row per epoch, up to `until` or N: what this experiment asked for, not what others trained."""
         last = self.context.epochs if until is None else until
         return [row for row in self.trajectory.own_curve() if row["epoch"] <= last]
 

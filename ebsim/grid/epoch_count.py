@@ -1,8 +1,8 @@
 """Counts the epochs of a grid: trained, distinct, and what the cells would have trained without sharing.
 
-Three sources that know nothing of each other: the event logs of the stages (a line per epoch, written by whoever
-trained it), the curves in the run folders (which epochs of which stages a cell used or found), and the ledgers (what
-every row of every cell executed on paper). Nothing was trained twice exactly when the first two agree.
+Three sources that know nothing of each other: the event logs of the stages (a line per epoch, written by the process
+that trained it), the curves in the run folders (which epochs of which stages a cell used or found), and the ledgers
+(what every row of every cell executed on paper). Nothing was trained twice exactly when the first two agree.
 """
 
 from __future__ import annotations

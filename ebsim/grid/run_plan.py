@@ -120,7 +120,7 @@ class Planned(StubTrajectory):
         score = options.get("score", lambda model, epoch: tickets.gammas(model))
         self.setup = Setup(self._network, self._data, self._train, score=score, **given)
         # Masks stay as they are from `settled` on, which is what the rule waits `window` epochs (masks) for.
-        # The untrained mask is nobody's: with all scales equal it is near no other.
+        # The untrained mask counts for none: with all scales equal it is near no other.
         earliest = 1 if rule == "authors" else 0
         self._settled = earliest if emergence is None else emergence - window + (rule == "authors")
         self._known = stored_scores(self.stage)

@@ -25,7 +25,7 @@ from ebsim.grid.state import DONE, FAILED, PENDING, GridState
 from ebsim.runs.store import exclusive
 
 POLL = 0.5  # seconds between two looks at whether a stop was asked for
-BUSY_PAUSE = 2.0  # seconds until a run that somebody else holds is tried again
+BUSY_PAUSE = 2.0  # seconds until a run that another process holds is tried again
 
 
 class GridObserver(Protocol):

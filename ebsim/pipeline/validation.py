@@ -36,7 +36,7 @@ def used(experiment: Experiment) -> dict[str, str]:
 
 
 def identities(experiment: Experiment) -> dict[str, Any]:
-    """What these backends do, as plain JSON: part of what defines a run. No paths, no tables that nobody uses."""
+    """What these backends do, as plain JSON: part of what defines a run. No paths, no unused tables."""
     found = {key: backend(experiment.precision, name) for key, name in used(experiment).items()}
     return {key: {"name": chosen.name, **precision.identity(chosen)} for key, chosen in found.items()}
 
@@ -192,7 +192,7 @@ def _layers_of(name: str, classes: int, shape: tuple[int, ...], **options: Any) 
 
     try:
         return tuple(layers(models.build(name, classes=classes, input_shape=shape, seed=0, **options)))
-    except ConfigError:  # a network that there is not: whoever builds it says so
+    except ConfigError:  # no such network: reported when it is built
         return ()
 
 

@@ -353,7 +353,7 @@ def check(fmt: str | NumberFormat, *, compile: bool = True) -> Report:
             lines.append(Line(name, True, run(found)))
         except AssertionError as error:
             lines.append(Line(name, False, str(error)))
-        except Exception as error:  # `round` is anybody's code
+        except Exception as error:  # `round` may be a plug-in's code
             lines.append(Line(name, False, f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"))
         if run is usable and not lines[-1].passed:
             break

@@ -1,7 +1,7 @@
 """Fingerprints of number formats and backends: a digest that changes when the arithmetic does, wherever the code is.
 
-A training is found again by what defined it, and a name does not define a format: whoever edits a rounding function
-must not be handed the results of the old one. So a format is known by its data and by what the quantizer makes of a
+A training is found again by what defined it, and a name does not define a format: after an edit of a rounding function
+the results of the old one must not be reused. So a format is known by its data and by what the quantizer makes of a
 fixed tensor with it, to nearest and stochastically: scales, blocks, noise, rounding and saturation all have their part.
 What is compared is cut to 16 significant bits, so that the last bit of some machine's logarithm changes nothing.
 """
@@ -36,7 +36,7 @@ def fingerprint(fmt: NumberFormat) -> str:
         for rounding in ROUNDINGS:
             try:
                 result = quantize(values, fmt, rounding=rounding, layer="probe")
-            except Exception as error:  # `round` may be anybody's code
+            except Exception as error:  # `round` may be a plug-in's code
                 told = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
                 raise ConfigError(f"number format {fmt.name!r}: rounding to {rounding} fails: {told}") from error
             state.update(((result.view(torch.int32) + 64) & ~127).numpy().tobytes())

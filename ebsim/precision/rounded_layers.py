@@ -116,7 +116,7 @@ class LayerPrecision:
         laid, axis, back, call = self._laid_out(phase, role, x, call, op)
         if chosen.hadamard:
             laid, back = hadamard.transform(laid, self.quantizers.seed), None  # the product is of transformed operands
-        fresh = role in ("output", "activation_gradient") and laid is x  # just made: nobody else needs it unrounded
+        fresh = role in ("output", "activation_gradient") and laid is x  # just made: not needed unrounded anywhere else
         y = self.quantizers.quantize(
             self.name, role, laid, chosen, axis=axis, call=call, overwrite=fresh, phase=phase
         )  # fmt: skip
@@ -127,7 +127,7 @@ class LayerPrecision:
     ) -> tuple[Tensor, int, Any, LayerCall]:
         """x for the quantizer, the axis of its blocks, the way back (None: x itself), and whose noise it gets."""
         chosen = self.cells[phase, role]
-        if role == "weight":  # one rounding of a weight in each step, whoever uses it
+        if role == "weight":  # one rounding of a weight in each step, for all its uses
             call = WEIGHTS[call.training]
         if op is None:
             return x, 1, None, call
@@ -222,7 +222,7 @@ _pointwise_uncompiled = torch.compiler.disable(_pointwise)
 
 
 def _only_shapes(module: Any, x: Tensor) -> bool:
-    """Whether somebody only wants to know shapes and operations: nothing to round then.
+    """Whether only shapes and operations are traced: nothing is rounded then.
 
     A trace or an export would be the network without its rounding: exporting is refused, a jit trace warns.
     """

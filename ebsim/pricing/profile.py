@@ -41,5 +41,5 @@ def read(name: str) -> Profile:
     digest = loader.build(source).digest
     head = f"# The accelerator that priced this run, {json.dumps(name)}, whole and as it was then."
     text = f"{head}\n# Digest of its content: {digest}\n\n{toml(source.data)}"
-    # What prices is made of the copy: sums then have the order, and so the last bits, of whoever reads it later.
+    # What prices is made of the copy: sums then have the order, and so the last bits, of a later reader.
     return Profile(loader.build(toml_reader.ProfileSource(source.path, tomllib.loads(text), source.lines)), text)

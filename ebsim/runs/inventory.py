@@ -112,7 +112,7 @@ def called(word: str | Path, names: Iterable[str]) -> list[str]:
 
 def folder_of(word: str | Path, root: Path) -> Path:
     """The folder that a RUN on the command line means: a run folder by its path, or a run below `root` by its name or a
-    unique beginning of that. What means no run comes back as a path: whoever reads it says what is missing there.
+    unique beginning of that. A word that means no run comes back as a path; loading that reports what is missing.
 
     Raises `ConfigError` where several runs begin so.
     """

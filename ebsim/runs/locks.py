@@ -1,9 +1,9 @@
 """A lock on a folder that holds on local and network file systems alike, without `flock`.
 
 A claim is a numbered file, `.claim-000007`, that comes into being whole and only if it is not there (`link`, or
-exclusive creation where there are no links). The highest number is the holder. Whoever finds that claim released, or
-its process dead, claims the next number; of several only one can. A claim is never deleted while it is the highest, so
-a process that looked a long time ago cannot slip in: it sees a higher number than its own and withdraws.
+exclusive creation where there are no links). The highest number is the holder. A process that finds that claim
+released, or its process dead, claims the next number; of several only one can. A claim is never deleted while it is
+the highest, so a process that looked long ago cannot slip in: it sees a higher number than its own and withdraws.
 
 A claim names its process, host and machine. On the same machine the process table says whether the holder lives; of
 another machine the time of its file does, which the holder renews every `BEAT` seconds: after `STALE` seconds without,
@@ -94,13 +94,13 @@ class FolderLock:
         try:
             create(temporary, '{"released": true}\n')
             os.replace(temporary, path)
-        except OSError:  # a full disk: an empty claim of long ago is nobody's either
+        except OSError:  # a full disk: an old empty claim counts as released too
             with contextlib.suppress(OSError):
                 os.truncate(path, 0)
                 os.utime(path, (0, 0))
 
     def renew(self) -> None:
-        """Show a sign of life, and notice if somebody took over meanwhile."""
+        """Renew the claim, and notice if another process took over meanwhile."""
         if self._path is not None:
             try:
                 os.utime(self._path)
@@ -143,7 +143,7 @@ class FolderLock:
         probe = self.folder / f".{uuid.uuid4().hex}.tmp"
         try:
             create(probe, "")
-        except OSError:  # whoever only looks may not be allowed to write
+        except OSError:  # a process that only reads may not be allowed to write
             return time.time()
         try:
             return probe.stat().st_mtime
@@ -152,7 +152,7 @@ class FolderLock:
 
 
 def _discard(path: Path) -> None:
-    """An old claim is only in the way of nobody; the next holder tries again."""
+    """Delete an old claim if possible; it does no harm, and the next holder tries again."""
     with contextlib.suppress(OSError):
         os.unlink(path)
 

@@ -84,7 +84,7 @@ class Energy(Record):
     stages: tuple[StageEnergy, ...]
     components: dict[str, Amount]
     derived_share: Fraction | None = None
-    """Share that rests on constants nobody has published as such."""
+    """Share that rests on derived constants (computed from published values)."""
     accelerator_digest: str | None = None
     saving: Saving | None = None
 

@@ -2,7 +2,7 @@
 
 In the masked network a pruned BatchNorm channel has gamma = beta = 0, so it outputs zero in training and evaluation.
 Dead-channel elimination on the traced graph removes what such zeros make superfluous, as a compiler removes dead
-code: channels that are always zero, channels that nobody reads, and the weights between them. It is exact for every
+code: channels that are always zero, channels that are never read, and the weights between them. It is exact for every
 network that traces, whatever its wiring, because it follows operations, not architectures (docs/compact.md).
 """
 

@@ -51,8 +51,8 @@ def _norms(model: nn.Module) -> Iterator[tuple[fx.Node, _BatchNorm]]:
         graph = fx.Tracer().trace(model)
     except Exception as error:
         raise ConfigError(
-            f"{type(model).__name__} cannot be traced ({error}), so nobody knows which layers its channels connect. "
-            'Rank channels by "gamma" or "taylor", which need not know.'
+            f"{type(model).__name__} cannot be traced ({error}), so it is unknown which layers its channels connect. "
+            'Rank channels by "gamma" or "taylor", which do not need that.'
         ) from error
     for node in graph.nodes:
         module = _module(node, model)

@@ -45,7 +45,7 @@ class ChannelMask:
     ignored: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        flags = np.array(self.flags, dtype=bool)  # a copy, so that nobody else holds it
+        flags = np.array(self.flags, dtype=bool)  # a copy, so that no other code holds it
         flags.flags.writeable = False
         layers = frozen_layers(self.layers)
         check_layers(flags.shape, layers)

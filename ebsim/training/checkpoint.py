@@ -108,7 +108,7 @@ class Checkpoint:
         return found
 
     def _problem(self) -> str:
-        """What in it cannot be, whoever wrote it; empty if all is well. Shapes of weights are checked by `fits`."""
+        """Which of its values are impossible; empty if none. Shapes of weights are checked by `fits`."""
         if not (_count(self.epoch) and _count(self.step)):
             return f"epoch {self.epoch!r} and step {self.step!r} must be counts"
         if not (isinstance(self.history, list) and all(isinstance(item, dict) for item in self.history)):

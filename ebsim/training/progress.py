@@ -56,7 +56,7 @@ class Silent:
 
 
 def part_of(stage: str, stages: Sequence[str]) -> str:
-    """Which training of a row a stage of the store is: "retrain, stage 2 of 2"; its id where nobody has said."""
+    """Which training of a row a stage of the store is: "retrain, stage 2 of 2"; its id where that is not known."""
     if not stages:
         return stage
     number = 1 if stage.startswith("dense-") else len(stages)

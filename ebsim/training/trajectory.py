@@ -144,7 +144,7 @@ class Trajectory:
         return self._checkpoint_at(epoch).model
 
     def own_curve(self) -> list[dict[str, Any]]:
-        """The curve as if nobody else had asked for this training: up to epoch N, tested where this recipe says so.
+        """The curve as if this experiment alone had asked for it: up to epoch N, tested where its recipe says so.
 
         The stage may be shared with experiments of another N. An epoch that none of them tested is tested now.
         """
@@ -155,7 +155,7 @@ class Trajectory:
         return self._team.share(self._own_rows() if self._team.leader else None)
 
     def _untested(self) -> list[int]:
-        """Epochs that this recipe tests and that nobody has tested yet."""
+        """Epochs that this recipe tests and that are not tested yet."""
         rows = [row for row in self.curve if row["epoch"] <= self._setup.train.epochs and "test_accuracy" not in row]
         asked = [row["epoch"] for row in rows if tested(row["epoch"], self._setup.train)]
         return [epoch for epoch in asked if not self._files.late_test(epoch).exists()]

@@ -84,7 +84,7 @@ def _case(chip: Accelerator, name: str, layer: str, which: str, bits: str | None
         raise HardwareError(told)
     place = products.index(layer)
     if not p.macs[stage, place]:
-        raise HardwareError(f"{layer} has no {which}: nobody needs the gradient of the network's input")
+        raise HardwareError(f"{layer} has no {which}: the gradient of the network's input is not computed")
     return _Case(table, chip, precision, batch, stage, int(p.index[place]), place, p, only(p, stage, place), widths)
 
 

@@ -136,7 +136,7 @@ class EnergyReport:
 
     @property
     def derived_share(self) -> float:
-        """Share of the energy that rests on constants nobody has published as such."""
+        """Share of the energy that rests on derived constants (computed from published values)."""
         from hw_models.cost.uncertainty import derived_share
 
         return derived_share(self)

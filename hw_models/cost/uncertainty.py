@@ -92,7 +92,7 @@ def band(priced: Priced) -> tuple[float, float]:
 
 
 def derived_share(priced: Priced) -> float:
-    """Share of the energy that rests on constants nobody has published as such."""
+    """Share of the energy that rests on derived constants (computed from published values)."""
     derived = sum(j for key, j in priced.by_constant.items() if priced.numbers[key].derived)
     return min(derived / priced.total, 1.0) if priced.total else 0.0  # two orders of summing: last bits differ
 

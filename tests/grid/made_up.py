@@ -1,4 +1,4 @@
-"""Finished run folders that nobody trained: small, invented in every number, and exactly known."""
+"""Synthetic finished run folders: small, invented in every number, and exactly known."""
 
 from __future__ import annotations
 

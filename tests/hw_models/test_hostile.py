@@ -1,4 +1,4 @@
-"""Files that nobody should write: every one gives a named error with file and line, and leaves nothing behind."""
+"""Hostile and malformed files: every one gives a named error with file and line, and leaves nothing behind."""
 
 from __future__ import annotations
 

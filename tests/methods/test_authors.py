@@ -16,7 +16,7 @@ from ebsim.pricing import paper_widths
 from ebsim.report.tables import paper
 from hw_models.workload.layer import Layer
 from hw_models.workload.op_counts import forward_count, paper_gflops, paper_pflops
-from tests.methods.bench import context
+from tests.methods.toy_context import context
 from tests.training.toy import toy_network
 
 LAWS = [
@@ -117,20 +117,20 @@ def test_vgg_is_as_ours_and_resnet50_is_refused() -> None:
 
 def test_a_row_is_counted_by_the_law(tmp_path: Path) -> None:
     """VGG16's EB Train: 25 dense epochs and 135 of the ticket, scoring left out; too small a network has no count."""
-    bench = context(tmp_path, prune={"gating": "authors"})
+    toy = context(tmp_path, prune={"gating": "authors"})
     model, mask = drawn("vgg", 16, 0.3)
     shrunk = tickets.compact(model, mask, torch.zeros(2, 3, 32, 32))
-    bench.networks = {"dense": table(model, 32), "ticket": table(shrunk, 32)}
-    small = paper_gflops([Layer.from_dict(row) for row in bench.networks["ticket"]])
+    toy.networks = {"dense": table(model, 32), "ticket": table(shrunk, 32)}
+    small = paper_gflops([Layer.from_dict(row) for row in toy.networks["ticket"]])
     row = MethodResult("eb-train", "EB Train", 0.3, "fp32", "fp32")
     row.ledger = [
         {"stage": "search", "network": "dense", "epochs": 25, "images_per_epoch": 50_000},
         {"stage": "score", "network": "dense", "epochs": 7, "images_per_epoch": 128},
         {"stage": "retrain", "network": "ticket", "epochs": 135, "images_per_epoch": 50_000},
     ]
-    assert results._paper_pflops(bench, row) == pytest.approx(3 * 50_000 * (25 * 0.63 + 135 * small) * 1e9 / 1e15)
-    bench.networks["ticket"] = table(toy_network(), 6)
-    assert results._paper_pflops(bench, row) is None
+    assert results._paper_pflops(toy, row) == pytest.approx(3 * 50_000 * (25 * 0.63 + 135 * small) * 1e9 / 1e15)
+    toy.networks["ticket"] = table(toy_network(), 6)
+    assert results._paper_pflops(toy, row) is None
 
 
 def table(model: torch.nn.Module, side: int) -> list[dict]:

@@ -18,7 +18,7 @@ from ebsim.experiment.training_stages import dense_training
 from ebsim.methods.thinet import Rescaling
 from ebsim.runs.store import Store
 from ebsim.training import Trajectory
-from tests.methods.bench import Data
+from tests.methods.toy_context import Data
 
 FROZEN = {
     "dense": "dense-0e278225a3bf",
@@ -45,10 +45,10 @@ def context(root: Path, **sections: object) -> ExperimentContext:
 def stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """Every kind of stage of the paper's recipe, none of them trained."""
     monkeypatch.setattr(Trajectory, "extend", lambda *args, **options: 0)
-    bench = context(tmp_path)
-    dense = dense_training(bench)
-    flags = torch.arange(sum(bench.layers.values())) % 3 != 0
-    channels = tickets.ChannelMask(flags.numpy(), bench.layers)
+    toy = context(tmp_path)
+    dense = dense_training(toy)
+    flags = torch.arange(sum(toy.layers.values())) % 3 != 0
+    channels = tickets.ChannelMask(flags.numpy(), toy.layers)
     weights = tickets.ChannelMask(torch.tensor([True, False, True]).numpy(), {"fc.weight": 3})
     monkeypatch.setattr(retraining.ZeroWeights, "apply", lambda *args: None)
     factors = Rescaling({"fc": torch.tensor([1.0, 0.5])})
@@ -62,15 +62,15 @@ def stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
         "dense": dense.stage,
         "dense, all keys written out": dense_training(context(tmp_path, **written)).stage,
         "dense, taylor": dense_training(context(tmp_path, prune={"criterion": "taylor"})).stage,
-        "dense, bfp8": dense_training(bench, "bfp8").stage,
+        "dense, bfp8": dense_training(toy, "bfp8").stage,
         **{
-            init: retraining.ticket(bench, dense, channels, 10, init, "fp32").stage
+            init: retraining.ticket(toy, dense, channels, 10, init, "fp32").stage
             for init in ("inherit", "fine-tune", "re-init", "rewind")
         },
-        "fine-tune, rescaled": retraining.ticket(bench, dense, channels, 10, "fine-tune", "fp32", factors).stage,
-        "masked": retraining.masked(bench, weights, "fp32").stage,
-        "soft": retraining.soft(bench, 0.3, None, "fp32").stage,
-        "soft, pre-trained": retraining.soft(bench, 0.3, dense, "fp32").stage,
+        "fine-tune, rescaled": retraining.ticket(toy, dense, channels, 10, "fine-tune", "fp32", factors).stage,
+        "masked": retraining.masked(toy, weights, "fp32").stage,
+        "soft": retraining.soft(toy, 0.3, None, "fp32").stage,
+        "soft, pre-trained": retraining.soft(toy, 0.3, dense, "fp32").stage,
     }
 
 

@@ -17,7 +17,7 @@ from ebsim.experiment.training_stages import dense_training
 from ebsim.grid.dry_run import DryRunContext, StageNames, StubTrajectory
 from ebsim.methods import METHODS
 from ebsim.pipeline import results
-from tests.methods.bench import Data, context, epochs_trained
+from tests.methods.toy_context import Data, context, epochs_trained
 
 N = 4
 
@@ -37,12 +37,12 @@ def everything(
 ) -> tuple[ExperimentContext, dict[str, list[MethodResult]], Path]:
     """All methods in one run."""
     root = tmp_path_factory.mktemp("everything")
-    bench = context(root, prune={"ratio": [0.3, 0.7]}, precision={"low": "fp8"})
+    toy = context(root, prune={"ratio": [0.3, 0.7]}, precision={"low": "fp8"})
 
     def note(row: MethodResult) -> None:
-        charged.append((row, list(bench.charged)))
+        charged.append((row, list(toy.charged)))
 
-    return bench, {name: method.results(bench, note) for name, method in METHODS.items()}, root
+    return toy, {name: method.results(toy, note) for name, method in METHODS.items()}, root
 
 
 def rows(found: dict[str, list[MethodResult]], *names: str) -> list[MethodResult]:
@@ -118,32 +118,36 @@ def test_the_epochs_of_each_method(everything: Any) -> None:
 
 
 def test_images_in_the_ledger_are_those_that_were_served(tmp_path: Path) -> None:
-    bench = context(tmp_path, prune={"ratio": [0.5]})
-    assert isinstance(bench.data, Data)
-    row = METHODS["eb-train"].results(bench)[0]
-    assert sum(bench.data.served) == sum(entry["images"] for entry in row.ledger)
+    toy = context(tmp_path, prune={"ratio": [0.5]})
+    assert isinstance(toy.data, Data)
+    row = METHODS["eb-train"].results(toy)[0]
+    assert sum(toy.data.served) == sum(entry["images"] for entry in row.ledger)
 
 
 def test_averaged_weights_are_counted_and_priced(tmp_path: Path) -> None:
     """SWA of bfp8 from epoch 3 of 4 on: retraining updates a mean of all weights, a search of no known end does not."""
-    bench = context(tmp_path, prune={"ratio": [0.5]}, precision={"low": "bfp8"})
-    found = METHODS["eb-train-ll"].results(bench)[0]
+    toy = context(tmp_path, prune={"ratio": [0.5]}, precision={"low": "bfp8"})
+    found = METHODS["eb-train-ll"].results(toy)[0]
     search, retrain = found.ledger
     drawn = found.epoch_drawn
     assert drawn is not None and found.averaged and "weight_averages" not in search
     assert retrain["weight_averages"] == sum(epoch >= 3 for epoch in range(drawn + 1, N + 1)) > 0
     chip = hw_models.load("horowitz-45nm")
     with_, without = (
-        hw_models.price([entry], bench.networks, chip) for entry in (retrain, {**retrain, "weight_averages": 0})
+        hw_models.price([entry], toy.networks, chip) for entry in (retrain, {**retrain, "weight_averages": 0})
     )
-    weights = sum(row["weights"] for row in bench.networks[retrain["network"]] if "weights" in row)
+    weights = sum(row["weights"] for row in toy.networks[retrain["network"]] if "weights" in row)
     each = (
         chip.ops["multiply"].value + 2 * chip.ops["add"].value + 64 * chip.dram_read.value + 32 * chip.dram_write.value
     )
     assert with_.joules - without.joules == pytest.approx(retrain["weight_averages"] * weights * each * 1e-12)
 
     dry = DryRunContext(
-        bench.experiment, Data(), StageNames(tmp_path / "dry"), torch.device("cpu"), make_trajectory=StubTrajectory
+        toy.experiment,
+        Data(),
+        StageNames(tmp_path / "dry"),
+        torch.device("cpu"),
+        make_trajectory=StubTrajectory,
     )
     (planned,) = METHODS["eb-train-ll"].results(dry)
     counts = ("epochs", "images", "steps", "eval_images", "evaluations", "statistics_images", "weight_averages")
@@ -152,11 +156,11 @@ def test_averaged_weights_are_counted_and_priced(tmp_path: Path) -> None:
 
 
 def test_no_credit_for_single_weights_but_the_honest_count_beside_it(everything: Any) -> None:
-    bench, found, _ = everything
+    toy, found, _ = everything
     priced = {
         (row["method"], row["ratio"]): row
         for row in results.results(
-            bench, rows(found, "dense", "snip", "lottery-ticket"), hw_models.load("horowitz-45nm")
+            toy, rows(found, "dense", "snip", "lottery-ticket"), hw_models.load("horowitz-45nm")
         )["rows"]
     }
     dense = priced["dense", None]
@@ -174,34 +178,34 @@ def test_no_credit_for_single_weights_but_the_honest_count_beside_it(everything:
 
 def test_the_sparse_count_by_hand(everything: Any) -> None:
     """Non-zero weights times the positions where each is used, three passes (two for the first layer)."""
-    bench, found, _ = everything
+    toy, found, _ = everything
     row = found["lottery-ticket"][0]
     entry = row.ledger[-1]
-    weights = bench.trajectories[row.curve].state_at(N)
+    weights = toy.trajectories[row.curve].state_at(N)
     total = 0
-    for layer in bench.networks["dense"]:
+    for layer in toy.networks["dense"]:
         if layer.get("macs"):
             weight = weights[f"{layer['name']}.weight"]
             positions = layer["macs"] // weight.numel()
             total += int((weight != 0).sum()) * positions * (2 if layer.get("first") else 3)
-    found_sparse = results._sparse_macs(entry, results._table(bench, "dense"))
+    found_sparse = results._sparse_macs(entry, results._table(toy, "dense"))
     # A kept weight may be zero by chance, never the other way round.
     assert found_sparse == pytest.approx(total * entry["images"], rel=1e-3)
 
 
 def test_random_tickets_have_the_widths_and_nothing_else_of_the_ticket(everything: Any) -> None:
-    bench, found, _ = everything
+    toy, found, _ = everything
     real, drawn, uniform = (found[name][0] for name in ("eb-train", "random-ticket", "random-uniform"))
-    masks = [bench.masks[row.network] for row in (real, drawn, uniform)]
+    masks = [toy.masks[row.network] for row in (real, drawn, uniform)]
     assert masks[0].kept() == masks[1].kept()
     assert masks[0] != masks[1]
-    assert masks[2].kept() == {name: max(1, round(0.7 * size)) for name, size in bench.layers.items()}
+    assert masks[2].kept() == {name: max(1, round(0.7 * size)) for name, size in toy.layers.items()}
 
 
 def test_a_ticket_that_does_not_emerge_leaves_nothing_to_retrain(tmp_path: Path) -> None:
-    bench = context(tmp_path, prune={"ratio": [0.5], "threshold": 1e-9, "window": 5})
+    toy = context(tmp_path, prune={"ratio": [0.5], "threshold": 1e-9, "window": 5})
     for name in ("eb-train", "random-ticket"):
-        (row,) = METHODS[name].results(bench)
+        (row,) = METHODS[name].results(toy)
         assert not row.emerged
         assert row.accuracy is None
         assert "nothing was retrained" in row.notes[0]
@@ -219,18 +223,18 @@ def test_accuracies_stop_at_this_experiments_last_epoch(tmp_path: Path) -> None:
 
 
 def test_inherit_carries_the_weights_and_fine_tune_starts_the_schedule_again(tmp_path: Path) -> None:
-    bench = context(tmp_path, prune={"ratio": [0.5]})
-    (eb,) = METHODS["eb-train"].results(bench)
-    (slim,) = METHODS["network-slimming"].results(bench)
+    toy = context(tmp_path, prune={"ratio": [0.5]})
+    (eb,) = METHODS["eb-train"].results(toy)
+    (slim,) = METHODS["network-slimming"].results(toy)
     for row, epoch, first in ((eb, 3, 4), (slim, N, 1)):
-        trajectory = bench.trajectories[row.curve]
-        dense = bench.dense_network()
-        dense.load_state_dict(dense_training(bench).trajectory.state_at(epoch))
-        expected = tickets.compact(dense, bench.masks[row.network], bench.example()).state_dict()
+        trajectory = toy.trajectories[row.curve]
+        dense = toy.dense_network()
+        dense.load_state_dict(dense_training(toy).trajectory.state_at(epoch))
+        expected = tickets.compact(dense, toy.masks[row.network], toy.example()).state_dict()
         start = trajectory.state_at(trajectory.first)
         assert all(torch.equal(start[name], value) for name, value in expected.items())
         assert trajectory.curve[0]["epoch"] == first
-    assert bench.trajectories[slim.curve].curve[0]["lr"] == 0.1
+    assert toy.trajectories[slim.curve].curve[0]["lr"] == 0.1
 
 
 @pytest.mark.parametrize("criterion", ["magnitude", "taylor", "random"])
@@ -261,10 +265,10 @@ def test_what_cannot_be_is_said_before_anything_is_trained(tmp_path: Path) -> No
 
 
 def test_drawn_before_training(tmp_path: Path) -> None:
-    bench = context(tmp_path, prune={"ratio": [0.5], "draw_epochs": [0]})
-    (row,) = METHODS["prune-at-epoch"].results(bench)
+    toy = context(tmp_path, prune={"ratio": [0.5], "draw_epochs": [0]})
+    (row,) = METHODS["prune-at-epoch"].results(toy)
     assert [entry["epochs"] for entry in row.ledger] == [0, N]
-    (priced,) = results.results(bench, [row], hw_models.load("horowitz-45nm"))["rows"]
+    (priced,) = results.results(toy, [row], hw_models.load("horowitz-45nm"))["rows"]
     assert priced["accuracy"] is not None
 
 

@@ -12,7 +12,7 @@ from ebsim.experiment.context import ExperimentContext
 from ebsim.methods import METHODS
 from ebsim.pipeline import results
 from ebsim.training import Trajectory
-from tests.methods.bench import context
+from tests.methods.toy_context import context
 
 ORDERS = (
     ("dense", "prune-at-epoch", "prune-at-best"),
@@ -21,10 +21,10 @@ ORDERS = (
 )
 
 
-def rows_of(bench: ExperimentContext, *names: str) -> dict[tuple[Any, ...], dict[str, Any]]:
+def rows_of(toy: ExperimentContext, *names: str) -> dict[tuple[Any, ...], dict[str, Any]]:
     """Priced rows by what they are."""
-    rows = [row for name in names for row in METHODS[name].results(bench)]
-    content = results.results(bench, rows, hw_models.load("horowitz-45nm"))
+    rows = [row for name in names for row in METHODS[name].results(toy)]
+    content = results.results(toy, rows, hw_models.load("horowitz-45nm"))
     return {(row["method"], row["ratio"], row["epoch_drawn"]): _told(row) for row in content["rows"]}
 
 
@@ -84,16 +84,16 @@ def test_a_late_test_has_the_numbers_of_one_in_time(tmp_path: Path, precision: s
 
 def test_emergence_at_the_last_epoch_is_told_alike_everywhere(tmp_path: Path) -> None:
     """Threshold 1 and a window of 3: every ticket emerges at epoch 4 = N."""
-    bench = context(tmp_path, prune={"ratio": [0.5], "window": 3})
-    (row,) = METHODS["eb-train"].results(bench)
+    toy = context(tmp_path, prune={"ratio": [0.5], "window": 3})
+    (row,) = METHODS["eb-train"].results(toy)
     assert (row.epoch_drawn, row.emerged, row.accuracy) == (4, True, None)
     assert "last epoch" in row.notes[0]
-    (fresh,) = METHODS["eb-train-reinit"].results(bench)
+    (fresh,) = METHODS["eb-train-reinit"].results(toy)
     assert (fresh.epoch_drawn, fresh.emerged) == (4, True)
     assert fresh.accuracy is not None  # fresh weights train for N epochs, whenever the ticket was drawn
-    told = results.masks(bench)[row.trajectory]["ratios"]["0.5"]["emerged"]
+    told = results.masks(toy)[row.trajectory]["ratios"]["0.5"]["emerged"]
     assert told == 4
-    content = results.results(bench, [row, fresh], hw_models.load("horowitz-45nm"))
+    content = results.results(toy, [row, fresh], hw_models.load("horowitz-45nm"))
     assert content["rows"][0]["accuracy"] is None
 
     never = context(tmp_path / "never", prune={"ratio": [0.5], "window": 4})
@@ -103,9 +103,9 @@ def test_emergence_at_the_last_epoch_is_told_alike_everywhere(tmp_path: Path) ->
 
 
 def test_random_channels_at_an_epoch_have_the_widths_of_its_mask(tmp_path: Path) -> None:
-    bench = context(tmp_path, prune={"ratio": [0.5], "draw_epochs": [2]})
-    (drawn,), (control,) = METHODS["prune-at-epoch"].results(bench), METHODS["random-at-epoch"].results(bench)
-    ours, other = bench.masks[drawn.network], bench.masks[control.network]
+    toy = context(tmp_path, prune={"ratio": [0.5], "draw_epochs": [2]})
+    (drawn,), (control,) = METHODS["prune-at-epoch"].results(toy), METHODS["random-at-epoch"].results(toy)
+    ours, other = toy.masks[drawn.network], toy.masks[control.network]
     assert ours.kept() == other.kept()
     assert ours != other
     assert control.label == "Random at 2"

@@ -10,7 +10,7 @@ import torch
 from ebsim import tickets
 from ebsim.methods import METHODS
 from ebsim.training import SoftFilters, Trajectory
-from tests.methods.bench import context
+from tests.methods.toy_context import context
 from tests.training.toy import ToyData, toy_network
 
 
@@ -43,9 +43,9 @@ def test_one_filter_stays() -> None:
 @pytest.mark.parametrize("name", ["sfp", "sfp-pretrained"])
 def test_through_a_training(tmp_path: Path, name: str) -> None:
     """After every epoch int(p n) filters of each inner layer are zero, not always the same ones."""
-    bench = context(tmp_path, prune={"ratio": [0.5]}, train={"keep_every": 1})
-    (row,) = METHODS[name].results(bench)
-    trajectory = bench.trajectories[row.curve]
+    toy = context(tmp_path, prune={"ratio": [0.5]}, train={"keep_every": 1})
+    (row,) = METHODS[name].results(toy)
+    trajectory = toy.trajectories[row.curve]
     inner = {"layer1.0.bn2": "layer1.0.conv1", "layer1.0.bn3": "layer1.0.conv2"}
     dead: list[set[tuple[str, int]]] = []
     for epoch in range(1, 5):
@@ -63,9 +63,9 @@ def test_through_a_training(tmp_path: Path, name: str) -> None:
         dead.append(now)
     assert len(set.union(*dead)) > len(dead[-1])  # some filters came back for good
     # What is cut out in the end changes nothing.
-    model = bench.dense_network()
+    model = toy.dense_network()
     model.load_state_dict(trajectory.state_at(4))
-    cut = tickets.compact(model, bench.masks[row.network], bench.example())
+    cut = tickets.compact(model, toy.masks[row.network], toy.example())
     images = torch.nn.functional.pad(ToyData().x[:9], (1, 1, 1, 1))
     model.eval()
     cut.eval()

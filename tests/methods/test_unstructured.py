@@ -15,7 +15,7 @@ from ebsim.experiment.training_stages import dense_training
 from ebsim.methods import METHODS, grasp, snip, synflow
 from ebsim.methods.unstructured import prunable, weight_mask
 from ebsim.training import ZeroWeights, make_optimizer
-from tests.methods.bench import context
+from tests.methods.toy_context import context
 from tests.training.toy import ToyData, toy_network
 
 
@@ -139,11 +139,11 @@ def test_masked_weights_stay_exactly_zero_whatever_pushes_them() -> None:
 @pytest.mark.parametrize("precision", ["fp32", "bfp8"])
 def test_zero_through_a_whole_training_and_a_resumed_one(tmp_path: Path, precision: str) -> None:
     settings = {"prune": {"ratio": [0.5]}, "precision": {"search": precision, "retrain": precision}}
-    bench = context(tmp_path, **settings)
-    (row,) = METHODS["snip"].results(bench)
-    trajectory = bench.trajectories[row.curve]
+    toy = context(tmp_path, **settings)
+    (row,) = METHODS["snip"].results(toy)
+    trajectory = toy.trajectories[row.curve]
     masks = trajectory.state_at(0)
-    zeros = {name: value == 0 for name, value in masks.items() if name in prunable(bench.dense_network())}
+    zeros = {name: value == 0 for name, value in masks.items() if name in prunable(toy.dense_network())}
     assert sum(int(z.sum()) for z in zeros.values()) == round(0.5 * sum(z.numel() for z in zeros.values()))
     for epoch in range(1, 5):
         state = trajectory.state_at(epoch)
@@ -159,11 +159,11 @@ def test_zero_through_a_whole_training_and_a_resumed_one(tmp_path: Path, precisi
 
 
 def test_the_lottery_ticket_is_rewound_to_the_bit(tmp_path: Path) -> None:
-    bench = context(tmp_path, prune={"ratio": [0.7]})
-    (row,) = METHODS["lottery-ticket"].results(bench)
-    start, dense = bench.trajectories[row.curve].state_at(0), bench.dense_network().state_dict()
-    final = dense_training(bench).trajectory.state_at(4)
-    names = list(prunable(bench.dense_network()))
+    toy = context(tmp_path, prune={"ratio": [0.7]})
+    (row,) = METHODS["lottery-ticket"].results(toy)
+    start, dense = toy.trajectories[row.curve].state_at(0), toy.dense_network().state_dict()
+    final = dense_training(toy).trajectory.state_at(4)
+    names = list(prunable(toy.dense_network()))
     sizes = sorted(abs(value) for name in names for value in final[name].flatten().tolist())
     threshold = sizes[round(0.7 * len(sizes)) - 1]
     for name, value in dense.items():

@@ -1,4 +1,4 @@
-"""The promise in the middle of this project, as a test: what is priced is what ran, for every preset and at random.
+"""The central promise of this project: what is priced is what ran, for every preset and at random.
 
 Hooks on every quantizer and on every product of a real training step count elements and formats by layer, pass and
 role. The record prices a step in which the same stands, operand by operand, quantizer by quantizer.

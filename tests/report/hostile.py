@@ -1,4 +1,4 @@
-"""Fifty strings that somebody could give as a name, and that must stay text wherever they are shown."""
+"""Fifty hostile strings that could be given as a name, and that must stay text wherever they are shown."""
 
 from __future__ import annotations
 

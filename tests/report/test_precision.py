@@ -1,4 +1,4 @@
-"""What the quantizers saw, from the curve to the table."""
+"""Sampled quantization errors, from the curve to the table."""
 
 from __future__ import annotations
 

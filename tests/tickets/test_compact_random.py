@@ -1,4 +1,4 @@
-"""compact on networks that nobody drew: random programs of layers under random masks, in float64, both modes."""
+"""compact on random networks: programs of layers under random masks, in float64, both modes."""
 
 from __future__ import annotations
 

@@ -172,7 +172,7 @@ def _accented(char: str) -> str:
 
 
 def _compatible(char: str) -> str:
-    """What Unicode calls the same text in another dress (full width, ligatures, raised digits)."""
+    """The compatible plain text of a character by Unicode (full width, ligatures, raised digits)."""
     kind, _, _ = unicodedata.decomposition(char).partition(" ")
     plainer = unicodedata.normalize("NFKC", char)
     if not kind.startswith("<") or any(char == one or ord(one) > 0x2100 for one in plainer):

@@ -124,7 +124,7 @@ class GraphRewriter:
 
 
 def settle_in_place(graphs: list[fx.Graph], root: nn.Module) -> None:
-    """Let an operation overwrite its input only where that is a fresh tensor which nobody else reads."""
+    """Let an operation overwrite its input only where that is a fresh tensor that no other operation reads."""
     unsafe = [
         n for g in graphs for n in g.nodes if overwrites(n, root) and not _overwritable(n.all_input_nodes[0], root)
     ]

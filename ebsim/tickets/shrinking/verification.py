@@ -119,7 +119,7 @@ def _state_error(dense: nn.Module, small: nn.Module, plans: Mapping[str, SlicePl
     for name, value in small.named_buffers():
         whole = state.get(name)
         if whole is None or name.rpartition(".")[0] in plans or not whole.is_floating_point():
-            continue  # the statistics of BatchNorm channels that nobody reads are nobody's
+            continue  # the statistics of BatchNorm channels that are not read do not count
         if whole.shape == value.shape and _error([whole], [value]) > 1e-6:
             return f"{name} is updated otherwise"
     return ""

@@ -131,7 +131,7 @@ class Extreme(Reduce):
         return ()
 
     def emit(self, out: GraphWriter, node: fx.Node) -> ChannelLayout | None:
-        return None  # `Part` writes it, `dense` where somebody asks for the tuple
+        return None  # `Part` writes it, `dense` where the tuple itself is used
 
 
 class ExtremeValue(Reduce):

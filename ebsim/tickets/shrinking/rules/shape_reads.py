@@ -75,7 +75,7 @@ class Size(Quiet):
 
 
 def _sizes(out: GraphWriter, node: fx.Node, source: fx.Node, read: Any) -> tuple[Any, ...]:
-    """A whole shape in the new graph: a node or a number per dimension; nodes that nobody reads are dropped later."""
+    """A whole shape in the new graph: a node or a number per dimension; unread nodes are dropped later."""
     whole = out.copy(node, {source: read})
     dims = range(len(shape(source)))
     return tuple(

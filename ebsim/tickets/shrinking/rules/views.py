@@ -75,7 +75,7 @@ def _without(size: tuple[int, ...], dim: int) -> tuple[int, ...]:
 
 
 class Parts(ChannelRule):
-    """chunk, split, unbind: a tuple; whoever takes an item of it moves values (`Move`)."""
+    """chunk, split, unbind: a tuple; taking an item of it moves values (`Move`)."""
 
     quiet = True
 
@@ -93,7 +93,7 @@ class Parts(ChannelRule):
         return []
 
     def emit(self, out: GraphWriter, node: fx.Node) -> ChannelLayout | None:
-        return None  # `dense` writes it where somebody asks for the tuple
+        return None  # `dense` writes it where the tuple itself is used
 
 
 class Move(ChannelRule):

@@ -19,7 +19,7 @@ def is_leaf(module: nn.Module) -> bool:
     """Whether a call of the module is one node of the graph; the code of any other is followed.
 
     torch's own modules are leaves, and subclasses of its layers that leave `forward` alone. A module around which
-    hooks or a replaced `forward` run is one too, since nobody knows what they do. None that holds a BatchNorm.
+    hooks or a replaced `forward` run is one too, since what they do is unknown. None that holds a BatchNorm.
     """
     if isinstance(module, nn.Sequential | nn.ModuleList | nn.ModuleDict):
         return False

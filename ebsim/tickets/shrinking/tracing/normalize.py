@@ -115,7 +115,7 @@ def _owner(root: nn.Module, node: fx.Node, one: int, two: int, first: str, secon
 
 
 def _reads_alone(name: str, calls: list[fx.Node], graphs: list[fx.Graph]) -> bool:
-    """Whether nobody else reads the layer's parameters; a BatchNorm's own counting of batches does not count."""
+    """Whether only these calls read the layer's parameters; a BatchNorm's counter of batches aside."""
     for graph in graphs:
         for node in graph.nodes:
             if node.op != "get_attr" or str(node.target).rpartition(".")[0] != name:

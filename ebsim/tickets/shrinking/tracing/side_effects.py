@@ -1,6 +1,6 @@
 """Which operations do something beside giving a value: draw random numbers, update statistics, run unknown code.
 
-They stay in the graph though nobody reads what they give.
+They stay in the graph though their results are not read.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _DRAWING = {
 
 
 def acts_when_traced(node: fx.Node) -> bool:
-    """Whether a node of the dense graph must stay though nobody reads it."""
+    """Whether a node of the dense graph must stay though it is not read."""
     in_place = node.op == "call_method" and is_in_place(str(node.target))
     return node.op == "call_module" or in_place or node.target is F.batch_norm or draws(node, None)
 
@@ -38,7 +38,7 @@ def acts_when_traced(node: fx.Node) -> bool:
 def acts_when_shrunk(node: fx.Node, module: nn.Module | None, calls: int) -> bool:
     """The same of the new graph. calls: how often the dense network calls the module.
 
-    The statistics of a BatchNorm that is called once, and read by nobody, are nobody's.
+    The statistics of a BatchNorm that is called once and not read need not stay.
     """
     if draws(node, module):
         return True

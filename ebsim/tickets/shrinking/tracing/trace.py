@@ -165,7 +165,7 @@ def _at(error: BaseException) -> str:
 
 
 def _remove_unread(graph: fx.Graph) -> None:
-    """Erase what nobody reads and what changes nothing."""
+    """Erase nodes that are not read and change nothing."""
     for node in reversed(list(graph.nodes)):
         keeps = node.op in ("placeholder", "output") or node.target in (expect, torch._assert, assigned)
         changes = acts_when_traced(node) or node.target in _OUT_OF_PLACE or node.kwargs.get("inplace")
@@ -174,9 +174,9 @@ def _remove_unread(graph: fx.Graph) -> None:
 
 
 def _drop_in_place(graph: fx.Graph, root: nn.Module) -> dict[fx.Node, fx.Node]:
-    """Let whoever reads a tensor after an in-place operation read that operation's result instead.
+    """Redirect reads of a tensor after an in-place operation to that operation's result.
 
-    Channels may be selected in between, so nobody may depend on the side effect. `a += b` and `a.relu_()` become plain
+    Channels may be selected in between, so nothing may depend on the side effect. `a += b` and `a.relu_()` become plain
     operations, other methods work on a copy; what in-place modules and `inplace=True` may overwrite is settled after
     the rewriting. Returns operation -> what it overwrites.
     """
