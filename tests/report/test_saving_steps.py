@@ -37,6 +37,20 @@ def test_the_steps_sum_to_the_joule(run: Run) -> None:
         assert total == pytest.approx(one.end, rel=1e-12)
 
 
+def test_they_sum_where_weights_are_averaged(tmp_path: Path) -> None:
+    """The averaging is work of its training: it belongs to the retraining, not to the drawing of masks."""
+    files = sample.content(blocks=1)
+    rows = files["results.json"]["rows"]
+    plain = load_run(sample.write(tmp_path / "plain", files))
+    rows[1]["ledger"][-1]["weight_averages"] = 7
+    sample.price(rows, files["networks.json"])
+    averaged = load_run(sample.write(tmp_path / "averaged", files))
+    before, one = (saving_steps.saving_steps(run)[0] for run in (plain, averaged))
+    assert one.end > before.end
+    assert math.fsum([one.start, *(step.joules for step in one.steps)]) == pytest.approx(one.end, rel=1e-12)
+    assert joules(one)[MASKS] == joules(before)[MASKS] and joules(one)[RETRAINING] > joules(before)[RETRAINING]
+
+
 @pytest.mark.parametrize("chip", ["tpu-like-7nm", "eyeriss-like-65nm"])
 def test_they_sum_on_another_accelerator(run: Run, chip: str) -> None:
     priced = reprice(run, chip, hypothetical=True)

@@ -167,7 +167,8 @@ def _steps(run: Run, prices: _Prices, base: int, number: int) -> Iterator[Saving
     start = _sum(prices.total(ledgers[base]))
     level = prices.total({**entry, "precision": full} for entry in early)
     yield SavingStep(FEWER if _epochs(early) <= _epochs(ledgers[base]) else MORE, _sum(level) - start, _epochs(early))
-    masks = sum(prices.price(entry)[1] for entry in ledgers[number])
+    # weight averaging counts as such work too, and stays with its training
+    masks = sum(prices.price(e)[1] - prices.price(plain)[1] for e, plain in zip(ledgers[number], own, strict=True))
     yield SavingStep(MASKS, masks + _sum(prices.total(scoring)))
     as_dense = prices.total({**entry, "precision": full, "network": dense} for entry in later)
     yield SavingStep(RETRAINING, _sum(as_dense), _epochs(later))
