@@ -44,6 +44,11 @@ def attach(
 
     @torch.no_grad()
     def before(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if getattr(optimizer, "grad_scale", None) is not None:
+            raise ConfigError(
+                "attach: a fused optimizer takes the scale of a GradScaler off within its step, after gradients are "
+                "rounded: call scaler.unscale_(optimizer) before scaler.step, or make it with fused=False"
+            )
         for parameter in parameters:
             rounded(parameter, "gradient", parameter.grad)
 
