@@ -20,6 +20,7 @@ from ebsim.errors import CompactError, ConfigError
 from ebsim.tickets import EarlyBird, Shrinker, apply_mask, bn_layers, channel_mask, compact
 from ebsim.tickets.wrappers import bare
 from tests.oracle.masked import assert_same, copied, randomise
+from tests.tickets.field import SharedNorm
 from tests.tickets.hostile import SizeBranches
 from tests.tickets.networks import ModeDependent, Residual, Shuffled, UnknownOps, Wired, unit
 
@@ -54,8 +55,9 @@ WAYS = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:Converting a tensor to a Python boolean:torch.jit.TracerWarning")
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("kind", [Shuffled, ModeDependent])
+@pytest.mark.parametrize("kind", [Shuffled, ModeDependent, SizeBranches, SharedNorm])
 def test_a_shrunk_network_goes_anywhere(kind, way):
     model = shrunk(kind)
     torch.testing.assert_close(first(WAYS[way](model)(images())), first(model(images())))
@@ -75,10 +77,19 @@ def test_a_pickled_network_trains_on_as_the_original(kind):
 
 
 @pytest.mark.slow
-def test_onnx():
-    file = io.BytesIO()
-    torch.onnx.export(shrunk(Shuffled).float(), (images().float(),), file, dynamo=False)
-    assert len(file.getvalue()) > 1000
+@pytest.mark.filterwarnings("ignore")  # of the exporters, about themselves
+@pytest.mark.parametrize("dynamo", [False, True])
+@pytest.mark.parametrize("kind", [Shuffled, ModeDependent, SizeBranches, SharedNorm])
+def test_onnx(kind, dynamo, tmp_path):
+    pytest.importorskip("onnx", reason="onnx is not installed")
+    runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    if dynamo:
+        pytest.importorskip("onnxscript", reason="onnxscript is not installed")
+    model, x = shrunk(kind).float(), images().float()
+    torch.onnx.export(model, (x,), tmp_path / "m.onnx", dynamo=dynamo)
+    session = runtime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
+    found = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    torch.testing.assert_close(torch.from_numpy(found[0]), first(model(x)), atol=1e-4, rtol=1e-3)
 
 
 def test_another_process_rebuilds_it_from_architecture_mask_and_state(tmp_path: Path):

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from ebsim.errors import CompactError
@@ -185,7 +186,14 @@ def _record(graph: fx.Graph) -> list[tuple[Any, ...]]:
         refer: Any = lambda n: _Ref(n.name)  # noqa: E731
         return fx.node.map_arg(value, refer)
 
-    return [(n.op, n.name, n.target, named(n.args), named(n.kwargs)) for n in graph.nodes]
+    return [(n.op, n.name, _by_name(n.target), named(n.args), named(n.kwargs)) for n in graph.nodes]
+
+
+def _by_name(target: Any) -> Any:
+    """Functions of torch.nn.functional that are made in another one (max_pool2d, ...) by name, others themselves."""
+    if "<locals>" not in getattr(target, "__qualname__", ""):
+        return target
+    return next((_Ref(name) for name, value in vars(F).items() if value is target), target)
 
 
 def _graph(record: list[tuple[Any, ...]]) -> fx.Graph:
@@ -195,14 +203,15 @@ def _graph(record: list[tuple[Any, ...]]) -> fx.Graph:
     def node(value: Any) -> Any:
         return nodes[value.name] if isinstance(value, _Ref) else value
 
-    for op, name, target, args, kwargs in record:
+    for op, name, stored, args, kwargs in record:
+        target = getattr(F, stored.name) if isinstance(stored, _Ref) else stored
         filled: Any = [fx.node.map_aggregate(part, node) for part in (args, kwargs)]
         nodes[name] = graph.create_node(op, target, filled[0], filled[1], name=name)
     return graph
 
 
 class _Ref:
-    """A reference to a node of a stored graph."""
+    """A reference to a node of a stored graph, or to a function of torch.nn.functional."""
 
     def __init__(self, name: str) -> None:
         self.name = name
