@@ -88,8 +88,8 @@ class Data(Section):
     """The dataset's own augmentation in training (pad-crop, flip); see `data list`."""
     workers: Annotated[int, Field(ge=0, le=1024), ResultNeutral()] = 0
     """Decoding processes; used by large images (ImageNet) only."""
-    decode: Annotated[Literal["exact", "fast"], AddedLater("exact")] = "exact"
-    """Large images: exact gives torchvision's pixels; fast decodes at the size that is needed and resizes faster."""
+    decode: Annotated[Literal["exact", "fast", "dali"], AddedLater("exact")] = "exact"
+    """Large images: exact, torchvision's pixels; fast, decoded at the size that is needed; dali, by a GPU (not run)."""
 
 
 class Model(Section):

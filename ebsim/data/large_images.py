@@ -47,7 +47,7 @@ class EncodedImage:
     """The bytes of an image file. Raises `DataError` for what is not 8-bit RGB, or damaged."""
 
     def __init__(self, path: Path, content: bytes) -> None:
-        self._path, self._content = path, content
+        self._path, self.content = path, content
         self._image = open_image(path, content)
         self.size: Size = self._image.size
         self.scalable: bool = self._image.format == "JPEG"
@@ -57,7 +57,7 @@ class EncodedImage:
         return whole if box is None else whole.crop(box.corners)
 
     def pixels(self, scale: int, corners: Corners | None) -> np.ndarray:
-        whole = decode_scaled(self._path, self._image, self._content, scale)
+        whole = decode_scaled(self._path, self._image, self.content, scale)
         if corners is None:
             return whole
         left, top, right, bottom = corners

@@ -41,7 +41,7 @@ def load(
     root: the folder that holds the data (for "imagefolder" the folder with train/ and test/ or val/, or a file made by
     `prepare`). Nothing is downloaded unless `download` says so. subset: only the first n training and n test images,
     balanced over the classes. augment: the dataset's own augmentation in training. workers: decoding processes, for
-    large images only. decode: how large images are decoded, "exact" or "fast" (`large_images`).
+    large images only. decode: how large images are decoded, "exact", "fast" (`large_images`) or "dali" (`dali`).
     Raises `ConfigError` for an unknown name or a subset that is too small, `DataError` for anything missing or damaged.
     """
     item, root = entry(name), Path(root)

@@ -97,5 +97,7 @@ def decoder_name(decode: str) -> str:
     from PIL import features
 
     name = f"Pillow {PIL.__version__} (libjpeg-turbo {features.version('libjpeg_turbo')})"
+    if decode == "dali":
+        return f"NVIDIA DALI {getattr(import_module('nvidia.dali'), '__version__', '')}"
     library = fast_decoder() if decode == "fast" else None
     return name if library is None else f"simplejpeg {version('simplejpeg')}, equal to {name}"

@@ -17,6 +17,7 @@ import torch
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
+from ebsim.data import dali
 from ebsim.data.catalogue import IMAGENET_MEAN, IMAGENET_STD, LARGE_RESIZE, LARGE_SIDE
 from ebsim.data.dataset import Batches, BatchPart, Dataset, balanced_subset, epoch_order, normalize, whole
 from ebsim.data.image_files import read_bytes
@@ -143,6 +144,9 @@ class StreamedDataset(Dataset):
 
     def _pixels(self, images: Images, seed: tuple[int, int] | None, batches: list[list[int]]) -> Any:
         """uint8 batches [b, 224, 224, 3], in pinned memory where they go to a GPU."""
+        if self.decode == "dali":
+            seed_of = None if seed is None else lambda index: derive_seed(*seed, "picture", index)
+            return dali.batches(images.source, batches, seed_of, self.device, self.workers)
         return DataLoader(
             _Pixels(images, self.decode, seed),
             batch_sampler=batches,
@@ -248,6 +252,8 @@ def _dataset(
 ) -> StreamedDataset:
     if subset is not None:
         split += f"; the first {subset} of each, balanced over the classes"
+    if decode == "dali":
+        dali.require(torch.device(device))
     how = "" if decode == "exact" else f" (decoded for speed: data.decode = {decode})"
     return StreamedDataset(
         shape=(3, LARGE_SIDE, LARGE_SIDE),
