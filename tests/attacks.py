@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import signal
+import sys
 import time
 import traceback
 from collections.abc import Callable
@@ -96,6 +97,9 @@ def forked(work: Callable[[], object], quiet: Path | None = None) -> int:
                 target = os.open(quiet, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
                 os.dup2(target, 1)
                 os.dup2(target, 2)
+                # pytest's capture stands in front of the descriptors
+                sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+                sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
             work()
             code = 0
         except EbsimError as error:
@@ -105,6 +109,9 @@ def forked(work: Callable[[], object], quiet: Path | None = None) -> int:
         except BaseException:
             traceback.print_exc()
         finally:
+            with contextlib.suppress(OSError):
+                sys.stdout.flush()
+                sys.stderr.flush()
             os._exit(code)
     return child
 

@@ -126,6 +126,7 @@ def test_a_method_that_trains_nothing_is_named(monkeypatch: pytest.MonkeyPatch) 
         experiment=SimpleNamespace(methods=("dense",)),
         progress=Silent(),
         epochs=1,
+        charged=[],
     )
     with pytest.raises(ConfigError, match="method lazy trained nothing"):
         METHODS["dense"].results(context)  # type: ignore[arg-type]
