@@ -6,21 +6,22 @@ published numbers and frozen reference runs.
 
 from __future__ import annotations
 
+import itertools
 import re
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.optimize import brentq
 
-from benchmarks.hw_zigzag import GOLDEN, RECORD, chip_of, layer_of, read, table
+from benchmarks.hw_zigzag import BY_EDP, GOLDEN, cycles, read, table
 from hw_models import load, training_cost
 from hw_models.accelerator.description import Accelerator
 from hw_models.analysis.anchors import anchors
 from hw_models.analysis.calibration import fit, read_steps
-from hw_models.cost.step_cost import COMPONENTS, STAGES, Cost
+from hw_models.cost.step_cost import COMPONENTS, Cost
 from hw_models.precision.record_schema import OPERAND_ROLES
 from hw_models.workload import reference_networks
 from hw_models.workload.layer import CONTRACTIONS, Layer
@@ -291,18 +292,35 @@ def law_table() -> str:
 
 
 def latency_table() -> str:
-    """ZigZag's cycles with stalls, loading and unloading over those of `closed`, the slower of array and DRAM."""
-    lines = []
-    for name, rows in read(GOLDEN).items():
-        chip = chip_of(rows[0]["chip"])
-        layers = [replace(layer_of(row), name=str(i)) for i, row in enumerate(rows)]
-        seconds = training_cost(layers, chip, RECORD, rows[0]["batch"]).row_seconds
-        mine = seconds[[STAGES.index(row["pass"]) for row in rows], np.arange(len(rows))] * chip.clock_hz
-        theirs = np.array([row["latency"] for row in rows])
+    """ZigZag's cycles with stalls, loading and unloading over ours."""
+    lines: list[list[object]] = []
+    for (name, rows), model in itertools.product(read(GOLDEN).items(), ("closed", "search")):
+        mine, theirs = cycles(rows, model), np.array([row["latency"] for row in rows])
         near = int((np.abs(theirs / mine - 1) <= 0.15).sum())
         least, most = (theirs / mine).min(), (theirs / mine).max()
-        lines.append([name, f"{theirs.sum() / mine.sum():.2f}", f"{least:.2f} to {most:.2f}", f"{near} of {len(rows)}"])
-    return _table("| architecture | total, theirs / ours | rows | rows within 15 % |", lines)
+        total = f"{theirs.sum() / mine.sum():.2f}"
+        lines.append([name, model, total, f"{least:.2f} to {most:.2f}", f"{near} of {len(rows)}"])
+    return _table("| architecture | model | total, theirs / ours | rows | rows within 15 % |", lines)
+
+
+def edp_table() -> str:
+    """Rows where ZigZag's mapping for energy stalls, mapped by it again for energy x delay, beside our cycles."""
+    ((_, again),) = read(BY_EDP).items()
+    rows = {(r["layer"], r["pass"]): (r, ours) for r, ours in _timed(read(GOLDEN)["eyeriss_like"])}
+    lines: list[list[object]] = []
+    for new in again:
+        old, ours = rows[new["layer"], new["pass"]]
+        lines.append(
+            [f"{new['layer']}, {new['pass'].replace('_', ' ')}", f"{old['latency']:,.0f}", f"{new['latency']:,.0f}",
+             f"{new['energy'] / old['energy'] - 1:+.0%}", f"{ours:,.0f}", f"{old['latency'] / ours:.2f}",
+             f"{new['latency'] / ours:.2f}"]
+        )  # fmt: skip
+    head = "| eyeriss_like | theirs, for energy | theirs, for EDP | its energy | ours | theirs / ours | for EDP |"
+    return _table(head, lines)
+
+
+def _timed(rows: list[dict[str, Any]]) -> list[tuple[dict[str, Any], float]]:
+    return list(zip(rows, cycles(rows, "search").tolist(), strict=True))
 
 
 def tables() -> dict[str, str]:
@@ -313,6 +331,7 @@ def tables() -> dict[str, str]:
         "counts": counts_table(),
         "zigzag": table([GOLDEN]),
         "latency": latency_table(),
+        "latency_edp": edp_table(),
         "eyeriss": eyeriss_table(),
         "eyeriss_chip": eyeriss_chip_table(),
         "anchors": anchors_table(),

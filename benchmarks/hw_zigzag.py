@@ -33,6 +33,7 @@ from hw_models.workload.shapes import Array, shapes
 from hw_models.workload.training_passes import passes
 
 HERE = Path(__file__).parent
+BY_EDP = HERE.parent / "tests" / "golden" / "hw_zigzag_edp.jsonl"  # some rows again, mapped for energy x delay
 GOLDEN = HERE.parent / "tests" / "golden" / "hw_zigzag.jsonl"
 RECORD = {
     "name": "zigzag",
@@ -92,6 +93,14 @@ def ours(rows: Sequence[Mapping[str, Any]], model: str) -> Array:
     cost = _step(rows[0]["chip"], rows[0]["batch"], layers, model)
     at = [STAGES.index(row["pass"]) for row in rows], np.arange(len(rows))
     return cost.joules.sum(axis=0)[at] * 1e12
+
+
+def cycles(rows: Sequence[Mapping[str, Any]], model: str) -> Array:
+    """Cycles of the same contractions, from the same step."""
+    layers = tuple(replace(layer_of(row), first=row["pass"] != "input_gradient") for row in rows)
+    cost = _step(rows[0]["chip"], rows[0]["batch"], layers, model)
+    at = [STAGES.index(row["pass"]) for row in rows], np.arange(len(rows))
+    return np.asarray(cost.row_seconds[at] * cost.chip.clock_hz)
 
 
 @functools.cache

@@ -6,6 +6,7 @@ Runs in an environment of its own:  pip install zigzag-dse six
     python benchmarks/hw_zigzag_reference.py tpu_small >> reference.jsonl
     python benchmarks/hw_zigzag_reference.py --lpf=6 ascend_like >> reference.jsonl
     python benchmarks/hw_zigzag_reference.py --lpf=6 --batch=8 ascend_like >> reference.jsonl
+    python benchmarks/hw_zigzag_reference.py --lpf=6 --opt=EDP eyeriss_like > by_edp.jsonl
     python benchmarks/hw_zigzag_reference.py --pieces=pieces.jsonl tpu_small > priced.jsonl
 An architecture is one that ZigZag ships, one of `VARIANTS`, or the path of a YAML like theirs. With `--pieces`
 (from `python -m benchmarks.hw_zigzag --pieces`) ZigZag's cost model prices our mappings instead of searching.
@@ -174,8 +175,9 @@ def mapped(
     batch: int,
     lpf: int,
     pieces: list[float] | None,
+    opt: str = "energy",
 ) -> dict:
-    """One contraction on one architecture: ZigZag's best mapping, or the best that has our tiles."""
+    """One contraction on one architecture: ZigZag's best mapping by `opt`, or the best that has our tiles."""
     import yaml
     from zigzag.api import get_hardware_performance_zigzag
     from zigzag.datatypes import LayerDim
@@ -210,7 +212,7 @@ def mapped(
                     f"{tmp}/work.yaml",
                     str(hardware),
                     f"{tmp}/map.yaml",
-                    opt="energy",
+                    opt=opt,
                     dump_folder=f"{tmp}/out",
                     lpf_limit=lpf,
                     loma_show_progress_bar=False,
@@ -232,7 +234,7 @@ def mapped(
     }
 
 
-def main(chips: list[str], lpf: int = LPF, pieces: str = "", batch: int = 1) -> None:
+def main(chips: list[str], lpf: int = LPF, pieces: str = "", batch: int = 1, opt: str = "energy") -> None:
     logging.disable(logging.CRITICAL)
     ours = (
         {
@@ -247,7 +249,9 @@ def main(chips: list[str], lpf: int = LPF, pieces: str = "", batch: int = 1) -> 
             hardware = architecture(chip, tmp)
             for layer, which in itertools.product(LAYERS, INDICES):
                 if (layer[0], which) != ("conv1", "input_gradient"):
-                    row = mapped(hardware, layer, which, batch, lpf, ours[chip, layer[0], which] if pieces else None)
+                    row = mapped(
+                        hardware, layer, which, batch, lpf, ours[chip, layer[0], which] if pieces else None, opt
+                    )
                     print(json.dumps(row), flush=True)
 
 
@@ -258,4 +262,5 @@ if __name__ == "__main__":
         int(flags.get("lpf", LPF)),
         flags.get("pieces", ""),
         int(flags.get("batch", 1)),
+        flags.get("opt", "energy"),
     )

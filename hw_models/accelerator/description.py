@@ -94,6 +94,7 @@ class Accelerator:
     half_batch: float = 0.0  # device: images at which a step takes twice as long per image as in large batches
     fill_cycles: float = 0.0  # from the first operand in the array to the first result
     dram_writes: Number | None = None  # pJ per bit to DRAM where that differs from `dram`
+    burst_bits: float = 1.0  # the fewest that DRAM moves at once
     # by pass and level (a memory, "registers"): the operand that stays there, or all loops, outermost first
     dataflow: dict[str, dict[str, str | tuple[str, ...]]] = field(default_factory=dict)
 

@@ -139,6 +139,7 @@ def accelerator_schema() -> Schema:
                 "read_pj_per_bit": _constant("pJ per bit from DRAM; with write_pj_per_bit, for pj_per_bit."),
                 "write_pj_per_bit": _constant("pJ per bit to DRAM; with read_pj_per_bit."),
                 "gbytes_per_s": _plain("GB/s that are reached."),
+                "burst_bytes": _plain("Bytes of a burst: the fewest that DRAM moves (search only)."),
             }
         ),
         "static": _object({"watts": _constant("W of idle power, over the roofline time.")}),

@@ -124,6 +124,7 @@ def build(s: ProfileSource) -> Accelerator:
         fill_cycles=s.plain("array.fill_cycles", 0, 1e6, 0.0) if kind == "array" else 0.0,
         dram_writes=dram_writes,
         dataflow=dataflow,
+        burst_bits=8 * s.plain("dram.burst_bytes", 0.125, 65536, 0.125),
     )
 
 

@@ -43,10 +43,12 @@ class Cost:
     model: str
     parts: tuple[ConstantUse, ...]
     dram_bits: Array  # [passes, ..., layers]
-    row_limits: Array  # [limits, passes, ..., layers], s that each would take alone
+    row_limits: Array  # [limits, passes, ..., layers], s that each would take alone (DRAM: beside `row_waits`)
     row_seconds: Array
     row_macs: Array
     hypothetical: tuple[str, ...] = ()  # formats that were multiplied although the accelerator lacks them
+    row_waits: Array | None = None  # [passes, ..., layers], s in which the array waits for a load before it goes on
+    row_ports: Array | None = None  # [memories, passes, ..., layers], s of each memory's ports alone, innermost first
 
     def __repr__(self) -> str:
         step = f"{self.precision}, {self.batch:g} images, modelled on {self.chip.name} ({self.model})"
@@ -183,11 +185,20 @@ class Cost:
                             "dram_bytes": float(self.dram_bits[j, i]) / 8,
                             "seconds": float(self.row_seconds[j, i]),
                             "bound": LIMITS[slowest[j, i]],
+                            "waits_for": self._waits_for(int(slowest[j, i]), j, i),
                             "joules": float(parts.sum()),
                             **{c: float(e) for c, e in zip(COMPONENTS, parts, strict=True)},
                         }
                     )
         return out
+
+    def _waits_for(self, slowest: int, stage: int, layer: int) -> str:
+        """Which level sets the pace of a row: array, a memory by name, dram; loading if most of it is waited for."""
+        if self.row_waits is not None and self.row_waits[stage, layer] > self.row_limits[slowest, stage, layer]:
+            return "loading"
+        if LIMITS[slowest] == "buffer" and self.row_ports is not None:
+            return self.chip.memories[int(self.row_ports[:, stage, layer].argmax())].name
+        return "array" if LIMITS[slowest] == "compute" else LIMITS[slowest]
 
     def check(self) -> None:
         """Raise `ConservationError` unless rows, passes, layers and components sum to the total, and the uses of the

@@ -1,14 +1,14 @@
 """How long a contraction takes: the array, the ports of the memories, DRAM, and what nothing overlaps.
 
 Array, ports and DRAM work at the same time, so the slowest of them sets the pace; a port is busy with what its memory
-reads and writes for both sides. What does not overlap is added: tiles of a memory whose next one cannot be loaded
-meanwhile (`double_buffer = false`), and the first tiles on their way in and the last one on its way out, which only the
-mapping of `search` knows.
+reads and writes for both sides. What does not overlap is added: all tiles of a memory whose next one cannot be loaded
+meanwhile (`double_buffer = false`), and of the other memories the first tiles of X and Y, which the array needs to
+start: those of the innermost memory of each, through the slowest link on their way. What lies further out is filled
+while the array works, and finished sums leave while it does. Only `search` knows tiles. DRAM works while the array
+waits: that part of its traffic is not counted twice.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 
@@ -23,15 +23,23 @@ def busy(p: Passes, bits: Widths, chip: Accelerator, rate: Array, mapped: Mapped
     """Seconds that the array alone would take, and its busiest memory port alone; `rate`: as `Accelerator.rate`."""
     if chip.kind == "device":
         return p.macs / rate, np.zeros_like(p.macs)
-    moving = np.zeros_like(p.macs)
+    moving = np.max(ports_busy(p, bits, chip, mapped) or [np.zeros_like(p.macs)], axis=0)
+    cycles = steps(p, grid(p, chip)) if mapped.steps is None else mapped.steps
+    return cycles / rate / chip.clock_hz, moving
+
+
+def ports_busy(p: Passes, bits: Widths, chip: Accelerator, mapped: Mapped) -> list[Array]:
+    """Seconds that the ports of each memory would take alone, innermost first; a device's are in its rate."""
+    if chip.kind == "device":
+        return []
+    found = []
     for memory, (reads, writes) in zip(chip.memories, port_bits(p, bits, chip, mapped), strict=False):
         if memory.write_bits_per_cycle is None:
             cycles = (reads + writes) / memory.bits_per_cycle
         else:
             cycles = np.maximum(reads / memory.bits_per_cycle, writes / memory.write_bits_per_cycle)
-        moving = np.maximum(moving, cycles)
-    cycles = steps(p, grid(p, chip)) if mapped.steps is None else mapped.steps
-    return cycles / rate / chip.clock_hz, moving / chip.clock_hz
+        found.append(cycles / chip.clock_hz)
+    return found
 
 
 def port_bits(p: Passes, bits: Widths, chip: Accelerator, mapped: Mapped) -> list[tuple[Array, Array]]:
@@ -70,36 +78,34 @@ def _whole_accesses(
     return Traffic(moved.x * x, moved.y * y, moved.z * z, moved.spill * acc)
 
 
-def waiting(p: Passes, chip: Accelerator, mapped: Mapped) -> Array:
-    """Seconds in which nothing else happens: tiles that load while the array waits, the first ones in, the last out."""
-    out = np.zeros_like(p.macs)
-    if len(mapped.boundaries) <= len(chip.memories):
-        return out
-    if chip.kind == "device":
-        return out
+def waiting(p: Passes, chip: Accelerator, mapped: Mapped) -> tuple[Array, Array]:
+    """Seconds in which the array waits for loads, and those of them in which DRAM works."""
+    out, covered = np.zeros_like(p.macs), np.zeros_like(p.macs)
+    if chip.kind == "device" or len(mapped.boundaries) <= len(chip.memories):
+        return out, covered
     for i, memory in enumerate(chip.memories):
-        if memory.double_buffer is not False and not mapped.tiles:
-            continue
-        read, write = _link(chip, i)
         if memory.double_buffer is False:
+            read, write, dram = _link(chip, i, memory.holds)
             moved = mapped.boundaries[i + 1].only(memory.holds)
             out = out + moved.inward / read + moved.outward / write
-        if mapped.tiles:
-            x, y, z = (
-                t * (o in memory.holds) for t, o in zip(mapped.tiles[i], ("streaming", "held", "sums"), strict=True)
-            )
-            out = out + (x + y) / read + z / write
-    return out + chip.fill_cycles / chip.clock_hz * (p.macs > 0)
+            covered = covered + dram * moved.total / chip.dram_bits_per_s
+    for operand, place in (("streaming", 0), ("held", 1)) if mapped.tiles else ():
+        levels = [i for i, m in enumerate(chip.memories) if operand in m.holds]
+        if levels and not any(chip.memories[i].double_buffer is False for i in levels):
+            first = mapped.tiles[levels[0]][place]
+            out = out + first / min(_link(chip, i, (operand,))[0] for i in levels)
+            covered = covered + first / chip.dram_bits_per_s
+    return out + chip.fill_cycles / chip.clock_hz * (p.macs > 0), covered
 
 
-def _link(chip: Accelerator, i: int) -> tuple[Any, Any]:
-    """Bits per second into memory `i` from the memory outside it (or DRAM), and back."""
+def _link(chip: Accelerator, i: int, operands: tuple[str, ...]) -> tuple[float, float, bool]:
+    """Bits per second into memory `i` from what lies outside it for these operands, and back; whether that is DRAM."""
     inner = chip.memories[i]
     own_read = inner.bits_per_cycle * chip.clock_hz
     own_write = (inner.write_bits_per_cycle or inner.bits_per_cycle) * chip.clock_hz
-    outside = next((m for m in chip.memories[i + 1 :] if set(m.holds) & set(inner.holds)), None)
+    outside = next((m for m in chip.memories[i + 1 :] if set(m.holds) & set(operands)), None)
     if outside is None:
-        return np.minimum(chip.dram_bits_per_s, own_write), np.minimum(chip.dram_bits_per_s, own_read)
+        return min(chip.dram_bits_per_s, own_write), min(chip.dram_bits_per_s, own_read), True
     read = outside.bits_per_cycle * chip.clock_hz
     write = (outside.write_bits_per_cycle or outside.bits_per_cycle) * chip.clock_hz
-    return np.minimum(read, own_write), np.minimum(write, own_read)
+    return min(read, own_write), min(write, own_read), False

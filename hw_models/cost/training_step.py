@@ -23,9 +23,10 @@ from hw_models.accelerator.loader import load
 from hw_models.cost.fusion import fuse as fused
 from hw_models.cost.step_cost import LIMITS, STAGES, ConstantUse, Cost
 from hw_models.cost.tensor_bits import TensorBits
-from hw_models.cost.time import busy, port_bits, waiting
+from hw_models.cost.time import busy, port_bits, ports_busy, waiting
 from hw_models.cost.vector_ops import QUANTIZE, TRY, UPDATE, pointwise
 from hw_models.errors import HardwareError
+from hw_models.mapping.bursts import whole_bursts
 from hw_models.mapping.closed_form import Capacities
 from hw_models.mapping.mapper import map_passes
 from hw_models.mapping.spatial import register_sharing
@@ -119,22 +120,27 @@ def assemble(
     shape = (len(STAGES), *table.columns.shape[1:])
     dram = np.zeros((2, *shape))  # bits read and written
     limits = np.zeros((len(LIMITS), *shape))
-    waits = np.zeros(shape)
+    waits, covered = np.zeros(shape), np.zeros(shape)
+    ports = np.zeros((len(chip.memories), *shape))
     if model != "macs":
         parts += _vector_parts(table, chip, precision, batch, l1, dram)
         mapped = map_passes(p, bits, chip, model, capacities) if mapped is None else mapped
         if model != "compulsory" and chip.kind == "array":  # a device's pJ per FLOP include its chip
             parts += _memory_parts(p, bits, chip, mapped)
         outside = mapped.to_dram(chip)
+        if mapped.runs and chip.burst_bits > 1:
+            outside = whole_bursts(outside, mapped.runs, chip.burst_bits)  # type: ignore[arg-type]
         dram[0][:3, ..., p.index] += outside.inward
         dram[1][:3, ..., p.index] += outside.outward
         rate = rules.spread(p, [[chip.rate(*r.operands[i]) for r in rules.distinct] for i in range(3)])
         for limit, alone in zip(limits, busy(p, bits, chip, rate, mapped), strict=False):
             limit[:3, ..., p.index] = alone
-        waits[:3, ..., p.index] = waiting(p, chip, mapped)
+        for limit, alone in zip(ports, ports_busy(p, bits, chip, mapped), strict=False):
+            limit[:3, ..., p.index] = alone
+        waits[:3, ..., p.index], covered[:3, ..., p.index] = waiting(p, chip, mapped)
         parts += _dram_parts(chip, dram)
     moved = dram.sum(axis=0)
-    limits[2] = moved / chip.dram_bits_per_s
+    limits[2] = np.maximum(moved / chip.dram_bits_per_s - covered, 0.0)
     seconds = (limits.max(axis=0) + waits + chip.launch_s * (moved > 0)) * (1 + chip.half_batch / batch)
     if model != "macs":
         parts += [ConstantUse(key, "static", watts, seconds / PJ, None) for key, watts in chip.leakage]
@@ -142,7 +148,9 @@ def assemble(
     macs[:3, ..., p.index] = p.macs
     multiplied = {f for pair in precision.multiplied(table.names[i] for i in p.index) for f in pair}
     lacking = tuple(sorted({f.name for f in multiplied if not chip.supports(f)}))
-    return Cost(chip, table, precision.name, batch, model, tuple(parts), moved, limits, seconds, macs, lacking)
+    return Cost(
+        chip, table, precision.name, batch, model, tuple(parts), moved, limits, seconds, macs, lacking, waits, ports
+    )
 
 
 def contractions(table: Shapes, chip: Accelerator, precision: Precision, batch: float) -> tuple[Passes, Widths]:

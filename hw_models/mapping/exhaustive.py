@@ -18,8 +18,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hw_models.accelerator.description import Accelerator
+from hw_models.accelerator.description import OPERANDS, Accelerator
 from hw_models.mapping.array_mapping import onto_array
+from hw_models.mapping.bursts import run_elements
 from hw_models.mapping.deduplicate import Ints, spread
 from hw_models.mapping.problems import Problems, Registers, Store, machine, nestings, problems
 from hw_models.mapping.tile_search import State, best_tiles, first_rows, joined
@@ -109,10 +110,10 @@ def _refined(q: Problems, outer: State, best: State, store: Store, keep: int, re
 def search(p: Passes, bits: Widths, chip: Accelerator) -> Mapped:
     """The best mapping found, arrays like those of `Passes`."""
     q, inverse = problems(p, bits, chip)
-    return mapped(p, q, inverse, best_nesting(q, chip))
+    return mapped(p, q, inverse, best_nesting(q, chip), chip)
 
 
-def mapped(p: Passes, q: Problems, inverse: Ints, found: Found) -> Mapped:
+def mapped(p: Passes, q: Problems, inverse: Ints, found: Found, chip: Accelerator) -> Mapped:
     """The bits, tiles and steps of found mappings, for every contraction."""
     widths = (q.x, q.y, q.z, q.acc)
     boundaries = [
@@ -120,7 +121,17 @@ def mapped(p: Passes, q: Problems, inverse: Ints, found: Found) -> Mapped:
         for moved in found.moved[::-1]
     ]
     tiles = tuple(tuple(spread(bits, p, inverse) for bits in tile_bits(q, chosen)) for chosen in found.chosen[::-1])
-    return Mapped(tuple(boundaries), spread(found.steps, p, inverse), tiles)
+    runs = tuple(spread(run, p, inverse) for run in _runs(q, chip, found))
+    return Mapped(tuple(boundaries), spread(found.steps, p, inverse), tiles, runs)
+
+
+def _runs(q: Problems, chip: Accelerator, found: Found) -> tuple[Array, ...]:
+    """Bits of X, Y, finished Z and sums that lie together in DRAM, in tiles of the outermost memory that holds each."""
+    out = []
+    for i, operand in enumerate(OPERANDS):
+        level = next((n for n, m in enumerate(reversed(chip.memories)) if operand in m.holds), len(chip.memories) - 1)
+        out.append(run_elements(q, found.chosen[level][:7])[i])
+    return out[0] * q.x, out[1] * q.y, out[2] * q.z, out[2] * q.acc
 
 
 def best_nesting(q: Problems, chip: Accelerator) -> Found:

@@ -167,7 +167,7 @@ def run(p: Passes, bits: Widths, chip: Accelerator, nest: Nest) -> Mapped:
         steps,
         np.zeros(1),
     )
-    return mapped(p, q, inverse, found)
+    return mapped(p, q, inverse, found, chip)
 
 
 def words(q: Problems, chip: Accelerator) -> dict[str, float]:

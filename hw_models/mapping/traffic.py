@@ -139,6 +139,7 @@ class Mapped:
     boundaries: tuple[Traffic, ...]
     steps: Array | None = None  # of the array, if the mapping says it
     tiles: tuple[tuple[Array, ...], ...] = ()  # bits of X, Y and sums in each memory, innermost first
+    runs: tuple[Array, ...] = ()  # bits of X, Y, finished Z and sums that lie together in DRAM, of the outermost tiles
 
     def to_dram(self, chip: Accelerator) -> Traffic:
         """What reaches DRAM: of each operand, the traffic of the outermost level that holds it."""

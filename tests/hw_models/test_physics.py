@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
+import random
 from dataclasses import replace
+from itertools import pairwise, product
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from hw_models import Layer, ProfileError, load, price, reference, training_cost
 from hw_models.accelerator.sram_energy import SRAM_LEAKAGE
+from hw_models.mapping.bursts import _together
 
 CHIP = load("horowitz-45nm")
 LINEAR = Layer("fc", "linear", macs=64 * 32, inputs=64, outputs=32, weights=64 * 32, channels=(64, 32))
@@ -103,3 +108,52 @@ def test_half_of_a_pair_is_refused(tmp_path: Path, old: str, new: str, words: st
     path.write_text(text.replace(old, new, 1))
     with pytest.raises(ProfileError, match=words):
         load(path)
+
+
+def test_the_array_waits_for_its_first_tiles_and_dram_is_not_counted_twice() -> None:
+    """One layer that fits: X and Y come through DRAM's bandwidth before the first step, or are all that takes time."""
+    chip = replace(CHIP, memories=(replace(CHIP.memories[0], bits=1e12, bits_per_cycle=1e9),))
+    rows = reference.resnet18()
+    layer = next(r for r in rows if r.name == "layer4.0.conv1")
+    for bandwidth in (1e9, 1e14):
+        one = replace(chip, dram_bits_per_s=bandwidth)
+        cost = training_cost([layer], one, "all int8", 1, model="search")
+        loaded = 8 * (layer.channels[0] * 14 * 14 + layer.weights) / bandwidth
+        moved, steps = float(cost.dram_bits[0, 0]) / bandwidth, cost.row_limits[0, 0, 0]  # with the quantizers' passes
+        assert moved > loaded + 8 * layer.outputs / bandwidth
+        assert cost.row_waits is not None and cost.row_waits[0, 0] == pytest.approx(loaded)
+        assert cost.row_seconds[0, 0] == pytest.approx(max(loaded + steps, moved))
+    closed = training_cost([layer], chip, "all int8", 1)
+    assert closed.row_waits is not None and not closed.row_waits.any()
+
+
+def test_rows_name_the_level_that_they_wait_for() -> None:
+    rows = reference.resnet18()
+    narrow = replace(CHIP, memories=(replace(CHIP.memories[0], bits_per_cycle=8.0),))
+    slow = replace(CHIP, dram_bits_per_s=1e8)
+    for chip, told in ((CHIP, "array"), (narrow, "buffer"), (slow, "dram")):
+        row = next(r for r in training_cost(rows, chip, "all int8", 16).rows if r["layer"] == "layer2.0.conv2")
+        assert row["waits_for"] == told
+    loading = replace(CHIP, memories=(replace(CHIP.memories[0], double_buffer=False),), dram_bits_per_s=1e8)
+    assert {r["waits_for"] for r in training_cost(rows, loading, None, 16).rows if r["macs"]} == {"loading"}
+
+
+def test_dram_moves_whole_bursts() -> None:
+    """Runs counted by hand: element addresses of a tile, cut where they do not follow one another."""
+    rng = random.Random(5)
+    for _ in range(60):
+        shape = [rng.randint(1, 4) for _ in range(4)]
+        taken = [rng.randint(1, n) for n in shape]
+        addresses = sorted(
+            sum(i * math.prod(shape[a + 1 :]) for a, i in enumerate(at)) for at in product(*(range(t) for t in taken))
+        )
+        runs = 1 + sum(b != a + 1 for a, b in pairwise(addresses))
+        axes = [(np.array([float(t)]), np.array([float(n)])) for t, n in zip(taken[::-1], shape[::-1], strict=True)]
+        assert len(addresses) / float(_together(*axes)[0]) == runs
+    rows = reference.resnet18()
+    plain, bursts = (
+        training_cost(rows, replace(CHIP, burst_bits=bits), "all int8", 1, model="search") for bits in (1.0, 64 * 8.0)
+    )
+    assert plain.bytes < bursts.bytes < 1.5 * plain.bytes and bursts.total > plain.total
+    closed = [training_cost(rows, replace(CHIP, burst_bits=b), "all int8", 1).total for b in (1.0, 512.0)]
+    assert closed[0] == closed[1]
