@@ -84,6 +84,16 @@ def test_all_mistakes_at_once_with_their_lines(tmp_path: Path) -> None:
     assert len(lines) == len(expected) + 1
 
 
+def test_a_state_that_the_optimizer_lacks_and_sums_that_cannot_be_simulated(tmp_path: Path) -> None:
+    path = written(tmp_path, TOML + 'second_moment = "bf16"\n')
+    with pytest.raises(ConfigError, match="train with SGD, which keeps no second moment"):
+        pipeline.load(path, {})
+    path = written(tmp_path, TOML + 'accumulator = "int32"\npartial_sums = { step = 0 }\n')
+    with pytest.raises(ConfigError) as caught:
+        pipeline.load(path, {})
+    assert "declared only" in str(caught.value) and "partial_sums.step = 0: step is a number" in str(caught.value)
+
+
 def test_a_grid_is_refused_before_its_first_cell(tmp_path: Path) -> None:
     path = written(tmp_path, TOML + '[[precision.backends.mine.rule]]\nlayers = ["layer9.*"]\nweight = "bf16"\n')
     with pytest.raises(ConfigError, match=r"own.toml:19: .*matches no layer: 'layer9"):
