@@ -93,9 +93,18 @@ def hw_check(profile: str, as_json: bool) -> None:
     from hw_models.analysis import commands
 
     checked = commands.check(profile)
-    _show_breakdowns([*checked.rows, *checked.beside], as_json, {"warnings": checked.warnings})
     if as_json:
+        _show_breakdowns([*checked.rows, *checked.beside], as_json, {"warnings": checked.warnings})
         return
+    _show_breakdowns(
+        checked.rows, False, {}, "Where the energy goes, and what the time waits for; a share near 0 or 100 % often "
+        "means a constant in another unit. "
+    )  # fmt: skip
+    if checked.beside:
+        _show_breakdowns(
+            checked.beside, False, {}, "To compare with: the shipped profiles of its kind in the same format; a factor "
+            "of a few is no error, since constants have other sources. "
+        )  # fmt: skip
     for warning in checked.warnings:
         click.echo(f"warning: {warning}")
     warnings = "1 warning" if len(checked.warnings) == 1 else f"{len(checked.warnings)} warnings"
@@ -185,8 +194,8 @@ def hw_calibrate(profile: str, measurements: str, out: str | None) -> None:
     """Fit device PROFILE to a CSV of MEASUREMENTS.
 
     Columns: network, precision, batch (images), joules (J per step), seconds (s per step); a line per measured case.
-    Each network (with a single one: each batch size) is left out once, and the profile fitted to the rest is priced on
-    it: that error of joules and seconds is reported with the profile.
+    Each network, each batch size, and each network at the smallest and largest batch with neither seen, is left out
+    once, and the profile fitted to the rest is priced on it: the mean and the range of these errors are stated.
     """
     from hw_models.analysis import commands
 
@@ -197,6 +206,13 @@ def hw_calibrate(profile: str, measurements: str, out: str | None) -> None:
         f"mean error on the fitted steps: joules {fitted.fitted_error:.1%}, seconds {fitted.fitted_seconds_error:.1%}",
         err=True,
     )
+    for what, (mean, least, worst) in (("joules", fitted.stated), ("seconds", fitted.stated_seconds)):
+        if fitted.held_out:
+            click.echo(
+                f"error on left-out {' and '.join(fitted.left_out)}: {what} {mean:.1%} on average, "
+                f"{least:.1%} to {worst:.1%} by group",
+                err=True,
+            )
     for name, error in fitted.held_out.items():
         seconds = fitted.held_out_seconds[name]
         click.echo(f"  {name}, left out of the fit: joules {error:.1%}, seconds {seconds:.1%}", err=True)
@@ -204,7 +220,7 @@ def hw_calibrate(profile: str, measurements: str, out: str | None) -> None:
         click.echo(f"warning: {doubt}", err=True)
 
 
-def _show_breakdowns(found: list[Any], as_json: bool, extra: dict[str, Any]) -> None:
+def _show_breakdowns(found: list[Any], as_json: bool, extra: dict[str, Any], what_for: str = "") -> None:
     """Training steps on accelerators, as a table: modelled energy with its band, and where it goes."""
     if as_json:
         print_json({"modelled": [item.row() for item in found], **extra})
@@ -217,7 +233,7 @@ def _show_breakdowns(found: list[Any], as_json: bool, extra: dict[str, Any]) -> 
         columns = [item.column() for item in group]
         shown = [what for what in columns[0] if any(column[what] != "0.0" for column in columns)]
         print_rows(
-            f"A training step on {found[0].batch} images{fused}, energies modelled",
+            f"{what_for}A training step on {found[0].batch} images{fused}, energies modelled",
             [
                 "",
                 *(

@@ -87,10 +87,7 @@ def _show(found: Roofline) -> None:
          for p in slowest],
     )  # fmt: skip
     products = sum(p.seconds for p in found.points)
-    click.echo(
-        f"convolutions and matrix products take {100 * products / whole:.0f} % of the step's {1e3 * whole:,.4g} ms; "
-        "the rest is pointwise work and the update"
-    )
+    click.echo(f"convolutions and products: {100 * products / whole:.0f} % of the step's {1e3 * whole:,.4g} ms")
 
 
 def _write(found: list[Roofline], out: str) -> list[Path]:

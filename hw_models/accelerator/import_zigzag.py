@@ -77,8 +77,10 @@ def machine_of(
     array = _table(data["operational_array"], f"{path}: operational_array")
     if array.get("is_imc") or array.get("imc_type"):
         raise ProfileError(f"{path}: operational_array.is_imc: in-memory computing has no counterpart here")
-    names = [str(d) for d in array.get("dimensions") or []]
-    sizes = [_number(n, f"{path}: operational_array.sizes", 1) for n in array.get("sizes") or []]
+    names = [str(d) for d in _list(array, "dimensions", f"{path}: operational_array")]
+    sizes = [
+        _number(n, f"{path}: operational_array.sizes", 1) for n in _list(array, "sizes", f"{path}: operational_array")
+    ]
     if not names or len(names) != len(sizes):
         raise ProfileError(f"{path}: operational_array: dimensions and sizes must be lists of one length")
     dims, unrolled, parts = _dimensions(names, [int(n) for n in sizes], dataflow, path, notes)
@@ -88,7 +90,7 @@ def machine_of(
     )
     if len(stores) < 2:
         raise ProfileError(f"{path}: memories: needs at least one on-chip memory and, last, the DRAM")
-    precision = array.get("input_precision") or [8, 8]
+    precision = _list(array, "input_precision", f"{path}: operational_array") or [8, 8]
     bits = max(int(_number(b, f"{path}: operational_array.input_precision", 1)) for b in precision)
     width = next((w for w in (2, 4, 8, 16, 32) if w >= bits), 32)
     notes.append(
@@ -182,13 +184,21 @@ def _loop(text: Any, where: str) -> tuple[str, int]:
 
 def _store(name: str, m: dict[str, Any], parts: dict[str, list[int]], path: str, notes: list[str]) -> Store:
     where = f"{path}: memories.{name}"
-    operands = tuple(OPERAND.get(str(o), "") for o in m.get("operands") or [])
+    operands = tuple(OPERAND.get(str(o), "") for o in _list(m, "operands", where))
     if not operands or "" in operands:
         raise ProfileError(f"{where}.operands: must name I1, I2 or O")
-    if strange := [d for d in m.get("served_dimensions") or [] if str(d) not in parts]:
+    dimensions = _list(m, "served_dimensions", where)
+    if strange := [d for d in dimensions if str(d) not in parts]:
         raise ProfileError(f"{where}.served_dimensions: {strange[0]} is no dimension of the array")
-    served = frozenset(i for d in m.get("served_dimensions") or [] for i in parts[str(d)])
-    ports = [_table(p, f"{where}.ports") for p in m.get("ports") or []]
+    served = frozenset(i for d in dimensions for i in parts[str(d)])
+    ports = [_table(p, f"{where}.ports") for p in _list(m, "ports", where)]
+    for port in ports:
+        _list(port, "allocation", f"{where}.ports")
+        _number(port.get("bandwidth_max"), f"{where}.ports.bandwidth_max", 1)
+        if port.get("type") not in PORTS:
+            raise ProfileError(
+                f"{where}.ports.type: is {str(port.get('type'))[:40]!r}, must be one of {', '.join(PORTS)}"
+            )
     reading, writing = _width(ports, ("tl", "th"), where), _width(ports, ("fh", "fl"), where)
     costs: list[float | None] = [None, None]
     if not m.get("auto_cost_extraction"):
@@ -245,6 +255,16 @@ def _rates(ports: list[dict[str, Any]]) -> tuple[float | None, tuple[float, floa
 def _table(value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ProfileError(f"{where}: must be a mapping, is {str(value)[:40]!r}")
+    return value
+
+
+def _list(table: dict[str, Any], key: str, where: str) -> list[Any]:
+    """The list under a key; empty without one."""
+    value = table.get(key)
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise ProfileError(f"{where}.{key}: must be a list, is {str(value)[:40]!r}")
     return value
 
 

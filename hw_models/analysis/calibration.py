@@ -6,8 +6,10 @@
 F: FLOPs of a row, B: its modelled DRAM bits. Time first (least squares of its logarithm), then energy over that time
 (non-negative least squares, relative errors): what is fitted is what `training_cost` computes from the profile. How
 many constants of time are fitted (bandwidth, launch, half_batch beside the efficiencies) is decided by the error on
-steps left out, and that error is the one reported: for each network (with a single one: each batch size) a profile is
-fitted to the rest, written, loaded, and priced on what was left out.
+steps left out, and that error is the one reported: for each network, for each batch size, and for each network at the
+smallest and the largest batch with neither seen, a profile is fitted to the rest, written, loaded, and priced on what
+was left out. The mean over these groups is the error to expect, and its range says how it varies: the worst group is
+what steps of other networks, a factor of two outside the measured batches, are off by at most on average.
 
 The measurements are a CSV with the columns network, precision, batch, joules, seconds (one row per case; `joules` and
 `seconds` per step).
@@ -17,7 +19,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -44,7 +46,7 @@ class Fit:
 
     constants: Constants
     time_constants: tuple[str, ...]  # fitted beside the efficiencies
-    left_out: str  # "network" or "batch": what each left-out group shares
+    left_out: tuple[str, ...]  # "networks", "batch sizes": what the steps of a left-out group share
     held_out: dict[str, float]  # joules
     held_out_seconds: dict[str, float]
     fitted_error: float
@@ -67,8 +69,12 @@ class Fit:
                 "nothing could be left out (the rest must still fix all constants): the error on steps not "
                 "measured is unknown"
             )
-        elif self.left_out == "batch":
-            found.append("one network only: the left-out error is that of other batch sizes, not of other networks")
+        elif len(self.left_out) == 1:
+            missing = "networks" if "networks" not in self.left_out else "batch sizes"
+            found.append(
+                f"no {missing} could be left out: the stated error is that of other {self.left_out[0]}, not of other "
+                f"{missing}"
+            )
         if zero := [
             name
             for name, value in (
@@ -87,7 +93,23 @@ class Fit:
 
     @property
     def held_out_error(self) -> float:
-        return float(np.mean(list(self.held_out.values()))) if self.held_out else float("nan")
+        """Mean over the left-out groups, joules."""
+        return self.stated[0]
+
+    @property
+    def stated(self) -> tuple[float, float, float]:
+        """Error of joules on left-out groups: mean, least and worst group."""
+        return _range(self.held_out)
+
+    @property
+    def stated_seconds(self) -> tuple[float, float, float]:
+        """The same of seconds."""
+        return _range(self.held_out_seconds)
+
+
+def _range(errors: Mapping[str, float]) -> tuple[float, float, float]:
+    values = list(errors.values()) or [float("nan")]
+    return float(np.mean(values)), min(values), max(values)
 
 
 def fit(steps: Sequence[MeasuredStep], chip: Accelerator | str) -> Fit:
@@ -103,10 +125,13 @@ def fit(steps: Sequence[MeasuredStep], chip: Accelerator | str) -> Fit:
             f"{len(steps)} measured steps cannot fix {len(formats) + 2} constants; measure more "
             "networks, batch sizes or precisions"
         )
-    left_out = "network" if len({s.network for s in steps}) > 1 else "batch"
-    groups = _groups(steps, left_out, formats)
+    by_network, by_batch = (_groups(steps, by, formats) for by in ("network", "batch"))
+    left_out = ("networks",) * bool(by_network) + ("batch sizes",) * bool(by_batch)
+    groups = {**by_network, **by_batch}
     extras = choose_time_constants(steps, chip, groups)
     constants = fit_constants(steps, chip, extras)
+    if len(left_out) > 1:
+        groups = {**groups, **_corners(steps, formats)}
     joules, seconds = {}, {}
     for name, (seen, unseen) in groups.items():
         joules[name], seconds[name] = score(unseen, chip, fit_constants(seen, chip, extras))
@@ -122,6 +147,23 @@ def _groups(steps: Sequence[MeasuredStep], by: str, formats: Sequence[str]) -> G
         unseen = [s for s in steps if getattr(s, by) == name]
         if len(seen) >= len(formats) + 2 and {s.precision for s in unseen} <= {s.precision for s in seen}:
             found[str(name) if by == "network" else f"batch {name}"] = seen, unseen
+    return found
+
+
+def _corners(steps: Sequence[MeasuredStep], formats: Sequence[str]) -> Groups:
+    """Each network at the smallest and at the largest batch, where neither the network nor the batch was seen."""
+    found = {}
+    batches = sorted({s.batch for s in steps})
+    for name in dict.fromkeys(s.network for s in steps):
+        for batch in (batches[0], batches[-1]):
+            seen = [s for s in steps if s.network != name and s.batch != batch]
+            unseen = [s for s in steps if s.network == name and s.batch == batch]
+            if (
+                unseen
+                and len(seen) >= len(formats) + 2
+                and {s.precision for s in unseen} <= {s.precision for s in seen}
+            ):
+                found[f"{name} at batch {batch}"] = seen, unseen
     return found
 
 
@@ -146,13 +188,13 @@ def score(steps: Sequence[MeasuredStep], chip: Accelerator, constants: Constants
 
 def profile_text(fitted: Fit, chip: Accelerator, name: str, measured_on: str) -> str:
     """A TOML that extends `chip` with the fitted constants; loads as a profile of its own, from any folder."""
-    what = "networks" if fitted.left_out == "network" else "batch sizes"
+    mean, least, worst = fitted.stated
     error = (
-        f"{100 * fitted.held_out_error:.1f} % on left-out {what}"
+        f"{100 * mean:.1f} % ({100 * least:.1f} to {100 * worst:.1f} %) on left-out {' and '.join(fitted.left_out)}"
         if fitted.held_out
         else f"unknown, nothing left out ({fitted.steps} steps fitted)"
     )
-    band = min(max(1.05, 1 + 2 * (fitted.held_out_error if fitted.held_out else 0.5)), 100.0)
+    band = min(max(1.05, 1 + 2 * mean, 1 + worst) if fitted.held_out else 2.0, 100.0)
     return constants_text(
         fitted.constants, chip, name, measured_on, f"{chip.name}, calibrated: mean error {error}", band
     )

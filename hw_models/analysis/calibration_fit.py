@@ -16,6 +16,7 @@ from hw_models.workload.shapes import Array
 
 Groups = Mapping[str, tuple[list[MeasuredStep], list[MeasuredStep]]]  # group -> the other steps, its own steps
 EXTRAS = ("gbytes_per_s", "launch_us", "half_batch")  # constants of time that measured steps may or may not determine
+STARTS = {"gbytes_per_s": (0.0,), "launch_us": (1.0, 30.0), "half_batch": (1.0, 30.0)}  # of the least squares
 GAIN = 0.9  # a further constant must bring the left-out error to this share of it
 
 
@@ -84,24 +85,27 @@ class StepTimes:
         return np.log((rows + self.rows * launch) * (1 + half / self.batch)) - self.measured
 
     def solve(self) -> Array:
-        """The best values: no format is faster than its peak, nothing is negative."""
+        """The best values: no format is faster than its peak, nothing is negative. From several starting points, since
+        a launch and a half_batch that is too small hide behind each other."""
         count = len(self.formats)
         floor = {"gbytes_per_s": np.log(0.2), "launch_us": 0.0, "half_batch": 0.0}
         roof = {"gbytes_per_s": np.log(20.0), "launch_us": 1e4, "half_batch": 1e4}
-        guess = {"gbytes_per_s": 0.0, "launch_us": 5.0, "half_batch": 8.0}
         low = [np.log(self.chip.efficiency[f]) - 1e-9 for f in self.formats] + [floor[e] for e in self.extras]
         high = [np.log(1e3)] * count + [roof[e] for e in self.extras]
-        start = [0.0] * count + [guess[e] for e in self.extras]
         scale = [1.0] * count + [{"gbytes_per_s": 1.0}.get(e, 10.0) for e in self.extras]
-        return least_squares(
-            self.gap,
-            np.clip(start, low, high),
-            bounds=(low, high),
-            x_scale=scale,
-            loss="soft_l1",
-            f_scale=0.1,
-            max_nfev=200,
-        ).x
+        found = [
+            least_squares(
+                self.gap,
+                np.clip([0.2] * count + list(guess), low, high),
+                bounds=(low, high),
+                x_scale=scale,
+                loss="soft_l1",
+                f_scale=0.1,
+                max_nfev=200,
+            )
+            for guess in itertools.product(*(STARTS[e] for e in self.extras))
+        ]
+        return min(found, key=lambda result: result.cost).x
 
 
 def fit_constants(steps: Sequence[MeasuredStep], chip: Accelerator, extras: tuple[str, ...]) -> Constants:

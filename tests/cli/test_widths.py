@@ -60,6 +60,7 @@ COMMANDS = {
     "hw anchors": ["hw", "anchors"],
     "hw memory": ["hw", "memory", "--network", "resnet18", "--checkpoints", "--within", "4"],
     "hw fuse": ["hw", "fuse", "--network", "resnet18"],
+    "hw roofline": ["hw", "roofline", "resnet18", "--hw", "h100", "--hw", "tpu-like-7nm"],
     "hw explore": ["hw", "explore", "SPACE", "--network", "resnet18"],
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
@@ -239,6 +240,11 @@ def test_replicated_buffers_are_added_up_where_their_data_differ(tmp_path: Path)
         (lambda d: d.update(memories=[1]), "memories"),
         (lambda d: d.update(dataflows={"D1": ["G, 8"]}), "'G, 8'"),
         (lambda d: d.pop("operational_array"), "neither"),
+        (lambda d: d["memories"]["near"].update(served_dimensions=True), "served_dimensions: must be a list"),
+        (lambda d: d["memories"]["near"]["ports"][0].update(allocation=0.5), "ports.allocation: must be a list"),
+        (lambda d: d["memories"]["near"]["ports"][0].pop("bandwidth_max"), "ports.bandwidth_max"),
+        (lambda d: d["memories"]["near"]["ports"][0].update(type="both"), "ports.type: is 'both'"),
+        (lambda d: d["operational_array"].update(sizes=8), "operational_array.sizes: must be a list"),
     ],
 )
 def test_what_has_no_counterpart_is_refused_by_name(tmp_path: Path, change: Any, words: str) -> None:
@@ -302,3 +308,34 @@ def test_timeloop_files_that_cannot_be_read_name_the_place(tmp_path: Path, old: 
 def test_hostile_yaml_is_a_named_error(tmp_path: Path, text: str) -> None:
     with pytest.raises(ProfileError, match=r"arch\.yaml"):
         import_accelerator(_file(tmp_path, text))
+
+
+ODD_VALUES: tuple[Any, ...] = (
+    None, -1, 0, 1e300, float("nan"), "x", [], {}, [1, 2], True, "9" * 400, 10**30, {"a": 1}, ["D9"], 0.5, [[]], [{}],
+)  # fmt: skip
+
+
+def _places(value: Any, place: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [place, *(p for key, inner in items for p in _places(inner, (*place, key)))]
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_an_odd_value_anywhere_is_taken_or_named(tmp_path: Path, seed: int) -> None:
+    """A key that is gone, or has a value of another kind: a profile that loads, or an error that names the file."""
+    rng, data = np.random.default_rng(seed), zigzag()
+    for _ in range(int(rng.integers(1, 4))):
+        places = [p for p in _places(data) if p]
+        place = places[int(rng.integers(len(places)))]
+        inner: Any = data
+        for key in place[:-1]:
+            inner = inner[key]
+        if rng.random() < 0.3:
+            del inner[place[-1]]
+        else:
+            inner[place[-1]] = ODD_VALUES[int(rng.integers(len(ODD_VALUES)))]
+    try:
+        text, _ = import_accelerator(_file(tmp_path, data))
+        assert _chip(tmp_path, text).memories
+    except ProfileError as error:
+        assert ".yaml" in str(error) or ".toml" in str(error)
