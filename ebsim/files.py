@@ -262,7 +262,8 @@ def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
             pass
         with safe_open(str(path), framework="pt") as handle:
             header = handle.metadata() or {}
-            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
+            # Copies: what safetensors gives is the file itself, mapped, and changes with it after it was checked.
+            tensors = {name: handle.get_tensor(name).clone() for name in handle.keys()}  # noqa: SIM118
         if "meta" not in header or "sha256" not in header:
             raise DamagedError(f"{path}: a safetensors file, but not one written by ebsim (no digest).")
         if _tensor_digest(tensors, header["meta"]) != header["sha256"]:

@@ -135,7 +135,7 @@ def killed_after(child: int, seconds: float) -> bool:
         if cpu(child) >= seconds:
             os.kill(child, signal.SIGKILL)
             break
-        time.sleep(0.002)
+        time.sleep(0.008)
     code = ended(child)
     assert code in (0, -signal.SIGKILL), code
     return code != 0

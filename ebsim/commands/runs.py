@@ -49,7 +49,12 @@ def run(
     name_plugins()
     if loaded.train.devices > 1 and "RANK" not in os.environ:
         from ebsim.commands.launch import launch
+        from ebsim.errors import ConfigError
 
+        if loaded.train.devices > (cores := max(2, os.cpu_count() or 1)):
+            raise ConfigError(
+                f"train.devices = {loaded.train.devices}: this machine has {cores} CPUs; at most as many."
+            )
         click.get_current_context().exit(launch(loaded.train.devices))
     from ebsim.commands.progress import TerminalProgress
 

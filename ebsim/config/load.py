@@ -207,6 +207,14 @@ def _cross_checks(experiment: Experiment) -> Iterable[tuple[str, str]]:
         yield "methods", f'has "{drawing[0]}", but prune.draw_epochs names no epoch to draw at'
     if prune.gating == "authors" and experiment.model.name == "resnet" and experiment.model.depth > 34:
         yield "prune.gating", '= "authors": the authors\' scripts leave no such network for a resnet deeper than 34'
+    if train.batchnorm_parts > 1 and (train.compile or train.kernels != "library"):
+        other = "train.compile" if train.compile else "train.kernels"
+        yield "train.batchnorm_parts", f"= {train.batchnorm_parts}: is for torch's own layers; drop {other}"
+    if train.batchnorm_parts > train.batch_size // 2:
+        yield (
+            "train.batchnorm_parts",
+            f"= {train.batchnorm_parts}: leaves parts of one image; at most train.batch_size / 2",
+        )
     low = [key for key in ("search", "retrain") if getattr(experiment.precision, key) != "fp32"]
     if train.amp != "none" and low:
         cure = f'set it to "none" or drop precision.{low[0]}'

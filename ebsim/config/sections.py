@@ -128,6 +128,8 @@ class Train(Section):
     """torch.compile the network: true (as a whole), blocks (block by block), max-autotune (tries more kernels)."""
     kernels: Annotated[Literal["library", "fused"], AddedLater("library")] = "library"
     """On a CPU: fused runs selection, BatchNorm and ReLU as one kernel, compiled here (needs a C++ compiler)."""
+    batchnorm_parts: Annotated[int, Field(ge=1, le=1024), AddedLater(1)] = 1
+    """Parts of a batch that BatchNorm takes its statistics over, as so many processes do without synchronization."""
     graph: Annotated[Literal["auto", "on", "off"], ResultNeutral()] = "auto"
     """CUDA graphs of the training step, the same bits as without: auto falls back with a reason, on insists."""
     eval_every: Annotated[int, Field(ge=1, le=1_000_000)] = 1

@@ -20,6 +20,8 @@ def check_team(setup: Setup, team: Team) -> None:
         problem = "fused kernels take the statistics of one process's images"
     elif setup.stats_every or setup.meter is not None:
         problem = "observing precisions and measuring energy are done in one process"
+    elif setup.train.batchnorm_parts not in (1, team.size):
+        problem = f"train.batchnorm_parts = {setup.train.batchnorm_parts} are those of as many processes"
     elif least < team.size:
         problem = f"a batch, or the dataset, has {least} images"
     if problem:

@@ -54,7 +54,7 @@ class StageFiles:
         problems = []
         for path in paths:
             try:
-                return Checkpoint.load(path, self.stage.id)
+                return self._after_epoch(path)
             except DamagedError as error:
                 problems.append(str(error))
                 self.note(f"passed over a damaged checkpoint: {error}")
@@ -65,6 +65,15 @@ class StageFiles:
                 f"this stage again from its start, move {self.stage.folder} away and run the same command."
             )
         return None
+
+    def _after_epoch(self, path: Path) -> Checkpoint:
+        """The checkpoint of a file; `DamagedError` also for a sound one of another moment than its name says."""
+        found = Checkpoint.load(path, self.stage.id)
+        if found.part is not None:
+            raise DamagedError(f"{path}: a checkpoint within an epoch, not one after it.")
+        if path.stem.startswith("epoch-") and path != self.kept(found.epoch):
+            raise DamagedError(f"{path}: the state after epoch {found.epoch}, not the one of its name.")
+        return found
 
     def within(self, head: Checkpoint) -> Checkpoint | None:
         """The checkpoint within the epoch that follows `head`, if there is a whole one."""
@@ -91,7 +100,7 @@ class StageFiles:
         """The state after an epoch that was kept; None where it was not, or is damaged."""
         if self.kept(epoch).exists():
             with contextlib.suppress(DamagedError):
-                return self.fitting(Checkpoint.load(self.kept(epoch), self.stage.id))
+                return self.fitting(self._after_epoch(self.kept(epoch)))
         return None
 
     def nearest(self, epoch: int) -> Checkpoint | None:
@@ -99,7 +108,7 @@ class StageFiles:
         for path in sorted(self.stage.folder.glob("epoch-*.safetensors"), reverse=True):
             if int(path.stem.removeprefix("epoch-")) < epoch:
                 with contextlib.suppress(DamagedError):
-                    return self.fitting(Checkpoint.load(path, self.stage.id))
+                    return self.fitting(self._after_epoch(path))
         return None
 
     def save_within(self, checkpoint: Checkpoint) -> None:

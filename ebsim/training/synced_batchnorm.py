@@ -103,5 +103,5 @@ def synchronize(model: nn.Module, team: Team) -> None:
 def together(model: nn.Module, yes: bool) -> None:
     """Whether the next batches are shared over the team, or computed whole by every process."""
     for module in model.modules():
-        if isinstance(module, _Synced):
+        if "together" in vars(module):
             vars(module)["together"] = yes

@@ -26,6 +26,7 @@ from ebsim.training.allocator import keep_freed_memory
 from ebsim.training.checkpoint import Checkpoint, momentum_of, on_cpu, restore_momentum
 from ebsim.training.compilation import conditions, step_forward
 from ebsim.training.graph import StepGraphs, cuda_recorder, on_stream
+from ebsim.training.local_batchnorm import localize
 from ebsim.training.preconditions import check_team, no_graphs_reason, simulated
 from ebsim.training.setup import LAYOUT, Meter, Setup, tested
 from ebsim.training.synced_batchnorm import synchronize, together
@@ -65,9 +66,12 @@ class Trainer:
             self.average.load_state_dict(averaged)
         forward = step_forward(self.model, train, rounded=simulated(setup) or setup.stats_every > 0)
         self.team = teams.team()
+        if train.batchnorm_parts > 1:
+            localize(self.model, train.batchnorm_parts, self.team)
         if self.team.size > 1:
             check_team(setup, self.team)
-            synchronize(self.model, self.team)
+            if train.batchnorm_parts == 1:
+                synchronize(self.model, self.team)
             self.placement.share_batches(self.team.largest)
         self._train_step = steps.TrainStep(
             self.model, forward, self.optimizer, l1=train.l1, amp=train.amp, team=self.team

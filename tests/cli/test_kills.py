@@ -33,9 +33,13 @@ def storm(folder: Path, clean: Path, kills: int, seed: int) -> tuple[int, int]:
     while done < kills:
         place = folder / str(runs)
         place.mkdir()
-        # Early moments more often: what is killed late has little left to be killed in.
-        while attacks.killed_after(attacks.forked(lambda place=place: attacks.run(place)), whole * rng.random() ** 2):  # type: ignore[misc]
+        # Early moments more often: what is killed late has little left to be killed in. After some it may end.
+        own = done
+        while done < own + 12 and attacks.killed_after(
+            attacks.forked(lambda place=place: attacks.run(place)), whole * rng.random() ** 2
+        ):  # type: ignore[misc]
             done += 1
+        attacks.run(place)
         assert attacks.same(attacks.outcome(place), expected), place
         assert attacks.run(place).reused
         runs += 1

@@ -90,3 +90,13 @@ def test_not_a_number_is_never_written(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         files.write_json(tmp_path / "x.json", {"loss": float("nan")})
     assert not (tmp_path / "x.json").exists()
+
+
+def test_what_was_loaded_does_not_change_with_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    files.save_tensors(path, {"x": torch.arange(5000.0)}, {})
+    loaded = files.load_tensors(path)[0]["x"]
+    with path.open("r+b") as handle:  # in place, as no file of ours is ever written
+        handle.seek(-1000, 2)
+        handle.write(bytes(1000))
+    assert torch.equal(loaded, torch.arange(5000.0))

@@ -234,3 +234,14 @@ def test_killed_at_any_moment_the_same_call_ends_in_the_same_bits(tmp_path: Path
         assert torch.equal(run.gammas, clean.gammas)
         assert {event["epoch"] for event in run.stage.events() if event["event"] == "epoch"} <= set(range(1, 9))
     assert kills > 80
+
+
+def test_a_sound_checkpoint_of_another_moment_is_no_checkpoint(tmp_path: Path) -> None:
+    """The newest state under the name of a kept one was once read as that."""
+    run = trajectory(tmp_path, keep=lambda gammas: len(gammas) == 3)
+    run.extend(4)
+    folder, second = run.stage.folder, run.state_at(2)
+    (folder / "epoch-00002.safetensors").write_bytes((folder / "last.safetensors").read_bytes())
+    again = trajectory(tmp_path, keep=lambda gammas: len(gammas) == 3)
+    again.extend(4)
+    assert equal(again.state_at(2), second)
