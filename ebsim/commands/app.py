@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import textwrap
 from pathlib import Path
@@ -33,6 +34,15 @@ Exit codes:
   75   stopped on request: the same command goes on
   130  interrupted at once (second Ctrl-C)
 """
+
+
+_ACTING = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""What acts on a terminal instead of being shown: control characters, marks that reorder a line; a newline does not."""
+
+
+def echo(text: object, err: bool = False) -> None:
+    """A line on stdout or stderr. Names and values of others are in it: what would act is shown as its escape."""
+    click.echo(_ACTING.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text)), err=err)
 
 
 def _folder(ctx: click.Context, parameter: click.Parameter, value: str) -> str:
@@ -106,7 +116,7 @@ def name_plugins() -> None:
     from ebsim.precision import plugins
 
     for what, digest in plugins.ran().items():
-        click.echo(f"runs the code of {what} ({digest[:12]})", err=True)
+        echo(f"runs the code of {what} ({digest[:12]})", err=True)
 
 
 class Main(Group):
@@ -124,7 +134,10 @@ class Main(Group):
             result = super().invoke(ctx)
             sys.stdout.flush()  # now, while an error can still be told
             return result
-        except (click.exceptions.Exit, click.ClickException):
+        except click.ClickException as error:
+            error.message = _ACTING.sub(lambda found: found[0].encode("unicode_escape").decode(), error.message)
+            raise
+        except click.exceptions.Exit:
             raise
         except stop.Stop:
             _stopped(ctx)
@@ -139,16 +152,16 @@ class Main(Group):
             if stop.requested():  # whatever else failed because of it: a decoding process that was ended too
                 _stopped(ctx)
             if isinstance(error, EbsimError):
-                click.echo(str(error), err=True)
+                echo(str(error), err=True)
                 ctx.exit(error.exit_code)
             if isinstance(error, HardwareError):
-                click.echo(str(error), err=True)
+                echo(str(error), err=True)
                 ctx.exit(2)
             if not isinstance(error, OSError):
                 raise
             _drop_stdout()
             where = f"{error.filename}: " if error.filename else ""
-            click.echo(
+            echo(
                 f"{where}{error.strerror or error}. Free some space or fix the permissions, and run the same command "
                 "again: what was finished is safe.",
                 err=True,
@@ -157,7 +170,7 @@ class Main(Group):
 
 
 def _stopped(ctx: click.Context) -> None:
-    click.echo("Stopped at the last checkpoint. Run the same command again to go on.", err=True)
+    echo("Stopped at the last checkpoint. Run the same command again to go on.", err=True)
     stop.finish()
     ctx.exit(stop.EXIT)
 
@@ -184,12 +197,12 @@ def echo_lines(text: str, under: int | None = None) -> None:
     for line in text.splitlines():
         indent = " " * (len(line) - len(line.lstrip()) + 8 if under is None else under)
         parts = textwrap.wrap(line, wide, subsequent_indent=indent, break_on_hyphens=False) if wide else [line]
-        click.echo("\n".join(parts) if parts else "")
+        echo("\n".join(parts) if parts else "")
 
 
 def print_json(value: Any) -> None:
     """One JSON object on stdout; NaN and infinity are refused."""
-    click.echo(json.dumps(value, indent=1, allow_nan=False))
+    echo(json.dumps(value, indent=1, allow_nan=False))
 
 
 def show_facts(facts: dict[str, Any], as_json: bool) -> None:

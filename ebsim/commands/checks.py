@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from ebsim.commands.app import json_option, main, print_json, runs_dir_option, set_option, show_facts
+from ebsim.commands.app import echo, json_option, main, print_json, runs_dir_option, set_option, show_facts
 from ebsim.commands.datasets import root_option
 
 
@@ -44,8 +44,8 @@ def check(experiment: str, settings: tuple[str, ...], as_json: bool) -> None:
         return
     show_facts(facts, False)
     for line in found.missing:
-        click.echo(f"{'missing':16} {line}")
-    click.echo(f"{experiment}: fine")
+        echo(f"{'missing':16} {line}")
+    echo(f"{experiment}: fine")
 
 
 @main.command()
@@ -62,14 +62,14 @@ def schema(out: str, files: tuple[str, ...]) -> None:
 
     for name, content in checking.schemas().items():
         write_atomic(Path(out) / name, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-        click.echo(f"{Path(out) / name}", err=True)
+        echo(f"{Path(out) / name}", err=True)
     for file in map(Path, files):
         text = file.read_text(encoding="utf-8")
         kind = "accelerator" if "\nkind = " in f"\n{text}" or "\nextends = " in f"\n{text}" else "experiment"
         line = f"#:schema {os.path.relpath(Path(out) / f'{kind}.schema.json', file.parent)}\n"
         rest = text.partition("\n")[2] if text.startswith("#:schema ") else text
         write_atomic(file, line + rest)
-        click.echo(f"{file}: {line.strip()}", err=True)
+        echo(f"{file}: {line.strip()}", err=True)
 
 
 @main.command()
@@ -90,8 +90,8 @@ def doctor(root: str, runs_dir: str, as_json: bool) -> None:
     else:
         show_facts(facts, False)
         for problem in problems:
-            click.echo(f"{'problem':16} {problem}")
+            echo(f"{'problem':16} {problem}")
         if not problems:
-            click.echo("nothing known that would fail")
+            echo("nothing known that would fail")
     if problems:
         click.get_current_context().exit(ConfigError.exit_code)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from ebsim.commands.app import complete_runs, main, runs_dir_option
+from ebsim.commands.app import complete_runs, echo, main, runs_dir_option
 
 
 @main.command()
@@ -40,7 +40,7 @@ def export(run: str, tool: str, out: str | None, runs_dir: str) -> None:
     if entry.finished:
         start = datetime.fromisoformat(entry.finished).timestamp() - seconds
     folder = Path(out) if out else Path(runs_dir) / "exports" / entry.name / tool
-    click.echo(WRITERS[tool](series, folder, start=start))
+    echo(WRITERS[tool](series, folder, start=start))
     from ebsim.report.display.value import counted
 
-    click.echo(f"{counted(len(series), 'curve')} in {folder}", err=True)
+    echo(f"{counted(len(series), 'curve')} in {folder}", err=True)

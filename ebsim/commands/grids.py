@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ebsim.commands.app import (
+    echo,
     json_option,
     main,
     name_plugins,
@@ -77,7 +78,7 @@ def ablate(
         return
     plan = grid.draw_up(grid_state, Path(runs_dir), probe_steps=probe_steps)
     for line in grid.lines(plan, grid_state.grid.axes, workers or 1):
-        click.echo(line, err=True)
+        echo(line, err=True)
     if plan_only:
         if as_json:
             print_json(plan.as_json())
@@ -105,7 +106,7 @@ def _end(grid_state: GridState, plan: GridPlan | None, table: Table | None, runs
         print_json(grid.as_json(grid_state, plan, runs_dir))
     elif table is not None:
         print_table(table)
-        click.echo(
+        echo(
             f"{grid.counted(grid_state, runs_dir)}\nPage, table and figures: {grid_state.folder / 'report.html'}",
             err=True,
         )
@@ -132,8 +133,8 @@ def _submit(
     if as_json:
         print_json({"grid": str(grid_state.folder), "script": str(script) if script else None, "jobs": jobs})
     elif write_only:
-        click.echo(f"Written; submit with:  bash {script}")
+        echo(f"Written; submit with:  bash {script}")
     else:
-        click.echo(f"Submitted as {len(jobs)} jobs: {', '.join(jobs)}")
-        click.echo(f"Follow:  python cli.py runs watch {name} --runs-dir {runs_dir}", err=True)
-        click.echo(f"End all:  {slurm.cancel_command(name)}", err=True)
+        echo(f"Submitted as {len(jobs)} jobs: {', '.join(jobs)}")
+        echo(f"Follow:  python cli.py runs watch {name} --runs-dir {runs_dir}", err=True)
+        echo(f"End all:  {slurm.cancel_command(name)}", err=True)

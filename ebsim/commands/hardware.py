@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from ebsim.commands.app import json_option, main, print_json, show_facts
+from ebsim.commands.app import echo, json_option, main, print_json, show_facts
 
 
 @main.group()
@@ -79,7 +79,7 @@ def hw_new(path: str, start: str, sram_law: str | None) -> None:
     from hw_models.analysis import commands
 
     written = commands.new(path, start, sram_law=sram_law)
-    click.echo(f"{written}: edit it, then  python cli.py hw check {path}", err=True)
+    echo(f"{written}: edit it, then  python cli.py hw check {path}", err=True)
 
 
 @hw.command("check")
@@ -106,9 +106,9 @@ def hw_check(profile: str, as_json: bool) -> None:
             "of a few is no error, since constants have other sources. "
         )  # fmt: skip
     for warning in checked.warnings:
-        click.echo(f"warning: {warning}")
+        echo(f"warning: {warning}")
     warnings = "1 warning" if len(checked.warnings) == 1 else f"{len(checked.warnings)} warnings"
-    click.echo(f"{checked.profile}: accepted, {warnings}")
+    echo(f"{checked.profile}: accepted, {warnings}")
 
 
 @hw.command("compare")
@@ -156,7 +156,7 @@ def hw_compare(
         _show_parts(f"{item.accelerator}, {network}, {item.precision}: time, and energy in % of the step's{unreal}",
                     axes, rows)  # fmt: skip
     if axes:
-        click.echo("others: what takes less than 0.5 % of the energy; --json has all", err=True)
+        echo("others: what takes less than 0.5 % of the energy; --json has all", err=True)
 
 
 def _show_parts(caption: str, axes: list[str], rows: list[dict[str, Any]]) -> None:
@@ -201,8 +201,8 @@ def hw_calibrate(profile: str, measurements: str, out: str | None) -> None:
 
     fitted, text = commands.calibrate(profile, measurements, out)
     if out is None:
-        click.echo(text, nl=False)
-    click.echo(
+        click.echo(text, nl=False)  # a TOML file, byte for byte
+    echo(
         f"mean error on the fitted steps: joules {fitted.fitted_error:.1%}, seconds {fitted.fitted_seconds_error:.1%}",
         err=True,
     )
@@ -215,9 +215,9 @@ def hw_calibrate(profile: str, measurements: str, out: str | None) -> None:
             )
     for name, error in fitted.held_out.items():
         seconds = fitted.held_out_seconds[name]
-        click.echo(f"  {name}, left out of the fit: joules {error:.1%}, seconds {seconds:.1%}", err=True)
+        echo(f"  {name}, left out of the fit: joules {error:.1%}, seconds {seconds:.1%}", err=True)
     for doubt in fitted.doubts:
-        click.echo(f"warning: {doubt}", err=True)
+        echo(f"warning: {doubt}", err=True)
 
 
 def _show_breakdowns(found: list[Any], as_json: bool, extra: dict[str, Any], what_for: str = "") -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ebsim.commands.app import json_option, print_json
+from ebsim.commands.app import echo, json_option, print_json
 from ebsim.commands.hardware import batch_option, bits_option, hw
 
 MIB = 2**20
@@ -30,7 +30,7 @@ def hw_anchors(devices: tuple[str, ...], as_json: bool) -> None:
           f"{a.error:+.0%}"] for a in found],
     )  # fmt: skip
     for text in dict.fromkeys(f"{a.device}: {a.source}" + (f" ({a.note})" if a.note else "") for a in found):
-        click.echo(text, err=True)
+        echo(text, err=True)
 
 
 @hw.command("memory")
@@ -65,7 +65,7 @@ def hw_memory(
     if figure is not None:
         from hw_models.analysis.memory_figure import write_memory_figure
 
-        click.echo(f"{write_memory_figure(report, figure)}: written", err=True)
+        echo(f"{write_memory_figure(report, figure)}: written", err=True)
     if as_json:
         print_json(report)
         return
@@ -80,7 +80,7 @@ def hw_memory(
          *([f"  {name}", f"{size / MIB:,.1f}"] for name, size in list(report["kept"].items())[:8])],
     )  # fmt: skip
     if within is not None:
-        click.echo(f"largest batch within {within:g} GiB: {report['largest_batch']:,}")
+        echo(f"largest batch within {within:g} GiB: {report['largest_batch']:,}")
     if checkpoints:
         print_rows(
             f"Checkpoints: memory against recomputing, energies modelled on {report['accelerator']}",

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from ebsim.commands.app import json_option, print_json
+from ebsim.commands.app import echo, json_option, print_json
 from ebsim.commands.hardware import hw
 
 
@@ -52,7 +52,7 @@ def hw_explore(
         from hw_models.analysis.explore_files import write_explored
 
         for path in write_explored(found, wanted, out):
-            click.echo(f"{path}: written", err=True)
+            echo(f"{path}: written", err=True)
     if as_json:
         print_json(
             {
@@ -86,9 +86,9 @@ def _show(found: Any, best: list[int], most: int, again: list[dict[str, Any]]) -
          for n, i in enumerate(shown)],
     )  # fmt: skip
     if space.impossible:
-        click.echo(f"{space.impossible} variants left out: a memory not smaller than the one around it", err=True)
+        echo(f"{space.impossible} variants left out: a memory not smaller than the one around it", err=True)
     if len(best) > most:
-        click.echo(f"{len(best) - most} more; --most, --json and --out have all", err=True)
+        echo(f"{len(best) - most} more; --most, --json and --out have all", err=True)
 
 
 def _label(key: str) -> str:

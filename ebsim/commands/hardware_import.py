@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ebsim.commands.app import json_option, print_json
+from ebsim.commands.app import echo, json_option, print_json
 from ebsim.commands.hardware import hw
 
 
@@ -43,15 +43,15 @@ def hw_import(
         if as_json:
             print_json({"kind": found.kind, "toml": found.text, "notes": list(found.notes)})
         elif out is None:
-            click.echo(found.text, nl=False)
+            click.echo(found.text, nl=False)  # a TOML file, byte for byte
         for note in found.notes:
-            click.echo(f"note: {note}", err=True)
+            echo(f"note: {note}", err=True)
     elif as_json:
         print_json({"kind": found.kind, "layers": [layer.to_dict() for layer in found.layers]})
     else:
         _show_network(file, found.layers)
     if out is not None:
-        click.echo(f"{out}: written", err=True)
+        echo(f"{out}: written", err=True)
 
 
 def _sizes(text: str) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from ebsim.commands.app import json_option, print_json
+from ebsim.commands.app import echo, json_option, print_json
 from ebsim.commands.hardware import batch_option, bits_option, hw
 
 
@@ -58,7 +58,7 @@ def hw_map(
             profile or "horowitz-45nm", network, layer, which, bits, batch, model, hypothetical=hypothetical
         )
     if out is not None:
-        click.echo(f"{export(found, out)}: written", err=True)
+        echo(f"{export(found, out)}: written", err=True)
     if as_json:
         print_json(found.row())
         return
@@ -70,11 +70,11 @@ def _show(found: Any) -> None:
     from hw_models.analysis.mapping_report import picture
 
     file = found.file
-    click.echo(
+    echo(
         f"{file.layer} of {file.network}, {file.which}, batch {file.batch:g}, {found.precision}, on {found.chip.name} "
         f"({file.model})"
     )
-    click.echo("\n".join(picture(found)))
+    echo("\n".join(picture(found)))
     print_rows(
         "What each level moves, innermost first; energies modelled",
         ["Level", "Full (%)", "Read (kB)", "Written (kB)", "Rate", "Busy (%)", "Energy (µJ)"],
@@ -86,10 +86,10 @@ def _show(found: Any) -> None:
     )  # fmt: skip
     besides = found.levels[-1]["besides_joules"]
     if besides > 1e-9 * found.joules:
-        click.echo(f"dram beside the product: {1e6 * besides:,.4g} µJ, passes of the quantizers over its tensors")
+        echo(f"dram beside the product: {1e6 * besides:,.4g} µJ, passes of the quantizers over its tensors")
     parts = ", ".join(f"{name} {1e6 * joules:,.4g}" for name, joules in found.components.items())
-    click.echo(f"energy {1e6 * found.joules:,.6g} µJ ({parts})")
-    click.echo(
+    echo(f"energy {1e6 * found.joules:,.6g} µJ ({parts})")
+    echo(
         f"time at least {1e6 * found.seconds:,.6g} µs, {found.seconds * found.chip.clock_hz:,.0f} cycles, waits for "
         f"{found.bound}; {found.macs:,.0f} MACs"
     )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ebsim.commands.app import json_option, print_json
+from ebsim.commands.app import echo, json_option, print_json
 from ebsim.commands.hardware import batch_option, bits_option, hw
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def hw_roofline(
     ]
     if out is not None:
         for path in _write(found, out):
-            click.echo(f"{path}: written", err=True)
+            echo(f"{path}: written", err=True)
     if as_json:
         print_json(
             [
@@ -87,7 +87,7 @@ def _show(found: Roofline) -> None:
          for p in slowest],
     )  # fmt: skip
     products = sum(p.seconds for p in found.points)
-    click.echo(f"convolutions and products: {100 * products / whole:.0f} % of the step's {1e3 * whole:,.4g} ms")
+    echo(f"convolutions and products: {100 * products / whole:.0f} % of the step's {1e3 * whole:,.4g} ms")
 
 
 def _write(found: list[Roofline], out: str) -> list[Path]:

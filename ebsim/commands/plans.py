@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ebsim.commands.app import json_option, main, print_json, runs_dir_option, set_option
+from ebsim.commands.app import echo, json_option, main, print_json, runs_dir_option, set_option
 
 if TYPE_CHECKING:
     from ebsim.grid.run_plan import RunPlan
@@ -85,9 +85,9 @@ def _show(found: RunPlan) -> None:
     print_rows(caption, ["Row", "Drawn", "By stage", "Modelled energy (J)", "Saving (%)"], energies)
     threads = f"{found.threads} thread{'s' if found.threads > 1 else ''}"
     if found.seconds:
-        click.echo(f"time      about {duration(found.seconds)} on {found.device}, {threads}; of it {_parts(found)}")
+        echo(f"time      about {duration(found.seconds)} on {found.device}, {threads}; of it {_parts(found)}")
     if found.disturbed:
-        click.echo("          (other work takes the CPU at present; this is the time without it)")
-    click.echo(f"memory    about {found.memory / 1e9:.2f} GB at the peak")
-    click.echo(f"disk      about {found.disk / 1e6:,.0f} MB of {found.free / 1e9:,.1f} GB free")
-    click.echo(f"folder    {found.folder} ({found.state})")
+        echo("          (other work takes the CPU at present; this is the time without it)")
+    echo(f"memory    about {found.memory / 1e9:.2f} GB at the peak")
+    echo(f"disk      about {found.disk / 1e6:,.0f} MB of {found.free / 1e9:,.1f} GB free")
+    echo(f"folder    {found.folder} ({found.state})")

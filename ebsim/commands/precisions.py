@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ebsim.commands.app import echo_lines, json_option, main, print_json, set_option
+from ebsim.commands.app import echo, echo_lines, json_option, main, print_json, set_option
 
 
 @main.group()
@@ -42,4 +42,4 @@ def precision_plan(experiment: str, backend: str | None, settings: tuple[str, ..
     from ebsim import config, pipeline
 
     for text in pipeline.precision_plans(pipeline.load(experiment, config.parse_settings(settings)), backend):
-        click.echo(text)
+        echo(text)

@@ -8,7 +8,16 @@ from typing import Any
 
 import click
 
-from ebsim.commands.app import complete_runs, echo_lines, json_option, main, print_json, runs_dir_option, show_facts
+from ebsim.commands.app import (
+    complete_runs,
+    echo,
+    echo_lines,
+    json_option,
+    main,
+    print_json,
+    runs_dir_option,
+    show_facts,
+)
 
 
 @main.group()
@@ -43,7 +52,7 @@ def runs_index_page(runs_dir: str) -> None:
     from ebsim.report.runs_index import write_index
     from ebsim.runs import inventory
 
-    click.echo(write_index(inventory.take(Path(runs_dir))))
+    echo(write_index(inventory.take(Path(runs_dir))))
 
 
 @runs.command("show")
@@ -71,9 +80,9 @@ def runs_show(run: str, runs_dir: str, as_json: bool) -> None:
         others = ", ".join(own["also_of"])
         echo_lines(f"{'stage':16} {stage}, {size}{f'; also of {others}' if others else ''}", under=17)
     if entry.state == inventory.INTERRUPTED:
-        click.echo(f"Go on with:  python cli.py run {entry.path}/experiment.toml --runs-dir {runs_dir}", err=True)
+        echo(f"Go on with:  python cli.py run {entry.path}/experiment.toml --runs-dir {runs_dir}", err=True)
     if entry.problem:
-        click.echo(entry.problem, err=True)
+        echo(entry.problem, err=True)
 
 
 @runs.command("verify")
@@ -87,7 +96,7 @@ def runs_verify(names: tuple[str, ...], runs_dir: str) -> None:
     found = inventory.take(Path(runs_dir), check=not names)
     chosen = [inventory.look(found.run(name).path, check=True) for name in names] or found.runs
     for entry in chosen:
-        click.echo(f"{entry.name}  {'whole' if entry.state == inventory.DONE else entry.state}")
+        echo(f"{entry.name}  {'whole' if entry.state == inventory.DONE else entry.state}")
     if wrong := [entry.problem for entry in chosen if entry.problem]:
         raise DamagedError("\n".join(wrong))
 
@@ -106,16 +115,16 @@ def runs_rm(names: tuple[str, ...], runs_dir: str, stages: bool, yes: bool) -> N
     own = found.only_of(chosen)
     for entry in chosen:
         grids = ", ".join(found.grids.get(entry.name, ()))
-        click.echo(f"{entry.path}, {entry.size / 1e6:.1f} MB" + (f"; a cell of {grids}" if grids else ""), err=True)
+        echo(f"{entry.path}, {entry.size / 1e6:.1f} MB" + (f"; a cell of {grids}" if grids else ""), err=True)
     from ebsim.report.display.value import counted
 
     size = sum(found.stages[stage] for stage in own) / 1e6
     kept = "" if stages else ", kept (--stages removes them)"
-    click.echo(f"{counted(len(own), 'stage')}, {size:.1f} MB, that no other run needs{kept}", err=True)
+    echo(f"{counted(len(own), 'stage')}, {size:.1f} MB, that no other run needs{kept}", err=True)
     if not yes:
         click.confirm("Remove?", abort=True, err=True)
     for folder in inventory.remove(found, chosen, stages=stages):
-        click.echo(f"removed {folder}", err=True)
+        echo(f"removed {folder}", err=True)
 
 
 @runs.command("watch")
@@ -142,11 +151,11 @@ def runs_watch(run: str | None, runs_dir: str, once: bool) -> None:
             lines = inventory.progress_lines(entry.path)
             for line in lines[told.get(entry.name, 0) :]:
                 if text := event_line(line):
-                    click.echo(text if run else f"{entry.name}  {text}")
+                    echo(text if run else f"{entry.name}  {text}")
             told[entry.name] = len(lines)
         if once or not any(entry.state == inventory.RUNNING for entry in watched):
             for entry in watched if run else ():
-                click.echo(f"{entry.name}: {entry.state}", err=True)
+                echo(f"{entry.name}: {entry.state}", err=True)
             return
         time.sleep(1.0)
 
@@ -162,7 +171,7 @@ def _watch_grid(folder: Path, once: bool) -> None:
         for cell in found:
             if told.get(cell.number) != cell.line:
                 told[cell.number] = cell.line
-                click.echo(cell.line)
+                echo(cell.line)
         states = [cell.state for cell in found]
         alive = grid_folder.RUNNING in states or grid_folder.driven(folder) or bool(queued(folder.name))
         if once or not alive:
@@ -175,6 +184,6 @@ def _watch_grid(folder: Path, once: bool) -> None:
             )
             counts = ", ".join(f"{states.count(state)} {state}" for state in order if state in states)
             tasks = queued(folder.name)
-            click.echo(f"{folder.name}: {counts}{f'; {len(tasks)} tasks in the queue' if tasks else ''}", err=True)
+            echo(f"{folder.name}: {counts}{f'; {len(tasks)} tasks in the queue' if tasks else ''}", err=True)
             return
         time.sleep(2.0)

@@ -11,6 +11,7 @@ import click
 
 from ebsim.commands.app import (
     complete_runs,
+    echo,
     json_option,
     main,
     name_plugins,
@@ -66,7 +67,7 @@ def run(
     if not leads:
         return
     if done.reused:
-        click.echo(f"Already done: {done.path}", err=True)
+        echo(f"Already done: {done.path}", err=True)
     _show_run(done.path, as_json)
 
 
@@ -80,7 +81,7 @@ def _search(
         print_json({"stages": epochs})
     elif progress is not None:
         for stage, count in epochs.items():
-            click.echo(f"{stage}  {count} epochs")
+            echo(f"{stage}  {count} epochs")
 
 
 def _show_run(folder: Path, as_json: bool) -> None:
@@ -90,7 +91,7 @@ def _show_run(folder: Path, as_json: bool) -> None:
         print_json({"run": str(folder), **report.load_run(folder).results})
     else:
         report.print_summary(report.load_run(folder))
-        click.echo(f"Report: {folder / 'report.html'}", err=True)
+        echo(f"Report: {folder / 'report.html'}", err=True)
 
 
 @main.command()
@@ -135,9 +136,9 @@ def write_page(folder: Path, contents: Mapping[str, bytes]) -> None:
         for name, data in contents.items():
             write_atomic(folder / name, data)
     except StorageError as error:
-        click.echo(f"No page: {error}", err=True)
+        echo(f"No page: {error}", err=True)
     else:
-        click.echo(f"Page: {folder / 'report.html'}", err=True)
+        echo(f"Page: {folder / 'report.html'}", err=True)
 
 
 @main.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from ebsim.files import write_atomic
 from ebsim.report.display.html import render
@@ -94,13 +95,13 @@ def table(found: Inventory) -> Table:
 
 def write_index(found: Inventory) -> Path:
     """Write `index.html`, and its numbers as `index.csv`, into the folder of runs; it links to reports and grids."""
-    reports = [f"{entry.name}/report.html" if entry.state == DONE else "" for entry in found.runs]
+    reports = [f"./{quote(entry.name)}/report.html" if entry.state == DONE else "" for entry in found.runs]
     sections = [_section("runs", "Runs", table(found), reports)]
     pages = sorted(path.relative_to(found.root) for path in found.root.glob("grids/*/*.html"))
     if pages:
         names: tuple[Cell, ...] = tuple((path.parent.name,) for path in pages)
         grids = Table("grids", "Grids", (Column("Grid", names, numeric=False, key=True),))
-        sections.append(_section("grids", "Grids", grids, [path.as_posix() for path in pages]))
+        sections.append(_section("grids", "Grids", grids, [f"./{quote(path.as_posix())}" for path in pages]))
     content = {
         "title": f"Runs in {found.root.name or found.root}",
         "badge": "energies modelled, not measured",

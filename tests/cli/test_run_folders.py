@@ -135,7 +135,7 @@ def test_the_index_page_links_to_reports_and_shows_text_as_text(root: Path) -> N
     made(root, "c-3", [], done=False)
     assert invoke(root, "index").exit_code == 0
     page = (root / "index.html").read_text()
-    assert '<a href="a-1/report.html">a-1</a>' in page and "c-3/report.html" not in page
+    assert '<a href="./a-1/report.html">a-1</a>' in page and "c-3/report.html" not in page
     assert "<script>alert" not in page and "&lt;script&gt;alert(1)" in page
     assert '<data value="0.25">25.0</data>' in page and "default-src 'none'" in page
     sheet = (root / "index.csv").read_text()

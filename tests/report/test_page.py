@@ -249,13 +249,28 @@ def poisoned(text: str) -> dict[str, Any]:
         )
         row["energy"]["components"][text] = 0.0
         row["energy"]["stages"].append({"stage": text, "joules": 0.0})
-        row["ledger"][-1]["precision"] = text
+        row["ledger"][-1]["precision"] = own_format(text)
+    files["networks.json"] = json.loads(json.dumps(files["networks.json"]).replace('"fc"', json.dumps(text)))
     files["provenance.json"].update(commit=text, argv=[text, text], host_os=text, extra={text: text}, folder=text)
     files["experiment.toml"] = f"# {text}\n"
     files["masks.json"][text] = files["masks.json"][sample.DENSE]
     files["curves.json"][text] = files["curves.json"][sample.DENSE]
     results["rows"][0].update(curve=text, trajectory=text)
     return files
+
+
+def own_format(text: str) -> dict[str, Any]:
+    """The record of a precision with a name of one's own, and a format with another."""
+    passes = {
+        "forward": {"weight": text, "activation": text},
+        "input_gradient": {"weight": text, "error": "bf16"},
+        "weight_gradient": {"activation": text, "error": "bf16"},
+    }
+    return {
+        "schema": 1, "name": text, "formats": {text: {"bits": 5, "mac": "int:5", "scale_bits": 8, "block": 32}},
+        "default": {**passes, "accumulator": "fp32", "output": "bf16"}, "layers": {text: passes},
+        "update": {"gradient": "bf16", "momentum": "fp32", "stored": "fp32"}, "quantise": {"weight": "nearest"},
+    }  # fmt: skip
 
 
 TAGS = {
