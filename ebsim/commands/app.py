@@ -135,7 +135,9 @@ class Main(Group):
             sys.stdout.flush()  # now, while an error can still be told
             return result
         except click.ClickException as error:
-            error.message = _ACTING.sub(lambda found: found[0].encode("unicode_escape").decode(), error.message)
+            vars(error)["message"] = _ACTING.sub(
+                lambda found: found[0].encode("unicode_escape").decode(), error.message
+            )
             raise
         except click.exceptions.Exit:
             raise

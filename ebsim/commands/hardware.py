@@ -208,7 +208,7 @@ def hw_calibrate(profile: str, measurements: str, out: str | None) -> None:
     )
     for what, (mean, least, worst) in (("joules", fitted.stated), ("seconds", fitted.stated_seconds)):
         if fitted.held_out:
-            click.echo(
+            echo(
                 f"error on left-out {' and '.join(fitted.left_out)}: {what} {mean:.1%} on average, "
                 f"{least:.1%} to {worst:.1%} by group",
                 err=True,
