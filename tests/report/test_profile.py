@@ -110,6 +110,7 @@ def test_the_report_reads_the_copy_and_nothing_else(tmp_path: Path) -> None:
     files = sample.content(blocks=1)
     files["results.json"]["hardware"] = str(own)
     files["hardware.toml"] = profile.read(str(own)).text
+    del files["results.json"]["rows"][2:]  # dense and one ticket: the report is built three times
     for row in files["results.json"]["rows"]:
         row["energy"]["accelerator_digest"] = None  # the energies of the sample are another accelerator's
     folder = sample.write(tmp_path / "run", files)
