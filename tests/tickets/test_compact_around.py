@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import warnings
 from typing import Any
@@ -212,6 +213,57 @@ def test_inputs_of_a_subclass_of_tensor():
     tagged = image().as_subclass(Tagged)
     shrunk = compact(model, mask, tagged).eval()
     assert torch.equal(shrunk(tagged).as_subclass(Tensor), shrunk(image()))
+
+
+class Copied(Wired):
+    def between(self, a, b):
+        return copy.copy(b) * 2  # has no derivative
+
+
+class Conditional(Wired):
+    def between(self, a, b):
+        return torch.cond(b.sum() > 0, lambda t: t * 2, lambda t: t - 1, (b,))
+
+
+class Mapped(Wired):
+    def between(self, a, b):
+        return torch.vmap(lambda t: t * 2)(b)
+
+
+class Positive(Wired):
+    def between(self, a, b):
+        return b * b[b > 0].mean()
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (Copied, "copies a tensor with copy.copy"),
+        (Conditional, r"branches on tensor values \(torch.cond\)"),
+        (Mapped, r"torch.vmap"),
+        (Positive, "the size of a tensor depends on values"),
+    ],
+)
+def test_errors_speak_of_the_code(kind, message):
+    model = randomise(kind())
+    with pytest.raises(CompactError, match=message) as told:
+        compact(model, channel_mask(model, 0.5), image())
+    assert "Proxy" not in str(told.value) and "Dynamo" not in str(told.value)
+
+
+class CompiledPart(Wired):
+    def parts(self):
+        self.c = torch.compile(unit(12, 12), backend="eager")
+
+    def between(self, a, b):
+        return self.c(b)
+
+
+@pytest.mark.filterwarnings("ignore")  # of the compiler
+def test_a_compiled_part_is_followed():
+    model = randomise(CompiledPart())
+    shrunk = assert_same(model, channel_mask(model, 0.5), image(6))
+    assert "c._orig_mod.1" in shrunk.mask.layers and shrunk.notes[0].startswith("c has a forward of its own")
 
 
 class Outside(nn.Module):

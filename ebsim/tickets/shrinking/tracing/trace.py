@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
 from torch.fx.node import map_arg
 
 from ebsim.errors import CompactError
@@ -130,6 +130,8 @@ def _one_mode(
     except Exception as e:  # the network's own code runs here: anything can come out of it
         _refuse_example(root, call, fake)
         reason = str(e).strip().split("\n")[0][:200]
+        if isinstance(e, DynamicOutputShapeException):
+            reason = f"the size of a tensor depends on values of another, {reason}"
         raise CompactError(
             f"{name} cannot be traced, so it cannot be shrunk ({type(e).__name__}: {reason}{_at(e)}). "
             "Move that part into a module of its own without BatchNorm layers, which then stays as it is."

@@ -34,7 +34,7 @@ _RANDOM = {torch.rand, torch.randn, torch.randint, torch.randperm, torch.normal}
 def factories(tracer: Any) -> Iterator[None]:
     """Tensors made for a traced size or type (`torch.rand(x.shape[0], 1, dtype=x.dtype)`) are traced too: torch's own
     parser of arguments wants numbers there."""
-    own = {name: getattr(torch, name) for name in _FACTORIES}
+    own = {name: getattr(torch, name) for name in (*_FACTORIES, *_TRANSFORMS)}
 
     def followed(function: Any) -> Any:
         def make(*args: Any, **kwargs: Any) -> Any:
@@ -43,8 +43,16 @@ def factories(tracer: Any) -> Iterator[None]:
 
         return make
 
+    def refused(name: str, function: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if tracer.busy:
+                return function(*args, **kwargs)
+            raise Untraceable(f"its forward {_TRANSFORMS[name]} (torch.{name})")
+
+        return call
+
     for name, function in own.items():
-        setattr(torch, name, followed(function))
+        setattr(torch, name, refused(name, function) if name in _TRANSFORMS else followed(function))
     try:
         yield
     finally:
@@ -52,6 +60,7 @@ def factories(tracer: Any) -> Iterator[None]:
             setattr(torch, name, function)
 
 
+_TRANSFORMS = {"cond": "branches on tensor values", "vmap": "maps a function over samples"}
 _FACTORIES = (
     "rand", "randn", "randint", "randperm", "zeros", "ones", "empty", "full", "arange", "linspace", "eye", "logspace",
 )  # fmt: skip

@@ -77,6 +77,11 @@ class ValueProxy(fx.Proxy):
     def __round__(self, digits: Any = None) -> Any:
         return self.tracer.create_proxy("call_function", round, (self, digits), {})
 
+    def __copy__(self) -> Any:
+        if isinstance(self.value, Tensor):  # which has no derivative after it, and a graph would have one
+            raise Untraceable("its forward copies a tensor with copy.copy")
+        return self.value
+
     def __format__(self, spec: str) -> str:
         return repr(self.value) if isinstance(self.value, Tensor) else format(self.tracer.concrete(self), spec)
 

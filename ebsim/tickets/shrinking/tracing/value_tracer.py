@@ -166,6 +166,8 @@ class ValueTracer(fx.Tracer):
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         if self.busy:
             return forward(*args, **kwargs)
+        if type(m).__name__ == "OptimizedModule":  # a compiled part: what it was made from is followed
+            return m._orig_mod(*args, **kwargs)  # type: ignore[operator]
         path = (self.submodule_paths or {}).get(m)
         if path is None:  # made while the network runs
             return forward(*args, **kwargs)
