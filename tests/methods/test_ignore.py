@@ -13,27 +13,27 @@ from ebsim.errors import ConfigError
 from ebsim.experiment.training_stages import dense_training
 from ebsim.methods import METHODS
 from ebsim.pipeline import results, validation
-from tests.methods.bench import context
+from tests.methods.toy_context import context
 
 
 def test_ignored_layers_keep_every_channel(tmp_path: Path) -> None:
-    bench = context(tmp_path, prune={"ratio": [0.5], "ignore": ["layer1.*", "bn"]})
-    whole = [n for n in bench.layers if n.startswith("layer1.") or n == "bn"]
-    assert 0 < len(whole) < len(bench.layers)
-    rows = [row for name in ("dense", "eb-train", "random-ticket") for row in METHODS[name].results(bench)]
-    content = results.results(bench, rows, hw_models.load("horowitz-45nm"))
+    toy = context(tmp_path, prune={"ratio": [0.5], "ignore": ["layer1.*", "bn"]})
+    whole = [n for n in toy.layers if n.startswith("layer1.") or n == "bn"]
+    assert 0 < len(whole) < len(toy.layers)
+    rows = [row for name in ("dense", "eb-train", "random-ticket") for row in METHODS[name].results(toy)]
+    content = results.results(toy, rows, hw_models.load("horowitz-45nm"))
     assert content["prune"]["ignore"] == ["layer1.*", "bn"]
-    for mask in bench.masks.values():
-        kept, ranked = mask.kept(), [n for n in bench.layers if n not in whole]
-        assert all(kept[n] == bench.layers[n] for n in whole)
-        count = sum(bench.layers[n] for n in ranked)
+    for mask in toy.masks.values():
+        kept, ranked = mask.kept(), [n for n in toy.layers if n not in whole]
+        assert all(kept[n] == toy.layers[n] for n in whole)
+        count = sum(toy.layers[n] for n in ranked)
         assert sum(kept[n] for n in ranked) == count - round(0.5 * count)
         again = tickets.ChannelMask.unpack(*mask.pack())
         assert set(again.ignored) == set(whole) and again == mask
-    stored = results.masks(bench)
+    stored = results.masks(toy)
     assert {tuple(one["ignored"]) for one in stored.values()} == {tuple(whole)}
-    gammas = dense_training(bench).trajectory.gammas
-    found = tickets.emergence(gammas, bench.layers, 0.5, threshold=1.0, window=2, ignore=["layer1.*", "bn"])
+    gammas = dense_training(toy).trajectory.gammas
+    found = tickets.emergence(gammas, toy.layers, 0.5, threshold=1.0, window=2, ignore=["layer1.*", "bn"])
     drawn = next(row for row in content["rows"] if row["method"] == "eb-train")["epoch_drawn"]
     assert found.epoch == drawn
 

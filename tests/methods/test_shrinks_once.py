@@ -12,7 +12,7 @@ import hw_models
 from ebsim.methods import METHODS
 from ebsim.pipeline import results
 from ebsim.tickets.shrinking import shrinker
-from tests.methods.bench import context
+from tests.methods.toy_context import context
 
 
 def test_one_trace_for_all_tickets_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,10 +33,10 @@ def test_one_trace_for_all_tickets_of_a_run(tmp_path: Path, monkeypatch: pytest.
         counted(owner, name)
 
     def everything() -> None:
-        bench = context(tmp_path)
-        rows = [row for name in ("dense", "eb-train", "eb-train-reinit") for row in METHODS[name].results(bench)]
-        results.results(bench, rows, hw_models.load("horowitz-45nm"))
-        results.masks(bench)
+        toy = context(tmp_path)
+        rows = [row for name in ("dense", "eb-train", "eb-train-reinit") for row in METHODS[name].results(toy)]
+        results.results(toy, rows, hw_models.load("horowitz-45nm"))
+        results.masks(toy)
 
     everything()
     tickets, trainings = 3, 6  # inherited and fresh weights under each mask
