@@ -14,7 +14,7 @@ from hw_models.errors import HardwareError
 LABELS = {
     "energy": "energy of a step (J, modelled)",
     "latency": "time of a step (s, at least)",
-    "area": "area (mm2, by law)",
+    "area": "area (mm², by law)",
     "edp": "energy-delay product (J s)",
     "throughput": "images per second (at most)",
 }
@@ -56,6 +56,7 @@ def _figure(found: Explored, objectives: Sequence[str], path: Path) -> None:
 
     matplotlib.use("Agg", force=False)
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
 
     x, y, *rest = [*objectives, *(name for name in OBJECTIVES if name not in objectives)]
     figure = Figure(figsize=(6.4, 4.4), layout="constrained")
@@ -71,7 +72,8 @@ def _figure(found: Explored, objectives: Sequence[str], path: Path) -> None:
         facecolors="none",
         edgecolors="crimson",
         s=28,
-        label=f"{len(best)} on the front of {', '.join(objectives)}",
+        label=f"{len(best)} on the front of {', '.join(objectives)}"
+        + (", one for each format" if "format" in found.space.keys else ""),
     )
     axes.set(
         xscale="log",
@@ -80,6 +82,10 @@ def _figure(found: Explored, objectives: Sequence[str], path: Path) -> None:
         ylabel=LABELS[y],
         title=f"{len(found.energy):,} accelerators, {found.network}, batch {found.batch}",
     )
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter("")
     figure.colorbar(points, label=f"log10 of {LABELS[rest[0]]}")
-    axes.legend(loc="upper right")
+    axes.legend(loc="lower right", fontsize=8)
     figure.savefig(path, dpi=150)
