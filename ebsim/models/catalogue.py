@@ -1,4 +1,6 @@
-"""Which networks there are and what each accepts: plain data, importable without torch. The one place to add one.
+"""Which networks there are and what each accepts: plain data, importable without torch.
+
+How to add one: an entry in `FAMILIES` here, and the function that it names in `builders.py`.
 
 `resolve` turns a name and options into a checked `NetworkSpec`; the configuration and `build` both go through it, so
 a wrong depth is found before anything is loaded.

@@ -1,8 +1,9 @@
 """`EarlyBird`: detects, from the masks drawn after each epoch, when the Early-Bird ticket has emerged.
 
 `paper` (You et al. 2020, Algorithm 1): a queue of the last `window` distances between consecutive
-epochs' masks; the ticket has emerged when the queue is full and every distance is below the
-threshold. Masks are those after epochs 1, 2, ..., so with a window of 5 the earliest epoch is 6.
+epochs' masks, kept as the end of `EarlyBird.distances`; the ticket has emerged when the queue is full
+and every distance is below the threshold. Masks are those after epochs 1, 2, ..., so with a window of 5
+the earliest epoch is 6.
 
 `authors` (their published code): a queue of the last `window` masks; emerged when it is full and
 the newest is within the threshold (equal counts) of each of the others. They draw before each

@@ -1,4 +1,8 @@
-"""Traffic across the boundaries of a memory hierarchy: bits of each operand, from how long each is reused."""
+"""Traffic of DRAM and of every buffer: bits of each operand across each boundary of the memory hierarchy.
+
+It follows from how long each operand is reused at a level; `Mapped.to_dram` is the outermost boundary. The traffic of
+BatchNorm, ReLU and other pointwise work is counted in `hw_models.cost.vector_ops`.
+"""
 
 from __future__ import annotations
 

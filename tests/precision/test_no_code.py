@@ -55,7 +55,7 @@ def test_check_runs_no_code(received: Path, how: str) -> None:
     (received / "tiny.toml").write_text(text)
     done = cli(received, "check", "tiny.toml")
     assert done.returncode == 0, done.stderr
-    assert "only a run runs the code of plug-ins" in done.stderr and "mine.py" in done.stderr
+    assert "only a run runs the code of plug-ins" in done.stdout and "mine.py" in done.stdout
     assert not (received / "the-code-ran").exists()
     refused = cli(received, "run", "tiny.toml", "--no-plugins")
     assert refused.returncode == 2 and "--no-plugins refuses" in refused.stderr
