@@ -31,8 +31,8 @@ NOTES = {
 KEPT = {
     "Points": 165,
     "GridSample": 780,
-    "Paddings": 1600,
-    "Speech": 330,
+    "Paddings": 1800,
+    "Speech": 335,
     "CoordinateAttention": 600,
     "NoiseInside": 1600,
 }
