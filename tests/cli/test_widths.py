@@ -116,5 +116,5 @@ ESTIMATES = {"plan"}
 
 def numbers(text: str) -> Counter[str]:
     """The numbers of a text; a path that is broken over two lines is not one."""
-    text = re.sub(r"sha256 [0-9a-f\s]+", " ", text)  # a digest is no number, wherever its line is broken
+    text = re.sub(r"sha256\s[0-9a-f\s]+", " ", text)  # a digest is no number, wherever its line is broken
     return Counter(NUMBER.findall(re.sub(r"\S*/\S*", " ", text)))
