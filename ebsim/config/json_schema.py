@@ -64,7 +64,7 @@ def _plain(own: dict[str, Any], definitions: Mapping[str, Any]) -> dict[str, Any
         own = {**definitions[own.pop("$ref").rpartition("/")[2]], **own}
     if "anyOf" in own:
         choices = [choice for choice in own.pop("anyOf") if choice.get("type") != "null"]
-        own = {**choices[0], **own}
+        own = {**(choices[0] if len(choices) == 1 else {"anyOf": choices}), **own}
     if own.get("default", "") is None:
         own.pop("default")
     own.pop("maxItems", None)

@@ -230,3 +230,21 @@ def test_the_shell_completes_commands_keys_and_runs(tmp_path: Path) -> None:
     assert completions("run", "x.toml", "--set", "train.mo", cwd=tmp_path) == ["train.momentum="]
     assert completions("runs", "show", "b", cwd=tmp_path) == ["b-2"]
     assert completions("export", "", cwd=tmp_path) == ["a-1", "b-2"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'compile = "blocks"',
+        "compile = true",
+        'compile = "max-autotune"',
+        "[cluster]\ntime = 30",
+        '[cluster]\ntime = "02:00:00"',
+    ],
+)
+def test_the_schema_knows_every_kind_of_value_that_a_key_takes(tmp_path: Path, text: str) -> None:
+    validator = jsonschema.Draft202012Validator(checking.schemas()["experiment.schema.json"])
+    path = tmp_path / "x.toml"
+    path.write_text(f'name = "x"\n[train]\n{text}\n')
+    assert list(validator.iter_errors(tomllib.loads(path.read_text()))) == []
+    checking.check(path)
