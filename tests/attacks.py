@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 
@@ -46,16 +47,21 @@ VOLATILE = ("seconds", "epochs_trained", "epochs_reused")
 BUG = 1
 
 
-def run(folder: Path) -> pipeline.Run:
-    """The experiment below `folder`; its page without pictures, which are most of what a tiny run takes."""
+def no_figures() -> contextlib.AbstractContextManager[object]:
+    """Pages without pictures as long as it lasts, here and in what is forked."""
     from ebsim.report import figures
 
-    figures.PLOTS = ()
+    return mock.patch.object(figures, "PLOTS", ())
+
+
+def run(folder: Path) -> pipeline.Run:
+    """The experiment below `folder`; its page without pictures, which are most of what a tiny run takes."""
     path = folder / "tiny.toml"
     folder.mkdir(exist_ok=True)
     if not path.exists():
         path.write_text(TINY)
-    return pipeline.run(path, runs_dir=folder / "runs")
+    with no_figures():
+        return pipeline.run(path, runs_dir=folder / "runs")
 
 
 def outcome(folder: Path) -> tuple[str, dict[str, dict[str, torch.Tensor]]]:

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from ebsim.commands import main
+
 ROOT = Path(__file__).parents[2]
 TINY = """\
 name = "tiny"
@@ -217,5 +219,5 @@ def test_more_processes_than_the_machine_has_cpus_are_refused(tmp_path: Path) ->
     """Each is a whole Python; 160 of them bring a small machine to its knees."""
     (tmp_path / "tiny.toml").write_text(TINY)
     words = ["run", str(tmp_path / "tiny.toml"), "--runs-dir", str(tmp_path / "runs"), "--set", "train.devices=1000"]
-    done = CliRunner().invoke(cli.main, words)
+    done = CliRunner().invoke(main, words)
     assert done.exit_code == 2 and "train.devices = 1000: this machine has" in done.output

@@ -101,7 +101,8 @@ def test_no_number_is_cut_and_no_line_too_wide(
     assert name in ("data list", "precision list") or whole
     for width in WIDTHS:
         text = printed(name, places, width, tmp_path, monkeypatch)
-        assert max(map(cell_len, text.splitlines())) <= width, name
+        ours = text.replace(f"{Path(places['TINY']).parent}/", "")  # a path is not broken, wherever the folder lies
+        assert max(map(cell_len, ours.splitlines())) <= width, name
         assert "…" not in text.replace(", … (", "")
         said = re.sub(r"Not shown in \d+ characters: [^.]*\.", "", text)
         assert set(numbers(said)) <= set(whole), (name, width)  # a number that was cut would be a new one
