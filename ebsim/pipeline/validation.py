@@ -5,11 +5,10 @@ No torch is needed to read the names; only rules with globs make a network, to s
 
 from __future__ import annotations
 
-import fnmatch
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ebsim import config, models, precision
 from ebsim.config import Experiment
@@ -118,7 +117,7 @@ def mistakes(experiment: Experiment, broken: frozenset[str] = frozenset()) -> It
         rules = len(section.backends.get(name, {}).get("rule", ()))
         if any(key.startswith(("model", "data")) for key in broken):
             continue  # its layers are not known yet
-        for number, problem in chosen.unmatched(_layers(experiment) if chosen.globs else ()):
+        for number, problem in chosen.unmatched(_layers(experiment).rounded if chosen.globs else ()):
             if where == f"precision.{key}":
                 yield where, f'= "{name}": {problem}'
             else:
@@ -136,33 +135,16 @@ def _ignored(experiment: Experiment, broken: frozenset[str]) -> Iterator[tuple[s
             "prune.ignore",
             f'= {list(patterns)}: the method "{others[0]}" does not rank the channels of BatchNorm layers',
         )
-    if any(key.startswith(("model", "data")) for key in broken) or not (names := _norms(experiment)):
+    if any(key.startswith(("model", "data")) for key in broken) or not (names := _layers(experiment).norms):
         return
-    matched = {name for name in names for pattern in patterns if fnmatch.fnmatchcase(name, pattern)}
-    for pattern in patterns:
-        if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
-            few = ", ".join(names[:5])
-            yield (
-                "prune.ignore",
-                f'= "{pattern}": no BatchNorm layer has such a name; there are {few}, ...',
-            )
+    from ebsim.tickets.ranking import match_layers
+
+    matched, unmatched = match_layers(names, patterns)
+    for pattern in unmatched:
+        few = ", ".join(names[:5])
+        yield "prune.ignore", f'= "{pattern}": no BatchNorm layer has such a name; there are {few}, ...'
     if len(matched) == len(names):
         yield "prune.ignore", f"= {list(patterns)}: leaves no layer to prune"
-
-
-def _norms(experiment: Experiment) -> tuple[str, ...]:
-    """Names of the BatchNorm layers of the experiment's dense network; none where it cannot be built."""
-    entry, model = catalogue.DATASETS.get(experiment.data.name), experiment.model
-    if entry is None:
-        return ()
-    from ebsim.tickets import bn_layers
-
-    try:
-        shape, options = entry.shape or LARGEST, {"depth": model.depth, "stem": model.stem}
-        network = models.build(model.name, classes=entry.classes or 10, input_shape=shape, seed=0, **options)
-    except ConfigError:  # a network that there is not: `network_mistakes` says so
-        return ()
-    return tuple(bn_layers(network))
 
 
 def _value(table: Any, key: str) -> str:
@@ -177,23 +159,32 @@ def _value(table: Any, key: str) -> str:
     return f"= {table!r}" if isinstance(table, str | int | float) else ""
 
 
-def _layers(experiment: Experiment) -> tuple[str, ...]:
-    """Names of the layers that a precision rounds in the experiment's dense network; none where it cannot be built."""
+class _LayerNames(NamedTuple):
+    """Names of layers in a dense network: those that a precision rounds, and those whose channels are ranked."""
+
+    rounded: tuple[str, ...] = ()
+    norms: tuple[str, ...] = ()
+
+
+def _layers(experiment: Experiment) -> _LayerNames:
+    """Layers of the experiment's dense network; none where it cannot be built."""
     entry, model = catalogue.DATASETS.get(experiment.data.name), experiment.model
     if entry is None:
-        return ()
+        return _LayerNames()
     options = {"depth": model.depth, "stem": model.stem}
     return _layers_of(model.name, entry.classes or 10, entry.shape or LARGEST, **options)
 
 
 @functools.cache
-def _layers_of(name: str, classes: int, shape: tuple[int, ...], **options: Any) -> tuple[str, ...]:
+def _layers_of(name: str, classes: int, shape: tuple[int, ...], **options: Any) -> _LayerNames:
     from ebsim.precision.rounded_layers import layers
+    from ebsim.tickets import bn_layers
 
     try:
-        return tuple(layers(models.build(name, classes=classes, input_shape=shape, seed=0, **options)))
+        network = models.build(name, classes=classes, input_shape=shape, seed=0, **options)
+        return _LayerNames(tuple(layers(network)), tuple(bn_layers(network)))
     except ConfigError:  # no such network: reported when it is built
-        return ()
+        return _LayerNames()
 
 
 def choices() -> dict[str, Callable[[], Iterable[str]]]:

@@ -19,7 +19,7 @@ of them in an untrained network. `masks_from_scores(..., ties="threshold")` repr
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -94,6 +94,14 @@ def masks_from_scores(
     return masks
 
 
+def match_layers(layers: Iterable[str], patterns: str | Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
+    """The layers that a name or pattern ("stem.*") fits, in their order, and the patterns that fit none."""
+    names, wanted = list(layers), [patterns] if isinstance(patterns, str) else list(patterns)
+    fits = {pattern: {name for name in names if fnmatch.fnmatchcase(name, pattern)} for pattern in wanted}
+    matched = set().union(*fits.values())
+    return tuple(name for name in names if name in matched), [pattern for pattern in wanted if not fits[pattern]]
+
+
 def _without_ignored(
     values: np.ndarray,
     layers: Mapping[str, int],
@@ -103,13 +111,11 @@ def _without_ignored(
     ignore: str | Sequence[str],
 ) -> list[ChannelMask]:
     """Masks of the layers that are ranked, with everything kept in those that are not."""
-    patterns = [ignore] if isinstance(ignore, str) else list(ignore)
-    for pattern in patterns:
-        if not any(fnmatch.fnmatchcase(name, pattern) for name in layers):
-            raise ConfigError(
-                f"ignore: no BatchNorm layer is named {pattern!r}; there are {', '.join(list(layers)[:5])}, ..."
-            )
-    ignored = tuple(n for n in layers if any(fnmatch.fnmatchcase(n, pattern) for pattern in patterns))
+    ignored, unmatched = match_layers(layers, ignore)
+    for pattern in unmatched:
+        raise ConfigError(
+            f"ignore: no BatchNorm layer is named {pattern!r}; there are {', '.join(list(layers)[:5])}, ..."
+        )
     ranked = {n: count for n, count in layers.items() if n not in ignored}
     if not ranked:
         raise ConfigError("ignore: no layer is left to prune")
