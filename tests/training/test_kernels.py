@@ -238,6 +238,15 @@ def test_layers_that_somebody_watches_are_left_alone(caplog: pytest.LogCaptureFi
     assert fused(only) is only and "no BatchNorm is followed by a ReLU alone" in caplog.text
 
 
+@pytest.mark.parametrize("at", [1, 2])
+def test_a_layer_whose_forward_was_replaced_is_left_alone(at: int) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU())
+    own = model[at].forward
+    model[at].forward = lambda x: own(x) + 1  # type: ignore[method-assign, assignment]
+    x = torch.randn(8, 3, 4, 4)
+    assert fused(model) is model and torch.equal(fused(model)(x), model(x))
+
+
 class Untraceable(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from ebsim.tickets.shrinking.select import Select
 from ebsim.tickets.shrinking.shrunk import Shrunk
+from ebsim.tickets.shrinking.tracing.leaves import surprises
 from ebsim.training.kernels.batchnorm_relu import FusedBatchNormReLU
 from ebsim.training.kernels.library import kernels
 
@@ -85,7 +86,7 @@ def _argument(node: fx.Node) -> fx.Node | None:
 def _is_relu(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
     if node.op == "call_module":
         module = modules.get(str(node.target))
-        return type(module) is nn.ReLU and _unhooked(module)
+        return type(module) is nn.ReLU and not surprises(module)
     return (node.op == "call_function" and node.target in _RELU_CALLS) or (
         node.op == "call_method" and node.target in ("relu", "relu_")
     )
@@ -98,7 +99,7 @@ def _is_bn(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
         and bn.affine
         and bn.track_running_stats
         and bn.momentum is not None
-        and _unhooked(bn)
+        and not surprises(bn)
         and len(node.users) == 1
     )
 
@@ -109,10 +110,4 @@ def _selection(node: fx.Node, modules: dict[str, nn.Module]) -> Select | None:
     if not isinstance(found, Select) or len(node.users) != 1 or _argument(node) is None:
         return None
     ordered = bool((found.index[1:] > found.index[:-1]).all())
-    return found if ordered and not found.fills and found.dim == 1 and _unhooked(found) else None
-
-
-def _unhooked(module: nn.Module) -> bool:
-    return not (
-        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
-    )
+    return found if ordered and not found.fills and found.dim == 1 and not surprises(found) else None
