@@ -8,7 +8,6 @@ processes one each, and both are the same training up to the order of sums. A ba
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 import torch
@@ -16,16 +15,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ebsim.training.team import ALONE, Team
+from ebsim.training.team import ALONE, Team, equal_shares
 
 
 def parts(images: int, count: int) -> list[slice]:
     """The contiguous parts of a batch, the first ones larger by one; the whole where there are fewer images."""
-    if images < count:
-        return [slice(0, images)]
-    share, more = divmod(images, count)
-    starts = [part * share + min(part, more) for part in range(count + 1)]
-    return [slice(first, last) for first, last in itertools.pairwise(starts)]
+    return equal_shares(images, count) if images >= count else [slice(0, images)]
 
 
 class _Local:

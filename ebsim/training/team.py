@@ -8,6 +8,7 @@ files and decides what is decided from scores; what it read and decided is hande
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
@@ -21,6 +22,13 @@ from ebsim.errors import BusyError, ConfigError, StoppedError
 from ebsim.files import canonical_json, parse_json
 
 PATIENCE = timedelta(days=7)  # the others wait while the leader waits for a stage that another run trains
+
+
+def equal_shares(images: int, count: int) -> list[slice]:
+    """Contiguous shares of a batch, the first ones larger by one; empty ones where there are too few images."""
+    share, more = divmod(images, count)
+    starts = [part * share + min(part, more) for part in range(count + 1)]
+    return [slice(first, last) for first, last in itertools.pairwise(starts)]
 
 
 class Team:
@@ -48,9 +56,7 @@ class Team:
 
     def share_of_test(self, images: int) -> slice:
         """This process's share of a batch that is only counted over; may be empty."""
-        share, more = divmod(images, self.size)
-        start = self.rank * share + min(self.rank, more)
-        return slice(start, start + share + (self.rank < more))
+        return equal_shares(images, self.size)[self.rank]
 
     def any_(self, *wishes: bool) -> list[bool]:
         """For each wish, whether any process has it."""

@@ -1,4 +1,4 @@
-"""Rules of operations that only move values: channels picked, permuted, padded, put together; views; other dimensions.
+"""Rules of views, permutations, slices and flips: operations that move values to other places or dimensions.
 
 Where things go is found by doing the same to a tensor of labels. `Origin` is what labels say: along which dimension of
 the output channels differ, and from which input channel each comes. Where that has an answer the operation is written
@@ -364,10 +364,10 @@ def _takes_all(net: Analysis, node: fx.Node) -> bool:
 
 
 def _spelled_out(index: tuple[Any, ...], rank: int) -> list[Any]:
-    """An index with an entry for every dimension."""
-    at = index.index(Ellipsis) if any(i is Ellipsis for i in index) else len(index)
-    after = index[at + 1 :]
-    return [*index[:at], *[slice(None)] * (rank - at - len(after)), *after]
+    """An index with an entry for every dimension; None, which makes a new one, stays where it is."""
+    missing = rank - sum(i is not None and i is not Ellipsis for i in index)
+    at = next((place for place, i in enumerate(index) if i is Ellipsis), len(index))
+    return [*index[:at], *[slice(None)] * missing, *index[at + 1 :]]
 
 
 def _length(entry: slice, size: int) -> int:
@@ -391,11 +391,7 @@ def _own_index(node: fx.Node, along: int) -> tuple[Any, ...] | None:
     given = node.args[1] if isinstance(node.args[1], tuple) else (node.args[1],)
     if any(isinstance(plain(i), Tensor | list) for i in given):
         return None
-    rank = len(shape(source))
-    missing = rank - sum(i is not None and i is not Ellipsis for i in given)
-    entries: list[Any] = []
-    for i in given:
-        entries += [slice(None)] * missing if i is Ellipsis else [i]
+    entries = _spelled_out(given, len(shape(source)))
     dim = -1
     for at, entry in enumerate(entries):
         dim += entry is not None

@@ -10,6 +10,7 @@ from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
+from ebsim.tickets.shrinking.rules.base import call_name
 from ebsim.tickets.shrinking.tracing.in_place import is_in_place
 from ebsim.tickets.shrinking.tracing.leaves import LAYERS, is_torchs, surprises
 
@@ -18,7 +19,7 @@ def draws(node: fx.Node, module: nn.Module | None) -> bool:
     """Whether a node (a call of `module`, if any) takes numbers from a random number generator in training mode."""
     if node.op == "call_module":
         return isinstance(module, _DropoutNd | nn.RReLU | nn.FractionalMaxPool2d)
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    name = call_name(node)
     return node.op.startswith("call_") and (name.startswith("rand") or name.rstrip("_") in _DRAWING)
 
 

@@ -25,7 +25,7 @@ from torch.fx.node import map_arg
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils import _pytree as pytree
 
-from ebsim.tickets.shrinking.rules.base import argument
+from ebsim.tickets.shrinking.rules.base import argument, call_name
 from ebsim.tickets.shrinking.run_time import expect
 from ebsim.tickets.shrinking.tracing.calls import ForwardCall
 from ebsim.tickets.shrinking.tracing.in_place import changes_in_place
@@ -212,7 +212,7 @@ class ValueTracer(fx.Tracer):
             return len(self.settled(proxy))
         if isinstance(value, Tensor):
             return int(proxy.shape[0])
-        name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+        name = call_name(node)
         if node.op in ("call_method", "call_function") and name in ("split", "chunk", "unbind", "tensor_split"):
             self._parts(node, name)
         return len(value)
