@@ -94,13 +94,13 @@ class Placement:
         self.samples = Samples(first_sample, sample_stride)
         self.set_steps += 1
 
-    def sums(self, layer: str) -> PartialSums | None:
-        """How a layer's running sums are kept: simulated where the record charges the declared accumulator."""
+    def sums(self) -> dict[str, PartialSums]:
+        """Layers whose running sums are simulated, and how: where the record charges the declared accumulator."""
         if self.backend.partial_sums is None:
-            return None
+            return {}
         record = self.record()
-        charged = {**record["default"], **record["layers"].get(layer, {})}["accumulator"]
-        return None if charged == "fp32" else self.backend.partial_sums
+        charged = {name: {**record["default"], **record["layers"].get(name, {})} for name in self.modules}
+        return {name: self.backend.partial_sums for name, own in charged.items() if own["accumulator"] != "fp32"}
 
     def share_batches(self, whole: Callable[[Tensor], Tensor]) -> None:
         """Several processes compute on shares of each batch; `whole`: int32 tensor -> the largest of all processes.
@@ -319,6 +319,7 @@ def apply(
     placement = Placement(model, chosen, seed, phase_name, decision, stats_every, patience)
     for name, cells in placement.pointwise.items():
         rounded_layers.swap_in(model.get_submodule(name), rounded_layers.LayerPrecision(name, cells, placement))
+    sums = placement.sums()
     for name, module in placement.modules.items():
         cells = placement.table[name]
         if "weight" not in module._parameters and not all(cells["update", r].untouched for r in optimizer_hooks.ROLES):
@@ -329,9 +330,9 @@ def apply(
             )
         if module.weight.dtype != torch.float32 and not chosen.untouched:
             raise ConfigError(f"{name}.weight is {module.weight.dtype}, precisions are simulated in float32: .float()")
-        sums = placement.sums(name)
-        if sums is not None or not all(o.untouched for (phase, _), o in cells.items() if phase != "update"):
-            rounded_layers.swap_in(module, rounded_layers.LayerPrecision(name, cells, placement, sums))
+        own = sums.get(name)
+        if own is not None or not all(o.untouched for (phase, _), o in cells.items() if phase != "update"):
+            rounded_layers.swap_in(module, rounded_layers.LayerPrecision(name, cells, placement, own))
     if (handle := placement.warn_if_left_out()) is not None:
         _warning_hooks[model] = handle
     return placement

@@ -153,8 +153,8 @@ class LayerPrecision:
         def draw(phase: str) -> Any:
             def noise(number: int, x: Tensor) -> Tensor:
                 here = call if phase != "weight_gradient" else WEIGHTS[call.training]
-                here = dataclasses.replace(here, samples=here.samples._replace(each=max(1, len(x) // batch)))
-                here = dataclasses.replace(here, number=call.number)
+                samples = here.samples._replace(each=max(1, len(x) // batch))
+                here = dataclasses.replace(here, number=call.number, samples=samples)
                 return self.quantizers.sum_noise(self.name, phase, number, x, here)
 
             return noise

@@ -54,13 +54,23 @@ def float_grid(x: Tensor, u: Tensor | None, *, mantissa: int, emin: int) -> Tens
     return to_integer(per_step.mul_(x), u).mul_(step)
 
 
-def bfloat16(x: Tensor, u: Tensor | None) -> Tensor:
-    """fp32's exponent, 7 mantissa bits: add to the 16 bits that go, then cut them (subnormals included)."""
+def cut_mantissa(x: Tensor, u: Tensor | None, *, mantissa: int) -> Tensor:
+    """fp32's exponent, `mantissa` of its 23 bits: add to the bits that go, then cut them (subnormals included)."""
     import torch
 
+    dropped = 23 - mantissa
     bits = x.view(torch.int32)
-    carry = (bits >> 16).bitwise_and_(1).add_(0x7FFF) if u is None else (u * 65536.0).to(torch.int32)
-    return carry.add_(bits).bitwise_and_(~0xFFFF).view(torch.float32)
+    carry = (
+        (bits >> dropped).bitwise_and_(1).add_((1 << dropped - 1) - 1)
+        if u is None
+        else (u * float(1 << dropped)).to(torch.int32)
+    )
+    return carry.add_(bits).bitwise_and_(-(1 << dropped)).view(torch.float32)
+
+
+def bfloat16(x: Tensor, u: Tensor | None) -> Tensor:
+    """fp32's exponent, 7 mantissa bits."""
+    return cut_mantissa(x, u, mantissa=7)
 
 
 def to_table(x: Tensor, u: Tensor | None, *, values: tuple[float, ...]) -> Tensor:

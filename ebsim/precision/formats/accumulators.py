@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ebsim.precision.rounding import float_grid
+from ebsim.precision.rounding import cut_mantissa, float_grid
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,11 +53,5 @@ class PartialSums:
             y = float_grid(x, u, mantissa=10, emin=-14)
             y = torch.where(y.abs() > FP16_TOP, torch.full_like(y, torch.inf).copysign(y), y)
         else:
-            dropped = 23 - SIMULATED[self.accumulator]
-            bits = x.view(torch.int32)
-            if u is None:
-                carry = ((bits >> dropped) & 1) + ((1 << dropped >> 1) - 1)
-            else:
-                carry = (u * float(1 << dropped)).to(torch.int32)
-            y = ((bits + carry) & -(1 << dropped)).view(torch.float32)
+            y = cut_mantissa(x, u, mantissa=SIMULATED[self.accumulator])
         return torch.where(x.isfinite(), y, x)

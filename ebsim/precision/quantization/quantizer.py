@@ -100,6 +100,11 @@ def scaler(fmt: NumberFormat) -> Callable[..., Tensor | None]:
     return {"two_level": two_level, "four_over_six": four_or_six}.get(fmt.scaling, scale)
 
 
+def chosen(fmt: NumberFormat, x: Tensor, s: Tensor | None) -> Tensor | None:
+    """The scale of each row [G, 1], where a format has several candidates [G, n] for it; else `s` itself."""
+    return s if s is None or fmt.trials == 1 else four_over_six.better(fmt, x, s)
+
+
 def on_grid(
     fmt: NumberFormat,
     x: Tensor,
@@ -114,8 +119,7 @@ def on_grid(
 
     `finite`: there are none of these; `fits`: nothing exceeds top s. Both only spare work.
     """
-    if fmt.scaling == "four_over_six" and s is not None:
-        s = four_over_six.better(fmt, x, s)
+    s = chosen(fmt, x, s)
     if s is None:
         y = torch.clamp(fmt.round(x, u), -fmt.top, fmt.top, out=out)
     else:
@@ -140,6 +144,16 @@ def overflows(fmt: NumberFormat, x: Tensor, s: Tensor | None) -> Tensor:
     return (size < _INF) & (size > (fmt.top if s is None else fmt.top * slack * s))
 
 
+def _across(fmt: NumberFormat, whole: Reduce) -> Reduce:
+    """`whole`, for a format with a scale that belongs to the whole tensor."""
+    return whole if fmt.two_level or (fmt.scaling != "none" and not fmt.block) else None
+
+
+def _scales(fmt: NumberFormat, bits: Tensor, whole: Reduce) -> Tensor | None:
+    """The scales of rows with these absmax bits [G, 1]; see `scaler`."""
+    return scaler(fmt)(bits) if whole is None else scaler(fmt)(bits, whole(bits.amax(0, keepdim=True)))
+
+
 def eager(fmt: NumberFormat, x: Tensor, noise: tuple[Tensor, ...] | None, out: Tensor, whole: Reduce = None) -> None:
     """Quantize a matrix piece by piece into `out`, which may be `x`."""
     on_cpu = x.device.type == "cpu"
@@ -149,7 +163,7 @@ def eager(fmt: NumberFormat, x: Tensor, noise: tuple[Tensor, ...] | None, out: T
         amax = torch.maximum(x.amax(1, keepdim=True), -x.amin(1, keepdim=True))
         finite = bool(amax.isfinite().all())
     bits = amax.view(torch.int32) if finite else absmax(x)
-    s = scaler(fmt)(bits) if whole is None else scaler(fmt)(bits, whole(bits.amax(0, keepdim=True)))
+    s = _scales(fmt, bits, whole)
     if finite and s is not None:  # the very quotient that will be rounded
         fits = bool((amax / s <= fmt.top).all())
     for i in range(0, len(x), size):
@@ -220,7 +234,7 @@ def run(
     m = as_matrix(x.detach(), fmt.block, axis, samples)
     noise = keyed(m.hashes(), key).split(list(m.x.shape)) if stochastic else None
     # a size of 1 would be compiled as a special case of its own; such tensors are small, and eager gives the same bits
-    across = whole if fmt.two_level or (fmt.scaling != "none" and not fmt.block) else None
+    across = _across(fmt, whole)
     if compile and across is None and 1 not in m.x.shape:
         made = compiled(fmt, stochastic, overwrite, x.device, torch.get_num_threads())(m.x, *(noise or ()))
         y = m.x if made is None else made
@@ -233,11 +247,7 @@ def run(
 def unclipped(x: Tensor, fmt: NumberFormat, *, axis: int = 1, samples: Samples = ALL, whole: Reduce = None) -> Tensor:
     """Which elements of x its rounding does not clip, as a bool tensor like x; arguments as of `run`."""
     m = as_matrix(x.detach(), fmt.block, axis, samples)
-    across = whole if fmt.two_level or (fmt.scaling != "none" and not fmt.block) else None
-    bits = absmax(m.x)
-    s = scaler(fmt)(bits) if across is None else scaler(fmt)(bits, across(bits.amax(0, keepdim=True)))
-    if fmt.scaling == "four_over_six" and s is not None:
-        s = four_over_six.better(fmt, m.x, s)
+    s = chosen(fmt, m.x, _scales(fmt, absmax(m.x), _across(fmt, whole)))
     return m.back(torch.where(overflows(fmt, m.x, s), 0.0, 1.0)) > 0
 
 

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from ebsim.precision.formats.number_format import NumberFormat
-from ebsim.precision.quantization.four_over_six import better
 from ebsim.precision.quantization.layout import as_matrix
-from ebsim.precision.quantization.quantizer import absmax, overflows, scaler
+from ebsim.precision.quantization.quantizer import absmax, chosen, overflows, scaler
 
 _INF = float("inf")
 
@@ -49,9 +48,7 @@ class Statistics:
 def observe(x: Tensor, y: Tensor, fmt: NumberFormat, axis: int) -> Tensor:
     """The seven sums of one quantization, float64, on the device of x."""
     m, q = as_matrix(x, fmt.block, axis), as_matrix(y, fmt.block, axis)
-    s = scaler(fmt)(absmax(m.x))
-    if fmt.scaling == "four_over_six" and s is not None:
-        s = better(fmt, m.x, s)
+    s = chosen(fmt, m.x, scaler(fmt)(absmax(m.x)))
     finite = m.x.abs() < _INF
     overflow = overflows(fmt, m.x, s)
     underflow = (m.x != 0) & (q.x == 0)
