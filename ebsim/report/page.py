@@ -271,6 +271,9 @@ def markdown(run: Run, figures: Mapping[str, bytes], known: Assumptions, tables:
         finalize=lambda value: value if isinstance(value, _Done) else text.markdown(value),
     )
     environment.filters["table"] = lambda table: _Done(to_markdown(table))
+    environment.filters["tables"] = lambda tables: _Done(
+        "".join(f"### {text.markdown(table.caption)}\n\n{to_markdown(table)}\n" for table in tables)
+    )
     environment.filters["cell"] = lambda cell: _Done(text.markdown(flat(cell)))
     environment.filters["figure"] = lambda name: _Done(
         f"![{name}](figures/{name}.svg)\n\n[PNG](figures/{name}.png) · [CSV](figures/{name}.csv)"

@@ -44,7 +44,9 @@ def build(run: Run) -> dict[str, bytes]:
     out = {f"figures/{name}": data for name, data in drawn.items()}
     made = registry.tables_of(run)
     sheets = {"energy": energy.energy_records(run), "setting": page.setting_records(run)}
-    sheets |= {name: sheet for name, one in registry.TABLES.items() if (sheet := one.sheet(run)) is not None}
+    sheets |= {
+        name: sheet for name, one in registry.TABLES.items() if (sheet := one.sheet(run, made[name])) is not None
+    }
     out |= {f"tables/{name}.csv": text.csv(*sheet).encode() for name, sheet in sheets.items()}
     latex = [table for name, table in made.items() if table is not None and registry.TABLES[name].latex]
     out |= {f"tables/{name}": source.encode() for name, source in latex_files(latex).items()}

@@ -15,9 +15,9 @@ from ebsim.report.comparison import draw_epoch, mask_maps
 from ebsim.report.comparison.aggregate import Member, Replicates
 from ebsim.report.comparison.page import PageFigure
 from ebsim.report.comparison.table import ComparedLine, name
-from ebsim.report.display.text import as_typed, csv, plain
+from ebsim.report.display.text import as_typed, plain
 from ebsim.report.display.value import scale
-from ebsim.report.figures import plane, style
+from ebsim.report.figures import page_forms, plane, style
 from ebsim.report.figures.marks import SHAPES, is_baseline
 from ebsim.report.figures.plane import PlanePoint
 
@@ -44,6 +44,7 @@ def page_figures(
     if not them:
         return []
     shown = points(them)
+    crowded = f" With more than {plane.FEW} points only those on the step line have bars."
     out = [
         page_figure(
             "accuracy_energy",
@@ -51,7 +52,11 @@ def page_figures(
             "Up and to the left is better; the step line joins what no other line beats. Upright bars: 95 % "
             "interval over the seeds. Level bars: 90 % band of the modelled energy relative to dense. Shape is "
             "the method, shade the prune ratio; a pointer over a point tells all its numbers."
-            + (f" With more than {plane.FEW} points only those on the step line have bars." if _many(shown) else ""),
+            + (
+                f" With more than {plane.FEW} points only those on the step line have bars."
+                if len(shown) > plane.FEW
+                else ""
+            ),
             partial(plane.plot, shown),
             _plane_data(them, shown),
             {f"point-{number}": told.get(point.name, point.name) for number, point in enumerate(shown)},
@@ -95,10 +100,6 @@ def page_figures(
     return out
 
 
-def _many(shown: Sequence[plane.PlanePoint]) -> bool:
-    return len(shown) > plane.FEW
-
-
 def page_figure(
     name: str,
     title: str,
@@ -109,10 +110,7 @@ def page_figure(
     wide: bool = True,
 ) -> PageFigure:
     """A figure drawn and written once for the page."""
-    with style.styled():
-        figure = plot(style.PAGE if wide else style.COLUMN)
-        style.settle(figure)
-        made = {"svg": style.svg(figure), "png": style.png(figure), "csv": csv(*sheet).encode()}
+    made = page_forms(plot, style.PAGE if wide else style.COLUMN, sheet)
     return PageFigure(name, title, caption, made, details or {}, wide, plot)
 
 

@@ -6,14 +6,13 @@ the seeds the smallest is shown. Colors and lines as in the maps of a run.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ebsim.report.display.text import as_typed, clip
 from ebsim.report.figures import style
-from ebsim.report.figures.masks import mark_map, threshold_bar
+from ebsim.report.figures.masks import map_top, mark_map, threshold_bar
 from ebsim.runs.load import Run
 from ebsim.runs.schema import RatioMasks
 
@@ -85,8 +84,7 @@ def plot(every: Sequence[MapPanel], width: float) -> Figure:
     width = width if columns > 1 else min(width, style.COLUMN)
     each = (width - 1.0) / columns + 0.3
     figure, grid = style.canvas(width, 0.3 + each * len(lines), len(lines), columns)
-    largest = max((value for panel in shown for line in panel.masks.map for value in line), default=1.0)
-    top = min(1.0, max(0.1, math.ceil(10 * largest) / 10))
+    top = map_top(panel.masks for panel in shown)
     for line, axes_line in zip(lines, grid, strict=True):
         for axes, panel in zip(axes_line, line, strict=False):
             image = mark_map(axes, panel.masks, panel.ratio, top)

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 _GAP = 2
 _WORD = 18
-_NAME = 32
 """Characters of a word that are kept together in a text; a number is always kept together."""
+_NAME = 32
+"""The same in a column of names."""
 
 
 def terminal(table: Table, width: int) -> Group:

@@ -171,13 +171,17 @@ def make(plot: Plot, run: Run) -> dict[str, bytes]:
     return for_page(plot.name, lambda inches: plot.render(run, inches), width, plot.data(run))
 
 
-def for_page(name: str, plot: Callable[[float], Figure], width: float, sheet: Sheet) -> dict[str, bytes]:
-    """{file name: bytes} of one figure for a page: SVG, PNG and the CSV of what it shows."""
+def page_forms(plot: Callable[[float], Figure], width: float, sheet: Sheet) -> dict[str, bytes]:
+    """{ending: bytes} of one figure for a page: SVG, PNG and the CSV of what it shows."""
     with style.styled():
         figure = plot(width)
         style.settle(figure)
-        vector, pixels = style.svg(figure), style.png(figure)
-    return {f"{name}.svg": vector, f"{name}.png": pixels, f"{name}.csv": csv(*sheet).encode()}
+        return {"svg": style.svg(figure), "png": style.png(figure), "csv": csv(*sheet).encode()}
+
+
+def for_page(name: str, plot: Callable[[float], Figure], width: float, sheet: Sheet) -> dict[str, bytes]:
+    """{file name: bytes} of `page_forms`."""
+    return {f"{name}.{ending}": data for ending, data in page_forms(plot, width, sheet).items()}
 
 
 def for_paper(name: str, plot: Callable[[float], Figure]) -> dict[str, bytes]:

@@ -6,7 +6,7 @@ The maps follow the paper's figure: viridis reversed (0 = yellow), dashed red li
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -160,14 +160,19 @@ def map_data(run: Run) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
 
 def plot_map(run: Run, width: float) -> Figure:
     every = panels(run)
-    largest = max((value for panel in every for line in panel.masks.map for value in line), default=1.0)
-    top = min(1.0, max(0.1, math.ceil(10 * largest) / 10))
+    top = map_top(panel.masks for panel in every)
     figure, grid = _grid(run, width, None)
     for axes, panel in grid:
         image = mark_map(axes, panel.masks, panel.ratio, top)
     threshold_bar(figure, image, [axes for axes, _ in grid], run.record.prune.threshold)
     figure.supylabel("epoch", fontsize=8)
     return figure
+
+
+def map_top(every: Iterable[RatioMasks]) -> float:
+    """Where the color scale of these maps ends: the largest distance, rounded up to a tenth."""
+    largest = max((value for masks in every for line in masks.map for value in line), default=1.0)
+    return min(1.0, max(0.1, math.ceil(10 * largest) / 10))
 
 
 def mark_map(axes: Axes, masks: RatioMasks, ratio: float, top: float) -> Any:

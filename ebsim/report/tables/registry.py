@@ -40,13 +40,12 @@ class ReportTable:
     latex: bool = False
     section: str = ""
 
-    def sheet(self, run: Run) -> Sheet | None:
-        """Header and rows of its CSV file; None where it has none."""
+    def sheet(self, run: Run, table: Table | None) -> Sheet | None:
+        """Header and rows of its CSV file, from the table that was made of the run; None where it has none."""
         if not self.csv:
             return None
         if self.records is not None:
             return self.records(run)
-        table = self.make(run)
         return raw_records(table) if table is not None else None
 
 
