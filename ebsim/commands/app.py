@@ -40,9 +40,14 @@ _ACTING = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 """What acts on a terminal instead of being shown: control characters, marks that reorder a line; a newline does not."""
 
 
+def shown(text: object) -> str:
+    """A text of others (names, values, messages) for a terminal: what would act there is shown as its escape."""
+    return _ACTING.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))
+
+
 def echo(text: object, err: bool = False) -> None:
-    """A line on stdout or stderr. Names and values of others are in it: what would act is shown as its escape."""
-    click.echo(_ACTING.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text)), err=err)
+    """A line on stdout or stderr, as `shown`."""
+    click.echo(shown(text), err=err)
 
 
 def _folder(ctx: click.Context, parameter: click.Parameter, value: str) -> str:
@@ -135,9 +140,7 @@ class Main(Group):
             sys.stdout.flush()  # now, while an error can still be told
             return result
         except click.ClickException as error:
-            vars(error)["message"] = _ACTING.sub(
-                lambda found: found[0].encode("unicode_escape").decode(), error.message
-            )
+            vars(error)["message"] = shown(error.message)
             raise
         except click.exceptions.Exit:
             raise

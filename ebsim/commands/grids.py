@@ -85,7 +85,7 @@ def ablate(
         return
     if engine != "local":
         grid.check_against(grid_state, against)
-        flags = [*(f"--baseline={word}" for word in baseline)]
+        flags = [f"--baseline={word}" for word in baseline]
         _submit(grid_state, plan, engine, runs_dir, flags, strict, as_json, write_only=no_submit)
         return
     from ebsim.grid.progress import GridProgress

@@ -90,6 +90,7 @@ def hw_check(profile: str, as_json: bool) -> None:
 
     Exit code 0 if it is accepted, with warnings for what looks odd; 2 with every problem, file and line, if not.
     """
+    from ebsim.report.display.value import counted
     from hw_models.analysis import commands
 
     checked = commands.check(profile)
@@ -107,8 +108,7 @@ def hw_check(profile: str, as_json: bool) -> None:
         )  # fmt: skip
     for warning in checked.warnings:
         echo(f"warning: {warning}")
-    warnings = "1 warning" if len(checked.warnings) == 1 else f"{len(checked.warnings)} warnings"
-    echo(f"{checked.profile}: accepted, {warnings}")
+    echo(f"{checked.profile}: accepted, {counted(len(checked.warnings), 'warning')}")
 
 
 @hw.command("compare")

@@ -60,10 +60,11 @@ def run(
     from ebsim.commands.progress import TerminalProgress
 
     leads = os.environ.get("RANK", "0") == "0"  # of several processes that torchrun has started, one talks and writes
+    progress = TerminalProgress() if leads else None
     if search_only:
-        _search(loaded, Path(runs_dir), TerminalProgress() if leads else None, strict, as_json)
+        _search(loaded, Path(runs_dir), progress, strict, as_json)
         return
-    done = pipeline.run_experiment(loaded, Path(runs_dir), TerminalProgress() if leads else None, strict=strict)
+    done = pipeline.run_experiment(loaded, Path(runs_dir), progress, strict=strict)
     if not leads:
         return
     if done.reused:
@@ -75,13 +76,14 @@ def _search(
     experiment: Experiment, runs_dir: Path, progress: TerminalProgress | None, strict: bool, as_json: bool
 ) -> None:
     from ebsim.pipeline.search import train_dense
+    from ebsim.report.display.value import counted
 
     epochs = train_dense(experiment, runs_dir, progress, strict=strict)
     if progress is not None and as_json:
         print_json({"stages": epochs})
     elif progress is not None:
         for stage, count in epochs.items():
-            echo(f"{stage}  {count} epochs")
+            echo(f"{stage}  {counted(count, 'epoch')}")
 
 
 def _show_run(folder: Path, as_json: bool) -> None:

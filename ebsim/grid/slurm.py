@@ -38,7 +38,7 @@ def write(
         for kind in ("search", "cell")
     }  # fmt: skip
     contents["table.sbatch"] = slurm_scripts.table_script(
-        name, folder, cluster, program, options, cwd=cwd, runs_dir=runs_dir, threads=threads
+        name, folder, cluster, tasks.table_command(folder, runs_dir, options), cwd=cwd, threads=threads
     )
     contents["submit.sh"] = slurm_scripts.submit_script(chosen, folder, cwd)
     with exclusive(folder):

@@ -112,12 +112,8 @@ def run_script(
     return head + _place(cwd, threads) + body
 
 
-def table_script(
-    name: str, folder: Path, cluster: Cluster, program: Sequence[str], options: Sequence[str], *,
-    cwd: Path, runs_dir: str, threads: int,
-) -> str:  # fmt: skip
-    """The script of the last job: the grid's table, from whatever cells are done."""
-    typed = [*program, "ablate", str(folder / "grid.toml"), "--collect", "--runs-dir", runs_dir, *options]
+def table_script(name: str, folder: Path, cluster: Cluster, typed: Sequence[str], *, cwd: Path, threads: int) -> str:
+    """The script of the last job; typed: its command (`tasks.table_command`)."""
     log = f"{_log((cwd / folder / TASKS / LOGS).absolute())}/table-%j.log"
     head = _head("The grid's table.", f"{name}-table", log, cluster, 1, gpus=False)
     return f"{head}{_place(cwd, threads)}exec {shlex.join(typed)}\n"

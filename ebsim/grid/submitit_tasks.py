@@ -15,15 +15,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ebsim.errors import BusyError, ConfigError, StoppedError
+from ebsim.errors import ConfigError
 from ebsim.files import make_folder
 from ebsim.grid import slurm, tasks
 from ebsim.grid.plan import GridPlan
 from ebsim.grid.state import GridState
-from ebsim.runs.grid_folder import TASKS, note_exit
+from ebsim.runs.grid_folder import AGAIN, TASKS, note_exit
 from ebsim.runs.store import exclusive
-
-AGAIN = (StoppedError.exit_code, BusyError.exit_code)
 
 
 class Command:
@@ -86,7 +84,7 @@ def submit(
         words = [*program, "run", str(tasks.cell_file(folder, number)), *flags, *more]
         return Command(words, cwd, threads, None if more else (str(folder), number))
 
-    table = [*program, "ablate", str(folder / "grid.toml"), "--collect", "--runs-dir", runs_dir, *options]
+    table = tasks.table_command(folder, runs_dir, options)
     with exclusive(folder), _importable():
         slurm.refuse_queued(folder)
         grid_state.open()

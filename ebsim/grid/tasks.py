@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,6 +61,11 @@ def program() -> list[str]:
     checkout = Path(__file__).parents[2] / "cli.py"
     installed = Path(sys.executable).with_name("ebsim")
     return [sys.executable, str(checkout)] if checkout.exists() or not installed.exists() else [str(installed)]
+
+
+def table_command(folder: Path, runs_dir: str, options: Sequence[str]) -> list[str]:
+    """The command of the last task: the grid's table, from whatever cells are done."""
+    return [*program(), "ablate", str(folder / "grid.toml"), "--collect", "--runs-dir", runs_dir, *options]
 
 
 def cell_file(folder: Path, number: int) -> Path:

@@ -22,7 +22,7 @@ TASKS, LOGS, EXITS = "tasks", "logs", "exits"
 """In a grid's folder: scripts and cells of its tasks, and in that the output and the exit codes of the tasks."""
 DONE, RUNNING, FAILED, STOPPED, WAITING = "done", "running", "failed", "stopped", "waiting"
 _TAIL = 4  # lines of a log that are told
-_AGAIN = (BusyError.exit_code, StoppedError.exit_code)  # codes after which the same task goes on
+AGAIN = (BusyError.exit_code, StoppedError.exit_code)  # codes after which the same task goes on
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def failure(folder: Path, number: int) -> str:
         code = int(word)
     except (OSError, ValueError):  # no task, or one that was killed with its script
         return ""
-    if code == 0 or code in _AGAIN:
+    if code == 0 or code in AGAIN:
         return ""
     how = f"exit code {code}" if code < 128 else f"killed by signal {code - 128} (9 is often: out of memory)"
     path = folder / TASKS / LOGS / Path(log).name

@@ -52,11 +52,8 @@ def page_figures(
             "Up and to the left is better; the step line joins what no other line beats. Upright bars: 95 % "
             "interval over the seeds. Level bars: 90 % band of the modelled energy relative to dense. Shape is "
             "the method, shade the prune ratio; a pointer over a point tells all its numbers."
-            + (
-                f" With more than {plane.FEW} points only those on the step line have bars."
-                if len(shown) > plane.FEW
-                else ""
-            ),
+            + crowded
+            * (len(shown) > plane.FEW),
             partial(plane.plot, shown),
             _plane_data(them, shown),
             {f"point-{number}": told.get(point.name, point.name) for number, point in enumerate(shown)},
