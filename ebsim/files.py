@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import hashlib
 import json
 import os
@@ -163,20 +164,25 @@ def remove(path: Path) -> None:
         raise storage_error(path, error, "could not be deleted") from error
 
 
-def sweep(folder: Path, older: float = 0.0) -> None:
-    """Delete what killed writers left in a folder; only the holder of its lock may do so.
+def sweep(folder: Path, older: float = 0.0, of: str = "") -> None:
+    """Delete what killed writers left in a folder of ours; only the holder of its lock may do so.
 
-    older: seconds that a file must not have changed for, where there is no lock.
+    older: seconds that a file must not have changed for, where there is no lock. of: only what writers of the file of
+    this name left, for a folder in which others write too.
     """
-    for path in folder.glob(".*.tmp"):
+    for path in folder.glob(f".{glob.escape(of[:_NAME])}.*.tmp" if of else ".*.tmp"):
         with contextlib.suppress(OSError):
             if not older or time.time() - path.stat().st_mtime > older:
                 os.unlink(path)
 
 
+DAY = 86_400.0  # seconds: no writer of ours leaves a file unchanged for as long
+_NAME = 80  # characters of a file's name that are kept in that of a temporary one
+
+
 def _temporary(path: Path) -> Path:
     """A name of its own in the same folder; short, because the whole name must not be longer than a name may be."""
-    return path.with_name(f".{path.name[:80]}.{uuid.uuid4().hex[:12]}.tmp")
+    return path.with_name(f".{path.name[:_NAME]}.{uuid.uuid4().hex[:12]}.tmp")
 
 
 def _write(handle: int, data: bytes) -> None:

@@ -18,8 +18,9 @@ import torch
 
 from ebsim.data.catalogue import CACHE_FOLDER
 from ebsim.data.image_files import for_each, read_bytes
+from ebsim.data.image_folder import Split
 from ebsim.errors import DamagedError, DataError, StorageError
-from ebsim.files import load_tensors, save_tensors, sweep
+from ebsim.files import DAY, digest, load_tensors, save_tensors, sweep
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +77,7 @@ def save_record(root: Path, record: FileRecords) -> None:
         ),
     }
     try:
-        sweep(root / CACHE_FOLDER, older=86_400)
+        sweep(root / CACHE_FOLDER, older=DAY)
         save_tensors(record_path(root), tensors, {})
     except StorageError as error:
         log.warning("%s The digests of the images are not kept; the files will be read again next time.", error)
@@ -103,6 +104,13 @@ def refresh(root: Path, paths: Sequence[str], sizes: Sequence[int], times_ns: Se
     note(record, {paths[i]: (sizes[i], times_ns[i], content) for i, content in zip(stale, found, strict=True)}, root)
     save_record(root, record)
     return record
+
+
+def contents_digest(root: Path, train: Split, test: Split) -> str:
+    """SHA-256 over names and contents; only files that are new or changed since the last time are read."""
+    paths, sizes, times = ([*getattr(train, name), *getattr(test, name)] for name in ("paths", "sizes", "times_ns"))
+    record = refresh(root, paths, sizes, times)
+    return digest([[[path, record[path].now.hex()] for path in split.paths] for split in (train, test)])
 
 
 def verify(root: Path, paths: Sequence[str], sizes: Sequence[int], times_ns: Sequence[int]) -> str:

@@ -23,7 +23,7 @@ from ebsim.data.image_files import decode_rgb, for_each, open_image, read_bytes,
 from ebsim.data.image_folder import Listing
 from ebsim.data.tensors import Decoded, Images
 from ebsim.errors import DamagedError, DataError, StorageError
-from ebsim.files import digest, load_tensors, save_tensors, sweep
+from ebsim.files import DAY, digest, load_tensors, save_tensors, sweep
 
 log = logging.getLogger(__name__)
 PARTS = ("train", "test")
@@ -178,7 +178,7 @@ def _is_cache(tensors: dict[str, torch.Tensor], meta: dict[str, Any]) -> bool:
 def _save_cache(listing: Listing, tensors: dict[str, torch.Tensor]) -> None:
     meta = {"names": _names(listing), "state": listing.state_digest()}
     try:
-        sweep(listing.root / CACHE_FOLDER, older=86_400)
+        sweep(listing.root / CACHE_FOLDER, older=DAY)
         save_tensors(_cache_path(listing), tensors, meta)
     except StorageError as error:
         log.warning("%s The decoded images are not cached; they will be decoded again next time.", error)

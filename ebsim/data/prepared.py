@@ -11,6 +11,7 @@ them with the index (again whenever size or time of the file have changed); imag
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -37,7 +38,7 @@ ENCODINGS = ("jpeg", "raw")
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Preparation:
     """How the images of a prepared file were made; `side` 0 leaves their size."""
 
     side: int
@@ -76,7 +77,7 @@ class PreparedFile:
     """The index of a prepared file. `part` is a slice of its images: the training ones come first."""
 
     path: Path
-    recipe: Recipe
+    recipe: Preparation
     class_names: tuple[str, ...]
     train_images: int
     ends: np.ndarray  # int64 [n], the first begins behind the magic
@@ -123,21 +124,27 @@ class PreparedFile:
 def open_prepared(path: Path) -> PreparedFile:
     """Read and check the index, and the images if this file was not checked before; raises `DataError`."""
     prepared = read_index(path)
-    status = path.stat()
-    seal = {"size": status.st_size, "time_ns": status.st_mtime_ns, "digest": prepared.digest}
+    seal = _seal(prepared)
     if _sealed(path) != seal:
         prepared.check_images()
-        note_checked(path, prepared.digest)
+        _keep(path, seal)
     return prepared
 
 
-def note_checked(path: Path, digest: str) -> None:
+def note_checked(file: PreparedFile) -> None:
     """Remember beside the file that its images match its index, where the folder can be written."""
-    status = path.stat()
-    try:
-        write_json(seal_path(path), {"size": status.st_size, "time_ns": status.st_mtime_ns, "digest": digest})
-    except StorageError:
-        return  # it will be checked again
+    _keep(file.path, _seal(file))
+
+
+def _seal(file: PreparedFile) -> dict[str, Any]:
+    """What a file is known by once its images were compared with its index."""
+    status = file.path.stat()
+    return {"size": status.st_size, "time_ns": status.st_mtime_ns, "digest": file.digest}
+
+
+def _keep(path: Path, seal: dict[str, Any]) -> None:
+    with contextlib.suppress(StorageError):  # it will be checked again
+        write_json(seal_path(path), seal)
 
 
 def seal_path(path: Path) -> Path:
@@ -181,7 +188,7 @@ def _parse_index(path: Path, content: bytes, images_end: int) -> PreparedFile:
         tensors = {name: tensor.numpy() for name, tensor in load(content).items()}
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
         meta = parse_json(header["meta"])
-        recipe = Recipe(int(meta["side"]), str(meta["encoding"]), meta["quality"])
+        recipe = Preparation(int(meta["side"]), str(meta["encoding"]), meta["quality"])
         prepared = PreparedFile(
             path=path,
             recipe=recipe,

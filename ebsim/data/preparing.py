@@ -22,10 +22,10 @@ from ebsim.data import file_record, prepared
 from ebsim.data.crops import resized
 from ebsim.data.image_cache import small_size
 from ebsim.data.image_files import decode_rgb, open_image, read_bytes
-from ebsim.data.image_folder import Listing, Split, list_folder
-from ebsim.data.prepared import MAGIC, PreparedFile, Recipe
+from ebsim.data.image_folder import Listing, list_folder
+from ebsim.data.prepared import MAGIC, Preparation, PreparedFile
 from ebsim.errors import ConfigError, DataError
-from ebsim.files import digest, sweep, write_stream
+from ebsim.files import DAY, sweep, write_stream
 
 Encoded = tuple[bytes, int, int]  # content, width, height
 
@@ -45,7 +45,7 @@ def prepare(
     A file that is there and was made from the same images in the same way is kept. Raises `ConfigError` for impossible
     settings, `DataError` for damaged images, small ones (they are kept decoded anyway), or another file of that name.
     """
-    recipe = _checked(Recipe(side, encoding, quality if encoding == "jpeg" else None))
+    recipe = _checked(Preparation(side, encoding, quality if encoding == "jpeg" else None))
     root = Path(folder)
     listing = list_folder(root)
     if small_size(listing) is not None:
@@ -54,25 +54,18 @@ def prepare(
     target = Path(to) if to is not None else root.resolve().parent / name
     if target.is_dir():
         raise DataError(f"{target}: a folder; name the file that shall hold the images")
-    source = source_digest(root, *listing.splits)
+    source = file_record.contents_digest(root, *listing.splits)
     if target.exists():
         return _described(_same(target, recipe, source), made=False)
     meta = _meta(listing, recipe, source)
-    sweep(target.parent, older=86_400)
-    write_stream(target, _pieces(listing, recipe, meta), "could not be written")
+    sweep(target.parent, older=DAY, of=target.name)
+    write_stream(target, _pieces(listing, recipe, meta))
     result = prepared.read_index(target)
-    prepared.note_checked(target, result.digest)
+    prepared.note_checked(result)
     return _described(result, made=True)
 
 
-def source_digest(root: Path, train: Split, test: Split) -> str:
-    """SHA-256 over names and contents; only files that are new or changed since the last time are read."""
-    paths, sizes, times = ([*getattr(train, name), *getattr(test, name)] for name in ("paths", "sizes", "times_ns"))
-    record = file_record.refresh(root, paths, sizes, times)
-    return digest([[[path, record[path].now.hex()] for path in split.paths] for split in (train, test)])
-
-
-def _checked(recipe: Recipe) -> Recipe:
+def _checked(recipe: Preparation) -> Preparation:
     if recipe.side and not 64 < recipe.side <= 8192:
         raise ConfigError(f"side {recipe.side}: the shorter side is 65 to 8192 pixels, or 0 for the size as it is")
     if recipe.encoding not in prepared.ENCODINGS:
@@ -82,7 +75,7 @@ def _checked(recipe: Recipe) -> Recipe:
     return recipe
 
 
-def _meta(listing: Listing, recipe: Recipe, source: str) -> dict[str, Any]:
+def _meta(listing: Listing, recipe: Preparation, source: str) -> dict[str, Any]:
     import PIL
     from PIL import features
 
@@ -97,7 +90,7 @@ def _meta(listing: Listing, recipe: Recipe, source: str) -> dict[str, Any]:
     }
 
 
-def _same(target: Path, recipe: Recipe, source: str) -> PreparedFile:
+def _same(target: Path, recipe: Preparation, source: str) -> PreparedFile:
     found = prepared.open_prepared(target)
     if (found.recipe, found.meta.get("source_digest")) != (recipe, source):
         raise DataError(
@@ -106,7 +99,7 @@ def _same(target: Path, recipe: Recipe, source: str) -> PreparedFile:
     return found
 
 
-def _pieces(listing: Listing, recipe: Recipe, meta: dict[str, Any]) -> Iterator[bytes]:
+def _pieces(listing: Listing, recipe: Preparation, meta: dict[str, Any]) -> Iterator[bytes]:
     """The whole file, piece by piece, its index last."""
     paths = [listing.root / path for split in listing.splits for path in split.paths]
     ends, sizes, sha256 = [], [], []
@@ -129,7 +122,7 @@ def _pieces(listing: Listing, recipe: Recipe, meta: dict[str, Any]) -> Iterator[
     yield prepared.footer(offset, index)
 
 
-def _in_order(paths: list[Path], recipe: Recipe) -> Iterator[Encoded]:
+def _in_order(paths: list[Path], recipe: Preparation) -> Iterator[Encoded]:
     """Every image re-encoded, a thread per core, no more than a few ahead of the writer."""
     threads = os.cpu_count() or 1
     waiting: list[Future[Encoded]] = []
@@ -144,7 +137,7 @@ def _in_order(paths: list[Path], recipe: Recipe) -> Iterator[Encoded]:
         pool.shutdown(cancel_futures=True)
 
 
-def _encode(path: Path, recipe: Recipe) -> Encoded:
+def _encode(path: Path, recipe: Preparation) -> Encoded:
     """One image: decoded, reduced, stored as the recipe says."""
     from PIL import Image
 

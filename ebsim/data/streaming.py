@@ -17,20 +17,19 @@ import torch
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from ebsim.data import dali
+from ebsim.data import dali, file_record
 from ebsim.data.catalogue import IMAGENET_MEAN, IMAGENET_STD, LARGE_RESIZE, LARGE_SIDE
 from ebsim.data.dataset import Batches, BatchPart, Dataset, balanced_subset, epoch_order, normalize, whole
 from ebsim.data.image_files import read_bytes
 from ebsim.data.image_folder import Listing, Split
 from ebsim.data.large_images import TEST, TRAINING, Decode, EncodedImage, Source
 from ebsim.data.prepared import PreparedFile
-from ebsim.data.preparing import source_digest
 from ebsim.data.scaled_decoding import decoder_name
 from ebsim.files import digest
 from ebsim.seeds import derive_seed
 
 
-class Images(Protocol):
+class ImageList(Protocol):
     """The images of one part of a dataset."""
 
     @property
@@ -76,7 +75,7 @@ class PreparedImages:
 class _Pixels(TorchDataset):  # type: ignore[type-arg]
     """Index -> uint8 [224, 224, 3]; a seed per image, or None for what is not random."""
 
-    images: Images
+    images: ImageList
     decode: Decode
     seed: tuple[int, int] | None
 
@@ -93,8 +92,8 @@ class _Pixels(TorchDataset):  # type: ignore[type-arg]
 class StreamedDataset(Dataset):
     """A dataset whose images stay on disk; made by `from_listing` or `from_prepared`."""
 
-    train: Images
-    test: Images
+    train: ImageList
+    test: ImageList
     augment: bool
     device: torch.device
     workers: int
@@ -129,7 +128,7 @@ class StreamedDataset(Dataset):
 
     def _batches(
         self,
-        images: Images,
+        images: ImageList,
         seed: tuple[int, int] | None,
         order: tuple[torch.Tensor, ...],
         memory_format: torch.memory_format,
@@ -142,7 +141,7 @@ class StreamedDataset(Dataset):
             pixels = _normalized(pixels.to(self.device, non_blocking=True), mean, std, memory_format)
             yield pixels, labels[numbers].to(self.device, non_blocking=True)
 
-    def _pixels(self, images: Images, seed: tuple[int, int] | None, batches: list[list[int]]) -> Any:
+    def _pixels(self, images: ImageList, seed: tuple[int, int] | None, batches: list[list[int]]) -> Any:
         """uint8 batches [b, 224, 224, 3], in pinned memory where they go to a GPU."""
         if self.decode == "dali":
             seed_of = None if seed is None else lambda index: derive_seed(*seed, "picture", index)
@@ -186,7 +185,7 @@ def from_listing(
         name=name,
         label=label,
         class_names=listing.class_names,
-        digest=source_digest(listing.root, train, test),
+        digest=file_record.contents_digest(listing.root, train, test),
         digest_of="names and contents of the image files",
         split=listing.split,
         prepared="",
@@ -238,8 +237,8 @@ def _kept(labels: Any, subset: int | None) -> list[int]:
 
 
 def _dataset(
-    train: Images,
-    test: Images,
+    train: ImageList,
+    test: ImageList,
     *,
     device: str | torch.device,
     subset: int | None,

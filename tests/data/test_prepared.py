@@ -155,6 +155,17 @@ def test_a_stop_at_any_piece_leaves_nothing(
     assert not list(tmp_path.iterdir())
 
 
+def test_only_what_writers_of_this_file_left_is_swept(folder: Path, tmp_path: Path) -> None:
+    """The file may stand in a folder of the user's own, where hidden files of other programs are none of ours."""
+    theirs, younger, ours = (tmp_path / f".{name}.tmp" for name in ("backup", "f.images.1", "f.images.0123456789ab"))
+    for path in (theirs, younger, ours):
+        path.write_bytes(b"x")
+    for path in (theirs, ours):
+        os.utime(path, (0, 0))
+    data.prepare(folder, tmp_path / "f.images", side=256)
+    assert theirs.exists() and younger.exists() and not ours.exists()
+
+
 def test_a_damaged_source_image_is_named_and_nothing_is_left(folder: Path, tmp_path: Path) -> None:
     root = tmp_path / "copy"
     shutil.copytree(folder, root, ignore=shutil.ignore_patterns(".ebsim-cache"))
