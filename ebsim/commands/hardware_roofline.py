@@ -95,6 +95,7 @@ def _write(found: list[Roofline], out: str) -> list[Path]:
     from ebsim.files import write_atomic
     from ebsim.report.figures import for_page, for_paper, style
     from ebsim.report.figures.roofline import Panel, plot_panels
+    from hw_models.analysis.explore_files import new_folder
     from hw_models.analysis.roofline import rows
 
     folder = new_folder(out)
@@ -114,15 +115,3 @@ def _write(found: list[Roofline], out: str) -> list[Path]:
     for name, content in files.items():
         write_atomic(folder / name, content)
     return [folder / name for name in files]
-
-
-def new_folder(out: str) -> Path:
-    """A folder that is new or empty; a usage error says what is in the way."""
-    folder = Path(out)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if any(folder.iterdir()):
-            raise click.BadParameter(f"{folder}: is not empty; name a new folder", param_hint="--out")
-    except OSError as error:
-        raise click.BadParameter(f"{folder}: cannot be written ({error.strerror})", param_hint="--out") from error
-    return folder

@@ -22,6 +22,7 @@ class EnergySoFar:
 
     def __init__(self, inner: Progress, context: ExperimentContext, chip: hw_models.Accelerator) -> None:
         self._inner, self._context, self._chip = inner, context, chip
+        self._known: dict[Any, Any] = {}  # costs of single steps: an epoch changes only how many there are
 
     def begin(self, stage: str, first: int, last: int) -> None:
         self._inner.begin(stage, first, last)
@@ -52,6 +53,7 @@ class EnergySoFar:
         ledger = [*context.charged, training.entry("so far", curve)]
         with contextlib.suppress(HardwareError):  # whoever prices the finished row says what is wrong
             return hw_models.price(
-                ledger, context.networks, self._chip, model=hardware.reuse, hypothetical=hardware.hypothetical
-            ).joules
+                ledger, context.networks, self._chip, model=hardware.reuse, hypothetical=hardware.hypothetical,
+                known=self._known,
+            ).joules  # fmt: skip
         return None

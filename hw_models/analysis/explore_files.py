@@ -25,17 +25,26 @@ def write_explored(found: Explored, objectives: Sequence[str], folder: str | Pat
 
     Raises `HardwareError` if the folder has files or cannot be written.
     """
-    target = Path(folder)
+    target = new_folder(folder)
     try:
-        target.mkdir(parents=True, exist_ok=True)
-        if any(target.iterdir()):
-            raise HardwareError(f"{target}: is not empty; name a new folder")
         paths = [target / "variants.csv", target / "pareto.png"]
         _table(found, objectives, paths[0])
         _figure(found, objectives, paths[1])
     except OSError as error:
         raise HardwareError(f"{target}: cannot be written ({error.strerror})") from error
     return paths
+
+
+def new_folder(folder: str | Path) -> Path:
+    """A folder that is new or empty; `HardwareError` says what is in the way."""
+    target = Path(folder)
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        if any(target.iterdir()):
+            raise HardwareError(f"{target}: is not empty; name a new folder")
+    except OSError as error:
+        raise HardwareError(f"{target}: cannot be written ({error.strerror})") from error
+    return target
 
 
 def _table(found: Explored, objectives: Sequence[str], path: Path) -> None:

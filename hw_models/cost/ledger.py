@@ -6,9 +6,10 @@ ledger can be priced again on any accelerator.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from hw_models.accelerator.constant import Number
@@ -225,6 +226,7 @@ def price(
     model: str = "closed",
     hypothetical: bool = False,
     fuse: bool = False,
+    known: dict[Any, Any] | None = None,
 ) -> EnergyReport:
     """Price ledger entries on an accelerator.
 
@@ -235,16 +237,25 @@ def price(
     "mask_draws", "channels": length of the mask, "l1": bool, "masked": bool}. `networks`: layer tables (`Layer`s or
     their dictionaries). The images of an epoch, or of a pass over a test set, are full batches and one rest batch;
     forward passes are those of `hw_models.cost.inference`. `fuse` (or a `model` "closed+fused"): layers fused as by
-    `training_cost`; in the simpler models beside it (`brackets`) they are not.
+    `training_cost`; in the simpler models beside it (`brackets`) they are not. `known`: costs of single steps, kept for
+    the next call with the same accelerator, options and meaning of the networks' names; a growing ledger is then cheap.
     Raises `LedgerError` naming entry and key, `FormatError` for formats the accelerator lacks.
     """
     chip, (rung, fuse) = load(chip), reuse_model(model, fuse)
-    tables = {name: _table(name, rows) for name, rows in networks.items()}
+    memo = {} if known is None else known
+    tables = {name: _once(memo, ("table", name), partial(_table, name, rows)) for name, rows in networks.items()}
     numbers: dict[str, Number] = {}
-    stages = tuple(_stage(i, e, tables, chip, rung, hypothetical, fuse, numbers) for i, e in enumerate(entries))
+    stages = tuple(_stage(i, e, tables, chip, rung, hypothetical, fuse, numbers, memo) for i, e in enumerate(entries))
     bill = EnergyReport(chip, rung + FUSED * fuse, stages, numbers)
     bill.check()
     return bill
+
+
+def _once(known: dict[Any, Any], key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
+    """What `key` stands for, made when it is asked for first."""
+    if key not in known:
+        known[key] = make()
+    return known[key]
 
 
 def _table(name: str, rows: Sequence[Any]) -> tuple[list[Layer], Shapes]:
@@ -264,6 +275,7 @@ def _stage(
     hypothetical: bool,
     fuse: bool,
     numbers: dict[str, Number],
+    known: dict[Any, Any],
 ) -> PricedStage:
     def count(key: str, default: int | None = None) -> int:
         value = e.get(key, default)
@@ -295,23 +307,25 @@ def _stage(
     gathered, averages = count("statistics_images", 0), count("weight_averages", 0)
     draws, channels = count("mask_draws", 0), count("channels", 0)
     (layers, table), steps, precision = tables[network], epochs * steps_per_epoch, e.get("precision")
+    wanted = json.dumps(precision, sort_keys=True, default=repr)
 
     def work_by(rung: str, fuse: bool = False) -> dict[str, _Sum]:
         what = layers if fuse else table
 
-        def forward(size: int, statistics: bool) -> Cost:
-            return forward_cost(
-                what, chip, precision, size, rung, hypothetical=hypothetical, statistics=statistics, fuse=fuse
+        def step(size: int, price_step: Callable[..., Cost], **options: bool) -> Cost:
+            key = (network, wanted, size, rung, fuse, price_step.__name__, *options.values())
+            return _once(  # type: ignore[no-any-return]
+                known,
+                key,
+                lambda: price_step(what, chip, precision, size, rung, hypothetical=hypothetical, fuse=fuse, **options),
             )
+
+        def forward(size: int, statistics: bool) -> Cost:
+            return step(size, forward_cost, statistics=statistics)
 
         train, evaluate, mask = _Sum(), _Sum(), _Sum()
         for size, times in _batches(per_epoch, batch, epochs):
-            train.add(
-                training_cost(
-                    what, chip, precision, size, rung, hypothetical=hypothetical, l1=bool(e.get("l1", False)), fuse=fuse
-                ),
-                times,
-            )
+            train.add(step(size, training_cost, l1=bool(e.get("l1", False))), times)
         for size, times in _batches(tested // max(evaluations, 1), batch, evaluations):
             evaluate.add(forward(size, statistics=False), times)
         for size, times in _batches(gathered, batch, 1):

@@ -282,3 +282,17 @@ def test_the_best_of_averaged_weights_is_one_of_theirs() -> None:
     found = accuracies(curve)
     assert (found["accuracy"], found["best_accuracy"], found["averaged"]) == (0.42, 0.42, True)
     assert accuracies(curve[:1])["best_accuracy"] == 0.5
+
+
+def test_energies_of_a_growing_ledger_are_those_of_each_priced_alone(everything: Any) -> None:
+    """What is kept between calls are costs of single steps; the same joules to the bit, and no step priced twice."""
+    context, found, _ = everything
+    known: dict[Any, Any] = {}
+    entries = [entry for name in METHODS for row in found[name] for entry in row.ledger]
+    networks = context.networks
+    for last in (1, len(entries) // 2, len(entries)):
+        kept = hw_models.price(entries[:last], networks, "horowitz-45nm", known=known)
+        assert kept == hw_models.price(entries[:last], networks, "horowitz-45nm")
+    before = dict(known)
+    hw_models.price(entries, networks, "horowitz-45nm", known=known)
+    assert known == before and len({key for key in known if key[0] != "table"}) < 3 * len(entries)

@@ -26,7 +26,6 @@ ALLOWED = {
     "ebsim/grid/step_timing.py": "times checkpoints in a temporary folder",
     "ebsim/training/kernels/library.py": "compiles in a temporary folder; ebsim.files puts the library in its place",
     "ebsim/grid/worker.py": "its answers to the driver, on a pipe",
-    "ebsim/commands/hardware_roofline.py": "makes the new folder that the user names",
     "ebsim/commands/app.py": "redirects stdout when nobody reads it",
 }
 
